@@ -1,0 +1,1 @@
+"""Training and measuring: everything that needs torch."""

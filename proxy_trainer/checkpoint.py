@@ -1,0 +1,60 @@
+"""Exact checkpoints of an unfinished run: weights, optimiser state, step. No pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from regmix.files import write_whole
+
+FILE = "last.safetensors"
+_STATE = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run had come."""
+
+    step: int
+    seconds: float
+    """Seconds of training and evaluation so far, over all attempts that were kept."""
+
+
+def save(
+    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Replace the run's checkpoint, whole."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"model.{name}"] = parameter.detach()
+        for key in _STATE:
+            tensors[f"optim.{name}.{key}"] = optimiser.state[parameter][key]
+    metadata = {"progress": json.dumps(vars(progress))}
+    write_whole(folder / FILE, lambda tmp: save_file(tensors, tmp, metadata))
+
+
+def load(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress | None:
+    """Restore the run's checkpoint in place; None if there is none that can be read.
+
+    A file cut short starts the run over: the result is the same, only later.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
+            optimiser.state[parameter] = {k: tensors[f"optim.{name}.{k}"] for k in _STATE}
+    return progress

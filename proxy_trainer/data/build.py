@@ -1,0 +1,301 @@
+"""Tokenise once: sources to token shards and a manifest, in parallel, resumable, atomic."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from regmix.config import Domain, Source, StudyConfig
+from regmix.errors import UserError
+from regmix.files import read_json, write_json, write_whole
+from regmix.hashing import fingerprint
+from regmix.layout import StudyLayout
+from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest, split_from_dict
+
+from . import tokenizer as tokenizers
+from .shards import ShardWriter, check_shard_size, dtype_for
+from .sources import Counts, Input, documents, expand
+
+BATCH_DOCUMENTS = 256
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One input to be tokenised into at most one shard per split."""
+
+    layout: StudyLayout
+    domain: str
+    index: int
+    item: Input
+    split: str
+    """``train``, ``valid``, or ``both`` when the valid split is set apart by hash."""
+    valid_share: float
+    dtype: str
+    eod_id: int
+    identity: str
+    """Changes whenever the shard's content could."""
+
+    @property
+    def marker(self) -> Path:
+        """Written last; holds what the shards hold."""
+        return self.layout.domain_tokens(self.domain) / f"{self.split}-{self.index:05d}.json"
+
+    def shard(self, split: str) -> Path:
+        """Shard file for one split."""
+        return self.layout.domain_tokens(self.domain) / f"{split}-{self.index:05d}.bin"
+
+
+def build(
+    layout: StudyLayout, config: StudyConfig, *, workers: int = 1, progress: Progress | None = None
+) -> DataManifest:
+    """Tokenise every source of a study; what is already built from the same input is kept.
+
+    Args:
+        progress: called with (inputs done, inputs in all).
+
+    Raises:
+        UserError: a source is missing or empty, a text cannot be read, too many documents lack
+            the text field, a split is empty, or the tokenizer has changed since the shards were
+            built. Nothing half-written is left that a later stage would read.
+    """
+    inputs = {domain.name: _inputs(domain, layout.root) for domain in config.domains}
+    tokenizer_path = _ensure_tokenizer(layout, config, inputs)
+    tokenizer = tokenizers.load(tokenizer_path)
+    dtype = dtype_for(tokenizer.get_vocab_size())
+    eod_id = tokenizers.end_of_document(tokenizer, tokenizer_path)
+    identity = tokenizers.fingerprint(tokenizer_path)
+    tasks = [
+        _Task(
+            layout, domain.name, index, item, split, domain.valid_share, dtype, eod_id,
+            fingerprint([identity, item.stamp, split, domain.valid_share]),
+        )
+        for domain in config.domains
+        for index, (split, item) in enumerate(inputs[domain.name])
+    ]  # fmt: skip
+    results = _run(tasks, workers, progress)
+    manifest = DataManifest(
+        domains=tuple(
+            _domain_manifest(d, [results[t.marker] for t in tasks if t.domain == d.name], config)
+            for d in config.domains
+        ),
+        vocab_size=tokenizer.get_vocab_size(),
+        eod_id=eod_id,
+        dtype=dtype,
+        tokenizer=identity,
+    )
+    manifest.save(layout.manifest)
+    return manifest
+
+
+def load_manifest(layout: StudyLayout, config: StudyConfig) -> DataManifest:
+    """The manifest of a built study, checked against its tokenizer and its domains.
+
+    Raises:
+        UserError: not built, built with another tokenizer, or for other domains.
+    """
+    manifest = DataManifest.load(layout.manifest)
+    if manifest.names != config.domain_names:
+        raise UserError(
+            f"{layout.manifest}: built for domains {', '.join(manifest.names)}; {layout.config} "
+            f"names {', '.join(config.domain_names)}; run `regmix data build` again"
+        )
+    wanted = _given_tokenizer(layout, config) or layout.tokenizer
+    found = tokenizers.fingerprint(wanted) if wanted.is_file() else "missing"
+    if found != manifest.tokenizer:
+        raise UserError(
+            f"{wanted}: tokenizer {found} is not the one the shards were built with "
+            f"({manifest.tokenizer}); run `regmix data build` again"
+        )
+    return manifest
+
+
+def _inputs(domain: Domain, root: Path) -> list[tuple[str, Input]]:
+    if not domain.train:
+        raise UserError(f"domains.{domain.name}.train: no source given")
+    train_split = "train" if domain.valid else "both"
+    named: list[tuple[str, tuple[Source, ...]]] = [(train_split, domain.train)]
+    if domain.valid:
+        named.append(("valid", domain.valid))
+    return [
+        (split, item)
+        for split, sources in named
+        for source in sources
+        for item in expand(source, root, f"domains.{domain.name}.{split}")
+    ]
+
+
+def _given_tokenizer(layout: StudyLayout, config: StudyConfig) -> Path | None:
+    given = config.data.tokenizer.path
+    return None if given is None else layout.root / Path(given).expanduser()
+
+
+def _ensure_tokenizer(
+    layout: StudyLayout, config: StudyConfig, inputs: dict[str, list[tuple[str, Input]]]
+) -> Path:
+    """Put the study's tokenizer at its place: copied, trained, or already there."""
+    settings = config.data.tokenizer
+    given = _given_tokenizer(layout, config)
+    record = layout.tokens / "tokenizer_from.json"
+    if given is not None:
+        tokenizers.load(given)
+        origin: Any = {"path": settings.path, "content": tokenizers.fingerprint(given)}
+    else:
+        stamps = {d: [i.stamp for _, i in items] for d, items in inputs.items()}
+        origin = {"settings": settings.model_dump(), "inputs": fingerprint(stamps)}
+    if layout.tokenizer.is_file() and record.is_file() and read_json(record) == origin:
+        return layout.tokenizer
+    if given is not None:
+        content = given.read_bytes()
+        write_whole(layout.tokenizer, lambda tmp: tmp.write_bytes(content))
+    else:
+        texts = _tokenizer_text(inputs, settings.train_bytes)
+        tokenizers.save(tokenizers.train_bpe(texts, settings.vocab_size), layout.tokenizer)
+    write_json(record, origin)
+    return layout.tokenizer
+
+
+def _tokenizer_text(
+    inputs: dict[str, list[tuple[str, Input]]], bytes_per_domain: int
+) -> Iterator[str]:
+    """Training text in equal parts per domain, so that no domain owns the vocabulary."""
+    for items in inputs.values():
+        taken = 0
+        for split, item in items:
+            if split == "valid":
+                continue
+            for text in documents(item, Counts()):
+                yield text
+                taken += len(text)
+                if taken >= bytes_per_domain:
+                    break
+            if taken >= bytes_per_domain:
+                break
+
+
+def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> dict[Path, dict[str, Any]]:
+    """Results by marker file; finished tasks are read, the others carried out in processes."""
+    results = {task.marker: found for task in tasks if (found := _finished(task)) is not None}
+    waiting = sorted((t for t in tasks if t.marker not in results), key=_weight, reverse=True)
+    if progress:
+        progress(len(results), len(tasks))
+    if not waiting:
+        return results
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context) as pool:
+        futures: dict[Future[dict[str, Any]], _Task] = {pool.submit(_tokenise, t): t for t in waiting}
+        try:
+            for future in as_completed(futures):
+                results[futures[future].marker] = future.result()
+                if progress:
+                    progress(len(results), len(tasks))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results
+
+
+def _weight(task: _Task) -> int:
+    return task.item.path.stat().st_size if task.item.path else 0
+
+
+def _finished(task: _Task) -> dict[str, Any] | None:
+    if not task.marker.is_file():
+        return None
+    found: dict[str, Any] = read_json(task.marker)
+    if found["identity"] != task.identity:
+        return None
+    try:
+        for part in found["splits"].values():
+            for shard in split_from_dict(part).shards:
+                check_shard_size(task.layout.tokens / shard.file, shard, task.dtype)
+    except UserError:  # a shard was cut short or deleted: make it again
+        return None
+    return found
+
+
+def is_valid_document(text: str, share: float) -> bool:
+    """Whether a document belongs to the valid split: decided by its content alone."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def _tokenise(task: _Task) -> dict[str, Any]:
+    """Tokenise one input; runs in a worker process."""
+    tokenizer = tokenizers.load(task.layout.tokenizer)
+    writers: dict[str, ShardWriter] = {}
+    text_bytes: dict[str, int] = {}
+    counts = Counts()
+    stream = documents(task.item, counts)
+    while batch := list(islice(stream, BATCH_DOCUMENTS)):
+        for text, encoding in zip(batch, _encode(tokenizer, batch), strict=True):
+            split = task.split
+            if split == "both":
+                split = "valid" if is_valid_document(text, task.valid_share) else "train"
+            if split not in writers:
+                writers[split] = ShardWriter(task.shard(split), task.dtype)
+            size = len(text.encode())
+            writers[split].add([*encoding, task.eod_id], size)
+            text_bytes[split] = text_bytes.get(split, 0) + size
+    if not writers:
+        raise UserError(f"domain '{task.domain}': {task.item.label} holds no document with text")
+    splits = {}
+    for split, writer in writers.items():
+        shard = writer.close(task.layout.tokens)
+        # What was skipped has no content to hash; it is counted on the side it was asked for.
+        own = split == task.split or (task.split == "both" and split == "train")
+        part = SplitManifest(
+            shard.tokens, shard.documents, text_bytes[split], (shard,),
+            counts.no_text if own else 0, counts.empty if own else 0,
+        )  # fmt: skip
+        splits[split] = asdict(part)
+    result = {"identity": task.identity, "input": task.item.label, "splits": splits}
+    write_json(task.marker, result)
+    return result
+
+
+def _encode(tokenizer: Any, batch: list[str]) -> Iterable[list[int]]:
+    return (e.ids for e in tokenizer.encode_batch_fast(batch, add_special_tokens=False))
+
+
+def _domain_manifest(
+    domain: Domain, results: list[dict[str, Any]], config: StudyConfig
+) -> DomainManifest:
+    splits = {}
+    for split in ("train", "valid"):
+        parts = [split_from_dict(r["splits"][split]) for r in results if split in r["splits"]]
+        _check_skipped(domain.name, split, parts, config.data.max_missing_text)
+        if not parts:
+            raise UserError(
+                f"domain '{domain.name}': its {split} split is empty; "
+                + ("add documents, or raise valid_share" if split == "valid" else "add sources")
+            )
+        shards: tuple[Shard, ...] = tuple(s for p in parts for s in p.shards)
+        splits[split] = SplitManifest(
+            tokens=sum(p.tokens for p in parts),
+            documents=sum(p.documents for p in parts),
+            text_bytes=sum(p.text_bytes for p in parts),
+            shards=shards,
+            skipped_no_text=sum(p.skipped_no_text for p in parts),
+            skipped_empty=sum(p.skipped_empty for p in parts),
+        )
+    return DomainManifest(domain.name, splits["train"], splits["valid"])
+
+
+def _check_skipped(name: str, split: str, parts: list[SplitManifest], limit: float) -> None:
+    missing = sum(p.skipped_no_text for p in parts)
+    seen = missing + sum(p.documents + p.skipped_empty for p in parts)
+    if seen and missing / seen > limit:
+        raise UserError(
+            f"domain '{name}', {split}: {missing} of {seen} documents ({missing / seen:.1%}) have no "
+            f"text in the text field; at most {limit:.1%} may (data.max_missing_text); "
+            "is text_field right?"
+        )

@@ -1,0 +1,170 @@
+"""Which tokens a run sees, and in which order: exact shares, seekable, seeded.
+
+A run is a sequence of blocks of ``context`` tokens. The *schedule* says which domain each block
+comes from; the *stream* of a domain is its text in a seeded order, one permutation per epoch. Both
+are functions of the seed and the mixture alone, so any position can be read directly, and two runs
+with one seed read the same text of a domain in the same order whatever their mixtures: what
+differs between them is the mixture alone (common random numbers).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from regmix.errors import UserError
+from regmix.layout import StudyLayout
+from regmix.manifest import DataManifest
+from regmix.mixture import FloatArray, Mixture
+
+from .shards import DomainTokens, IntArray
+
+
+def schedule(weights: FloatArray, blocks: int, seed: int = 0) -> npt.NDArray[np.int32]:
+    """The domain of every block, shape ``(blocks,)``: as even as whole blocks can be.
+
+    Tijdeman's rule (*The chairman assignment problem*, Discrete Mathematics 32, 1980): among the
+    domains whose deficit has reached 1/(2k−2), take the one whose deadline comes first. For
+    every prefix each domain's count then differs from its share by at most 1 − 1/(2k−2) < 1.
+    The seed rotates the whole sequence, which leaves the counts over the run as they are.
+    """
+    active = np.flatnonzero(weights > 0)
+    w, k = weights[active], len(active)
+    if k == 1:
+        return np.full(blocks, active[0], dtype=np.int32)
+    slack = 1 / (2 * k - 2)
+    counts = np.zeros(k)
+    order = np.empty(blocks, dtype=np.int32)
+    for t in range(blocks):
+        deficit = w * (t + 1) - counts
+        deadline = np.where(deficit >= slack - 1e-9, (1 - slack - deficit) / w, np.inf)
+        chosen = int(np.argmin(deadline))
+        counts[chosen] += 1
+        order[t] = active[chosen]
+    shift = np.random.default_rng([seed, 1]).integers(blocks) if blocks else 0
+    return np.roll(order, shift)
+
+
+class DomainStream:
+    """One domain's training tokens as an endless sequence of blocks, epoch after epoch.
+
+    The domain's documents, end to end, are cut into blocks of ``context`` tokens and the blocks
+    permuted: a short proxy then sees a piece of many documents instead of a few long ones whole,
+    which is most of its seed noise (docs/DECISIONS.md). Every epoch has its own permutation and its
+    own offset of the cuts, so that no token is left out for good.
+    """
+
+    def __init__(self, tokens: DomainTokens, seed: int, index: int, context: int) -> None:
+        if tokens.tokens <= 2 * context:
+            raise UserError(
+                f"domain '{tokens.domain}': {tokens.tokens} training tokens are too few for a "
+                f"context of {context}; it needs more than {2 * context}"
+            )
+        self._tokens = tokens
+        self._key = (seed, 2, index)
+        self._context = context
+        self._epoch = -1
+        self._starts: IntArray = np.zeros(0, dtype=np.int64)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens of one pass."""
+        return self._tokens.tokens
+
+    @property
+    def blocks_per_epoch(self) -> int:
+        """Blocks of one pass: whatever the offset, this many fit with a target for each token."""
+        return (self._tokens.tokens - self._context) // self._context
+
+    def block(self, number: int) -> IntArray:
+        """Block ``number`` of the sequence with the token after it, shape ``(context + 1,)``."""
+        epoch, index = divmod(number, self.blocks_per_epoch)
+        if epoch != self._epoch:
+            self._permute(epoch)
+        start = self._starts[index]
+        return self._tokens.take(np.arange(start, start + self._context + 1))
+
+    def _permute(self, epoch: int) -> None:
+        rng = np.random.default_rng([*self._key, epoch])
+        offset = rng.integers(self._context)
+        self._starts = offset + self._context * rng.permutation(self.blocks_per_epoch)
+        self._epoch = epoch
+
+
+@dataclass(frozen=True)
+class Realised:
+    """What a run really saw of one domain."""
+
+    domain: str
+    requested: float
+    realised: float
+    """Share of the run's blocks."""
+    tokens: int
+    epochs: float
+
+
+class MixtureSampler:
+    """Batches of a run by block position."""
+
+    def __init__(
+        self,
+        layout: StudyLayout,
+        manifest: DataManifest,
+        mixture: Mixture,
+        *,
+        context: int,
+        blocks: int,
+        seed: int,
+    ) -> None:
+        if mixture.domains != manifest.names:
+            raise UserError(
+                f"the mixture is over {', '.join(mixture.domains)}; "
+                f"the data holds {', '.join(manifest.names)}"
+            )
+        self.mixture = mixture
+        self.context = context
+        self.blocks = blocks
+        self._schedule = schedule(mixture.array(), blocks, seed)
+        self._rank = _ranks(self._schedule, len(mixture.domains))
+        self._streams = [
+            DomainStream(DomainTokens(layout, manifest, name, "train"), seed, index, context)
+            for index, name in enumerate(mixture.domains)
+        ]
+
+    def batch(self, first: int, count: int) -> IntArray:
+        """Blocks ``first`` to ``first + count``, shape ``(count, context + 1)``.
+
+        Each row holds ``context`` inputs and, shifted by one, their targets.
+        """
+        out = np.empty((count, self.context + 1), dtype=np.int64)
+        for row in range(count):
+            domain = self._schedule[first + row]
+            out[row] = self._streams[domain].block(int(self._rank[first + row]))
+        return out
+
+    def realised(self) -> list[Realised]:
+        """Requested and realised share, tokens and epochs per domain over the whole run."""
+        counts = np.bincount(self._schedule, minlength=len(self._streams))
+        return [
+            Realised(
+                domain=name,
+                requested=self.mixture[name],
+                realised=float(count / self.blocks),
+                tokens=int(count * self.context),
+                epochs=float(count * self.context / stream.tokens_per_epoch),
+            )
+            for name, count, stream in zip(
+                self.mixture.domains, counts, self._streams, strict=True
+            )
+        ]
+
+
+def _ranks(order: npt.NDArray[np.int32], domains: int) -> IntArray:
+    """For every block, how many earlier blocks came from its domain."""
+    ranks = np.empty(len(order), dtype=np.int64)
+    for domain in range(domains):
+        where = np.flatnonzero(order == domain)
+        ranks[where] = np.arange(len(where))
+    return ranks

@@ -1,0 +1,194 @@
+"""Documents out of files: JSON lines (plain, gzip, zstd), parquet, plain text, `datasets`."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from regmix.config import Source
+from regmix.errors import RegmixError, UserError
+
+JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
+PLAIN_TEXT = (".txt", ".md", ".rst", ".txt.gz", ".txt.zst")
+PARQUET = (".parquet",)
+SUFFIXES = JSON_LINES + PLAIN_TEXT + PARQUET
+
+
+@dataclass
+class Counts:
+    """What was read from a source, and what was left out and why."""
+
+    documents: int = 0
+    text_bytes: int = 0
+    no_text: int = 0
+    empty: int = 0
+
+
+@dataclass(frozen=True)
+class Input:
+    """One unit of reading: a file, or a dataset that `datasets.load_dataset` opens."""
+
+    source: Source
+    path: Path | None
+
+    @property
+    def label(self) -> str:
+        """What error messages call it."""
+        return str(self.path) if self.path else f"hub:{self.source.hub}"
+
+    @property
+    def stamp(self) -> list[Any]:
+        """Changes when the input changes: name, size and modification time of a file."""
+        if self.path is None:
+            return [self.source.model_dump(mode="json")]
+        stat = self.path.stat()
+        return [str(self.path), stat.st_size, stat.st_mtime_ns, self.source.text_field]
+
+
+def expand(source: Source, root: Path, where: str) -> list[Input]:
+    """The inputs a source stands for: files in name order, or one hub dataset.
+
+    Args:
+        source: its ``path`` may be a file, a folder (searched for known suffixes) or a glob.
+        root: folder against which a relative path is read (the study).
+        where: the key in study.yaml, for messages.
+
+    Raises:
+        UserError: nothing is there, or a file has a suffix that is not known.
+    """
+    if source.hub is not None:
+        return [Input(source, None)]
+    assert source.path is not None  # Source allows exactly one of hub and path
+    pattern = Path(source.path).expanduser()
+    full = pattern if pattern.is_absolute() else root / pattern
+    if full.is_dir():
+        found = [p for p in full.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES)]
+    elif full.is_file():
+        found = [full]
+    else:
+        found = [Path(p) for p in glob.glob(str(full), recursive=True) if Path(p).is_file()]
+    if not found:
+        raise UserError(f"{where}: no file at '{full}'")
+    for path in found:
+        if not path.name.endswith(SUFFIXES):
+            raise UserError(f"{where}: '{path}' has none of the suffixes {', '.join(SUFFIXES)}")
+    return [Input(source, path) for path in sorted(found)]
+
+
+def documents(item: Input, counts: Counts) -> Iterator[str]:
+    """The texts of one input, in order; ``counts`` is updated as they are read.
+
+    Documents without a text (the field is missing, null or not a string) and empty ones are
+    left out and counted; whether their share is acceptable is the caller's decision.
+
+    Raises:
+        UserError: invalid UTF-8, a line that is not JSON, a file that does not decompress.
+    """
+    for text in _values(item):
+        if not isinstance(text, str):
+            counts.no_text += 1
+        elif not text.strip():
+            counts.empty += 1
+        else:
+            counts.documents += 1
+            counts.text_bytes += len(_utf8(text, item.label))
+            yield text
+
+
+def _utf8(text: str, label: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as exc:  # JSON can spell half of a surrogate pair
+        raise UserError(f"{label}: text is not valid Unicode ({exc.reason})") from exc
+
+
+def _values(item: Input) -> Iterator[object]:
+    path, field = item.path, item.source.text_field
+    if path is None:
+        yield from _hub(item.source)
+    elif path.name.endswith(PARQUET):
+        yield from _parquet(path, field)
+    elif path.name.endswith(PLAIN_TEXT):
+        with _open(path) as stream:
+            yield _decode(stream.read(), str(path))
+    else:
+        yield from _json_lines(path, field)
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        import zstandard
+
+        return io.BufferedReader(
+            zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
+        )
+    return path.open("rb")
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise UserError(
+            f"{where}: invalid UTF-8 at byte {exc.start} ({exc.reason}); "
+            "convert the file to UTF-8 first"
+        ) from exc
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    import zstandard
+
+    try:
+        with _open(path) as stream:
+            yield from stream
+    except (gzip.BadGzipFile, EOFError, zstandard.ZstdError) as exc:
+        raise UserError(f"{path}: cannot be decompressed ({exc})") from exc
+
+
+def _json_lines(path: Path, field: str) -> Iterator[object]:
+    for number, raw in enumerate(_lines(path), 1):
+        if not raw.strip():
+            continue
+        line = _decode(raw, f"{path}:{number}")
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as exc:
+            raise UserError(f"{path}:{number}: not JSON ({exc.msg})") from exc
+        yield record.get(field) if isinstance(record, dict) else None
+
+
+def _parquet(path: Path, field: str) -> Iterator[object]:
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowInvalid
+
+    try:
+        file = pq.ParquetFile(path)
+    except ArrowInvalid as exc:
+        raise UserError(f"{path}: not a parquet file ({exc})") from exc
+    if field not in file.schema_arrow.names:
+        raise UserError(
+            f"{path}: no column '{field}'; columns: {', '.join(file.schema_arrow.names)}"
+        )
+    for batch in file.iter_batches(batch_size=1024, columns=[field]):
+        yield from batch.column(0).to_pylist()
+
+
+def _hub(source: Source) -> Iterable[object]:
+    import datasets
+
+    try:
+        stream = datasets.load_dataset(
+            str(source.hub), split=source.split, streaming=True, **source.hub_args
+        )
+        for record in stream:
+            yield record.get(source.text_field)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as exc:
+        raise RegmixError(f"hub:{source.hub}: could not be read ({exc})") from exc

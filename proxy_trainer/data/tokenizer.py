@@ -1,0 +1,75 @@
+"""The tokenizer of a study: trained on its own text, or a `tokenizer.json` handed in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from regmix.errors import UserError
+from regmix.files import write_whole
+
+END_OF_DOCUMENT = "<|endoftext|>"
+_KNOWN_END_TOKENS = (END_OF_DOCUMENT, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
+
+
+def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE with ``vocab_size`` entries, the end-of-document token first.
+
+    Every byte is in the alphabet, so that any text can be written and nothing is unknown.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_DOCUMENT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise UserError(
+            f"tokenizer.vocab_size: the text supports only {tokenizer.get_vocab_size()} entries, "
+            f"{vocab_size} were asked; lower it or add text"
+        )
+    return tokenizer
+
+
+def save(tokenizer: Tokenizer, path: Path) -> None:
+    """Write ``tokenizer.json`` whole."""
+    write_whole(path, lambda tmp: tokenizer.save(str(tmp)))
+
+
+def load(path: Path) -> Tokenizer:
+    """Read a ``tokenizer.json``.
+
+    Raises:
+        UserError: missing, or not a tokenizer.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such tokenizer file")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as exc:  # the Rust library raises plain Exception
+        raise UserError(f"{path}: not a tokenizer.json ({exc})") from exc
+
+
+def fingerprint(path: Path) -> str:
+    """Identity of a tokenizer file: SHA-256 of its bytes, 16 hex digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def end_of_document(tokenizer: Tokenizer, path: Path) -> int:
+    """Id of the token that ends a document.
+
+    Raises:
+        UserError: the tokenizer has none of the known ones.
+    """
+    for token in _KNOWN_END_TOKENS:
+        token_id = tokenizer.token_to_id(token)
+        if token_id is not None:
+            return int(token_id)
+    raise UserError(f"{path}: has no end-of-document token ({', '.join(_KNOWN_END_TOKENS)})")

@@ -1,0 +1,133 @@
+"""Bits per byte on the valid split of every domain.
+
+bits per byte = Σ nats / (ln 2 · Σ bytes), over the text's tokens and the text's UTF-8 bytes. The
+end-of-document token opens every document as context; it is never predicted and carries no
+bytes. A document is read in windows of the model's context, each opened by the token before it,
+so that every token of the text is scored exactly once, whatever the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proxy_trainer.data import tokenizer as tokenizers
+from proxy_trainer.data.shards import DomainTokens, IntArray
+from proxy_trainer.loss import token_nats
+from proxy_trainer.models.gpt import GPT
+from regmix.layout import StudyLayout
+from regmix.manifest import DataManifest
+
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """Windows of one domain's validation text."""
+
+    domain: str
+    inputs: list[IntArray]
+    targets: list[IntArray]
+    text_bytes: int
+
+    @property
+    def tokens(self) -> int:
+        """Scored tokens."""
+        return sum(len(t) for t in self.targets)
+
+
+def load_eval_sets(
+    layout: StudyLayout, manifest: DataManifest, *, context: int, max_bytes: int
+) -> list[EvalSet]:
+    """Every domain's valid documents, in a fixed pseudo-random order, up to ``max_bytes`` each.
+
+    The last document is cut at a token boundary rather than left out, so that domains with few
+    long documents are measured on as much text as the others.
+    """
+    tokenizer = tokenizers.load(layout.tokenizer)
+    return [
+        _eval_set(DomainTokens(layout, manifest, name, "valid"), tokenizer, manifest.eod_id,
+                  context, max_bytes)
+        for name in manifest.names
+    ]  # fmt: skip
+
+
+def _eval_set(
+    tokens: DomainTokens,
+    tokenizer: tokenizers.Tokenizer,
+    eod_id: int,
+    context: int,
+    max_bytes: int,
+) -> EvalSet:
+    inputs: list[IntArray] = []
+    targets: list[IntArray] = []
+    used = 0
+    for index in np.random.default_rng(0).permutation(tokens.documents):
+        if used >= max_bytes:
+            break
+        ids, size = _cut(
+            tokens.document(int(index))[:-1],
+            int(tokens.text_bytes[index]),
+            tokenizer,
+            max_bytes - used,
+        )
+        used += size
+        line = np.concatenate([[eod_id], ids])
+        for start in range(0, len(ids), context):
+            inputs.append(line[start : min(start + context, len(ids))])
+            targets.append(line[start + 1 : start + context + 1])
+    return EvalSet(tokens.domain, inputs, targets, used)
+
+
+def _cut(
+    ids: IntArray, size: int, tokenizer: tokenizers.Tokenizer, room: int
+) -> tuple[IntArray, int]:
+    """As many leading tokens as spell about ``room`` bytes in whole characters, and the bytes.
+
+    A document whose tokens do not spell its text again (a tokenizer that normalises) is taken
+    whole, since the bytes of a part of it cannot be told.
+    """
+    if size <= room or len(tokenizer.decode(ids.tolist(), skip_special_tokens=False).encode()) != size:
+        return ids, size
+    keep = max(1, len(ids) * room // size)
+    while keep < len(ids):
+        text = tokenizer.decode(ids[:keep].tolist(), skip_special_tokens=False)
+        if not text.endswith("\ufffd"):
+            return ids[:keep], len(text.encode())
+        keep += 1  # the cut fell inside a character
+    return ids, size
+
+
+@torch.no_grad()
+def bits_per_byte(model: GPT, sets: list[EvalSet]) -> dict[str, float]:
+    """Bits per byte by domain name."""
+    return {s.domain: _nats(model, s) / (math.log(2) * s.text_bytes) for s in sets}
+
+
+def _nats(model: GPT, windows: EvalSet) -> float:
+    """Total nats over a domain; windows of like length share a batch, right-padded."""
+    by_length = sorted(range(len(windows.inputs)), key=lambda i: -len(windows.inputs[i]))
+    total = 0.0
+    start = 0
+    while start < len(by_length):
+        longest = len(windows.inputs[by_length[start]])
+        rows = by_length[start : start + max(1, BATCH_TOKENS // longest)]
+        start += len(rows)
+        ids, keep, target = _pad(windows, rows, longest)
+        hidden = model.hidden(ids)[keep]
+        total += token_nats(hidden, model.lm_head.weight, target).double().sum().item()
+    return total
+
+
+def _pad(windows: EvalSet, rows: list[int], length: int) -> tuple[Tensor, Tensor, Tensor]:
+    ids = np.zeros((len(rows), length), dtype=np.int64)
+    keep = np.zeros((len(rows), length), dtype=bool)
+    for row, index in enumerate(rows):
+        ids[row, : len(windows.inputs[index])] = windows.inputs[index]
+        keep[row, : len(windows.inputs[index])] = True
+    target = np.concatenate([windows.targets[i] for i in rows])
+    return torch.from_numpy(ids), torch.from_numpy(keep), torch.from_numpy(target)

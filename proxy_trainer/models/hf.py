@@ -1,0 +1,59 @@
+"""The native decoder as a Hugging Face folder: Llama, or Qwen3 where it has QK-norm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from proxy_trainer.models.gpt import INIT_STD, NORM_EPS, ROPE_THETA, GPT
+from regmix.files import write_json, write_whole
+
+
+def config(model: GPT, eod_id: int) -> dict[str, Any]:
+    """The ``config.json`` with which transformers builds the same model."""
+    shape = model.shape
+    family = "Qwen3" if shape.qk_norm else "Llama"
+    return {
+        "architectures": [f"{family}ForCausalLM"],
+        "model_type": family.lower(),
+        "vocab_size": model.vocab_size,
+        "hidden_size": shape.d_model,
+        "intermediate_size": shape.d_ff,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "max_position_embeddings": shape.context,
+        "rms_norm_eps": NORM_EPS,
+        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA},
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "initializer_range": INIT_STD,
+        "tie_word_embeddings": shape.tied_embeddings,
+        "bos_token_id": eod_id,
+        "eos_token_id": eod_id,
+        "dtype": "float32",
+    }
+
+
+def save(model: GPT, folder: Path, tokenizer: Path, eod_id: int) -> None:
+    """Write config, weights and tokenizer; ``AutoModelForCausalLM`` loads the folder."""
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if model.shape.tied_embeddings:
+        del weights["lm_head.weight"]
+    write_whole(
+        folder / "model.safetensors", lambda tmp: save_file(weights, tmp, {"format": "pt"})
+    )
+    content = tokenizer.read_bytes()
+    write_whole(folder / "tokenizer.json", lambda tmp: tmp.write_bytes(content))
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": model.shape.context,
+            "clean_up_tokenization_spaces": False,
+        },
+    )
+    write_json(folder / "config.json", config(model, eod_id))

@@ -1,0 +1,334 @@
+"""``study.yaml``: strict, typed, frozen. What it does not know, it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from regmix import yaml_io
+from regmix.errors import UserError, unknown_name
+from regmix.yaml_io import KeyPath
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[^\s/\\.][^\s\\]*$", max_length=200)]
+
+
+class Strict(BaseModel):
+    """Frozen, and refuses keys it does not know and values of another type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Source(Strict):
+    """Where documents come from: files on this machine, or a dataset on the hub."""
+
+    path: str | None = None
+    """File, folder or glob; relative paths start at the study folder."""
+    hub: str | None = None
+    """Anything `datasets.load_dataset` takes as its first argument."""
+    hub_args: dict[str, Any] = {}
+    """Further arguments to `load_dataset`: name, data_dir, data_files, revision."""
+    split: str = "train"
+    """Split of the hub dataset."""
+    text_field: str = "text"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give either 'path' or 'hub'")
+        return self
+
+
+class Domain(Strict):
+    """A named set of documents that is weighted as one."""
+
+    name: Name
+    train: tuple[Source, ...] = ()
+    valid: tuple[Source, ...] = ()
+    """Empty: ``valid_share`` of the training documents are set apart by content hash."""
+    valid_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    tags: tuple[str, ...] = ()
+    group: str | None = None
+
+    @field_validator("train", "valid", mode="before")
+    @classmethod
+    def _sources(cls, value: object) -> object:
+        """A path, a source, or a list of either."""
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple({"path": item} if isinstance(item, str) else item for item in items)
+
+    @field_validator("tags", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class TokenizerConfig(Strict):
+    """Train a tokenizer on the study's text, or use one."""
+
+    path: str | None = None
+    """A `tokenizer.json`; empty: a byte-level BPE is trained."""
+    vocab_size: Annotated[int, Field(ge=257)] = 4096
+    train_bytes: Positive = 2_000_000
+    """Text taken from each domain to train it."""
+
+
+class DataConfig(Strict):
+    """How text becomes token shards."""
+
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    max_missing_text: Share = 0.01
+    """Largest share of documents without a text that is only counted; above it, an error."""
+
+
+class ModelConfig(Strict):
+    """A native decoder: one dial, and what follows from it unless given."""
+
+    size: str = "1m"
+    d_model: Positive | None = None
+    layers: Positive | None = None
+    heads: Positive | None = None
+    kv_heads: Positive | None = None
+    d_ff: Positive | None = None
+    context: Positive | None = None
+    qk_norm: bool = False
+    tied_embeddings: bool = False
+
+
+class TrainConfig(Strict):
+    """How a model is trained; what is left out follows from the model's size."""
+
+    tokens: Positive | None = None
+    batch_tokens: Positive | None = None
+    lr: PositiveFloat | None = None
+    min_lr_ratio: Share = 0.1
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    warmup_share: Share = 0.05
+    decay_share: Share = 0.2
+    """Share of the steps in which WSD decays."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    clip: PositiveFloat = 1.0
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    eval_bytes: Positive = 60_000
+    """Validation text scored per domain: whole documents in content-hash order up to this."""
+    eval_points: Annotated[int, Field(ge=1)] = 1
+    """Evaluations over the run, evenly spaced in tokens; the last is at its end."""
+    checkpoint_seconds: PositiveFloat = 60.0
+
+
+class RunConfig(Strict):
+    """A model and how it is trained."""
+
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class SwarmConfig(Strict):
+    """Which mixtures the proxies are trained on."""
+
+    runs: Positive = 48
+    """Sampled mixtures; the baselines and replicates below come on top."""
+    temperature: PositiveFloat = 0.5
+    """The Dirichlet's centre is the natural mixture to this power, normalised."""
+    concentration: tuple[PositiveFloat, PositiveFloat] = (0.5, 20.0)
+    """Range of the Dirichlet's total concentration divided by the number of domains."""
+    replicates: Annotated[int, Field(ge=1)] = 3
+    """Runs of the natural mixture, each with another seed: the noise floor."""
+    baselines: bool = True
+    """Add uniform and every single domain alone, as far as the space allows them."""
+
+    @field_validator("concentration", mode="before")
+    @classmethod
+    def _pair(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SwarmConfig:
+        if self.concentration[0] > self.concentration[1]:
+            raise ValueError("concentration: the first value must not exceed the second")
+        return self
+
+
+class GroupBound(Strict):
+    """Bounds on the sum of several weights."""
+
+    domains: tuple[str, ...]
+    lower: Share = 0.0
+    upper: Share = 1.0
+
+    @field_validator("domains", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class SpaceConfig(Strict):
+    """The allowed mixtures."""
+
+    bounds: dict[str, tuple[Share, Share]] = {}
+    """Per domain: [lower, upper]."""
+    groups: dict[str, GroupBound] = {}
+    max_epochs: PositiveFloat | None = None
+    """Repetition cap: weight · budget_tokens ≤ max_epochs · available tokens."""
+    budget_tokens: Positive | None = None
+    """Training tokens of the full run; needed by ``max_epochs``."""
+
+    @field_validator("bounds", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+
+    @model_validator(mode="after")
+    def _budget(self) -> SpaceConfig:
+        if self.max_epochs is not None and self.budget_tokens is None:
+            raise ValueError("max_epochs needs budget_tokens")
+        return self
+
+
+class ObjectiveConfig(Strict):
+    """What is optimised: a weighted mean of metrics, lower-is-better ones as they are."""
+
+    weights: dict[str, PositiveFloat] = {}
+    """Metric to weight; empty: every bpb/<domain>, or every metric if there is none."""
+    directions: dict[str, Literal["lower", "higher"]] = {}
+    """Only for metrics whose name does not tell."""
+
+
+class FitConfig(Strict):
+    """How the surrogate is fitted and solved."""
+
+    regressor: str = "auto"
+    folds: Annotated[int, Field(ge=2)] = 5
+    repeats: Annotated[int, Field(ge=1)] = 2
+    samples: Positive = 100_000
+    """Mixtures simulated by the solver."""
+    top_k: Positive = 100
+    """Best simulated mixtures whose mean starts the local search."""
+
+
+class LaunchConfig(Strict):
+    """Where runs are trained."""
+
+    workers: Positive | None = None
+    """Processes at once; empty: one per core."""
+
+
+class StudyConfig(Strict):
+    """The whole of ``study.yaml``."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0)] = 0
+    domains: Annotated[tuple[Domain, ...], Field(min_length=1)]
+    data: DataConfig = DataConfig()
+    proxy: RunConfig = RunConfig()
+    target: RunConfig = RunConfig(model=ModelConfig(size="15m"))
+    """The larger model that the mixture is for."""
+    swarm: SwarmConfig = SwarmConfig()
+    space: SpaceConfig = SpaceConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    fit: FitConfig = FitConfig()
+    launch: LaunchConfig = LaunchConfig()
+
+    @field_validator("domains", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        """Domain names in study order."""
+        return tuple(d.name for d in self.domains)
+
+
+class StageConfig(Strict):
+    """A stage file for ``regmix run``: one model trained on one mixture of a study's data."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    study: str
+    """Study folder whose token shards are used; relative to the stage file."""
+    mixture: str
+    """Mixture YAML; relative to the stage file."""
+    name: Name
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    max_epochs: PositiveFloat | None = None
+    """Refuse to start if a domain would be repeated more often."""
+
+
+ConfigT = TypeVar("ConfigT", bound=Strict)
+
+
+def load_study(path: Path) -> StudyConfig:
+    """Read ``study.yaml``.
+
+    Raises:
+        UserError: file, line, key, value and the valid choices of the first thing that is wrong.
+    """
+    config = load(path, StudyConfig)
+    names = config.domain_names
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            where = _place(path, ("domains", index))
+            raise UserError(f"{where}: domain '{name}' is named twice")
+    _known(path, config.space.bounds, names, ("space", "bounds"))
+    for group, bound in config.space.groups.items():
+        _known(path, bound.domains, names, ("space", "groups", group, "domains"))
+    return config
+
+
+def load(path: Path, model: type[ConfigT]) -> ConfigT:
+    """Read a YAML file into a strict config.
+
+    Raises:
+        UserError: as :func:`load_study`.
+    """
+    raw = yaml_io.load(path)
+    try:
+        return model.model_validate(raw)
+    except ValidationError as exc:
+        raise _explain(path, model, exc.errors()[0]) from exc
+
+
+def _known(path: Path, given: Any, names: tuple[str, ...], key: KeyPath) -> None:
+    for name in given:
+        if name not in names:
+            raise unknown_name("domain", name, names, _place(path, key))
+
+
+def _place(path: Path, key: KeyPath) -> str:
+    line = yaml_io.line_of(path, key)
+    dotted = ".".join(str(part) for part in key)
+    return f"{path}:{line}: {dotted}" if line else f"{path}: {dotted}"
+
+
+def _explain(path: Path, model: type[BaseModel], error: ErrorDetails) -> UserError:
+    key = error["loc"]
+    if error["type"] == "extra_forbidden":
+        parent = _model_at(model, key[:-1])
+        where = _place(path, key)
+        return unknown_name("key", key[-1], parent.model_fields if parent else (), where)
+    value = "" if error["type"] == "missing" else f" (found {error['input']!r})"
+    message = error["msg"].removeprefix("Value error, ")
+    return UserError(f"{_place(path, key)}: {message}{value}")
+
+
+def _model_at(model: type[BaseModel], key: KeyPath) -> type[BaseModel] | None:
+    """The config class that stands at a key's path, through lists and mappings."""
+    current: Any = model
+    for part in key:
+        if isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields:
+            current = current.model_fields[str(part)].annotation
+        inner = [a for a in getattr(current, "__args__", ()) if a not in (type(None), Ellipsis)]
+        if inner:
+            current = inner[-1]
+    return current if isinstance(current, type) and issubclass(current, BaseModel) else None

@@ -1,0 +1,109 @@
+"""Swarm designs: which mixtures the proxies are trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from regmix.config import SwarmConfig
+from regmix.errors import UserError
+from regmix.mixture import FloatArray, Mixture
+from regmix.space import Space
+
+MINIMUM_WEIGHT = 2e-4
+"""Sampled weights below this are set to 0, as RegMix does: a share of a run that small is noise."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One mixture of a swarm."""
+
+    name: str
+    role: str
+    """``baseline`` (natural, uniform, one domain alone), ``swarm``, or ``replicate``."""
+    mixture: Mixture
+    seed: int
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """The runs of one swarm, and how they were found."""
+
+    runs: tuple[Planned, ...]
+    acceptance: float
+    """Share of sampled mixtures that the space allowed as they fell."""
+    pulled: int
+    notes: tuple[str, ...]
+    """What a person should know: baselines that the space does not allow."""
+
+
+def swarm(config: SwarmConfig, space: Space, natural: Mixture, seed: int) -> Swarm:
+    """A space-filling swarm around the natural mixture.
+
+    Sampled mixtures follow RegMix (arXiv 2407.01492, section 3.1): a Dirichlet around the natural
+    distribution, flattened by a temperature, over a wide range of concentrations, small weights
+    set to 0. All runs share one seed (common random numbers), except the replicates of the natural
+    mixture, which take the seeds after it.
+
+    Raises:
+        UserError: fewer runs are asked for than there are baselines.
+    """
+    notes: list[str] = []
+    fixed = _baselines(config, space, natural, seed, notes)
+    count = config.runs - len(fixed)
+    if count < 0:
+        raise UserError(
+            f"swarm.runs: {config.runs} is fewer than the {len(fixed)} baselines (uniform and "
+            "every domain alone); ask for more, or set swarm.baselines: false"
+        )
+    rng = np.random.default_rng([seed, 3])
+    centre = natural.array() ** config.temperature
+    centre /= centre.sum()
+    drawn = space.sample(count, rng, centre=centre, concentration=config.concentration)
+    weights = _drop_small(drawn.weights, space)
+    sampled = [
+        Planned(f"mix-{i:04d}", "swarm", Mixture.from_array(space.domains, w), seed)
+        for i, w in enumerate(weights)
+    ]
+    replicates = _replicates(config, space, natural, seed, notes)
+    return Swarm(
+        (*replicates, *fixed, *sampled), drawn.acceptance, drawn.pulled, tuple(notes)
+    )
+
+
+def _replicates(
+    config: SwarmConfig, space: Space, natural: Mixture, seed: int, notes: list[str]
+) -> list[Planned]:
+    broken = space.violations(natural)
+    if broken:
+        notes.append(f"the natural mixture breaks {'; '.join(broken)}; it is trained all the same")
+    return [
+        Planned("natural" if i == 0 else f"natural-seed{i}", "baseline" if i == 0 else "replicate",
+                natural, seed + i)
+        for i in range(config.replicates)
+    ]  # fmt: skip
+
+
+def _baselines(
+    config: SwarmConfig, space: Space, natural: Mixture, seed: int, notes: list[str]
+) -> list[Planned]:
+    if not config.baselines:
+        return []
+    wanted = {"uniform": Mixture.uniform(space.domains)}
+    wanted |= {f"only-{d}": Mixture.only(d, space.domains) for d in space.domains}
+    found = []
+    for name, mixture in wanted.items():
+        broken = space.violations(mixture)
+        if broken:
+            notes.append(f"baseline {name} is left out: {'; '.join(broken)}")
+        elif mixture.id != natural.id:
+            found.append(Planned(name, "baseline", mixture, seed))
+    return found
+
+
+def _drop_small(weights: FloatArray, space: Space) -> FloatArray:
+    """Zero what is too small to matter, unless the space does not allow the result."""
+    cut = np.where(weights < MINIMUM_WEIGHT, 0.0, weights)
+    cut /= cut.sum(1, keepdims=True)
+    return np.where(space.contains(cut)[:, None], cut, weights)

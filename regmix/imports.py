@@ -1,0 +1,245 @@
+"""Runs measured elsewhere: read from CSV, joined by run id, kept in the study as handed in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from regmix.errors import UserError, unknown_name
+from regmix.files import read_json, write_json, write_whole
+from regmix.hashing import fingerprint
+from regmix.layout import StudyLayout
+
+ID_COLUMNS = ("run_id", "run", "id", "index", "name")
+"""Columns that can hold the run's id, in the order in which they are tried."""
+WEIGHT_PREFIXES = ("train_", "weight/", "weight_", "weights/")
+METRIC_PREFIXES = ("metric/", "metrics/", "eval/")
+METRIC_SUFFIXES = ("_val_loss", "/val_loss", "_valid_loss")
+ROUNDING = 0.005
+"""How far a row of published weights may sum from 1: printed with three decimals, no more."""
+
+
+@dataclass(frozen=True)
+class ImportedRuns:
+    """One import: both frames indexed by run id, in the same order."""
+
+    weights: pd.DataFrame
+    metrics: pd.DataFrame
+    stamp: str
+    """Identity of the content."""
+    notes: tuple[str, ...] = ()
+    """What was corrected or left out, for the person to read."""
+
+
+@dataclass(frozen=True)
+class MixtureTable:
+    """Mixtures read from a CSV."""
+
+    id_column: str
+    weights: pd.DataFrame
+    """Indexed by id (as text); columns are domains."""
+    notes: tuple[str, ...]
+
+
+def read_mixtures(
+    path: Path, domains: Sequence[str] | None = None, id_column: str | None = None
+) -> MixtureTable:
+    """Read mixtures from a CSV: one row a run, an id column, one column a domain.
+
+    Known prefixes (``train_``, ``weight/`` …) are stripped. Rows whose sum is within 0.005 of 1 by
+    rounding are divided by it, and the largest correction is noted.
+
+    Args:
+        domains: the domains that must be there; the columns are put in this order.
+        id_column: default: the first known one whose values are unique.
+
+    Raises:
+        UserError: file, row and value of whatever is not a mixture.
+    """
+    frame = _read_csv(path)
+    chosen = id_column or _id_columns(frame, path)[0]
+    weights = _numbers(frame, chosen, path)
+    weights.columns = pd.Index(_strip(weights.columns, WEIGHT_PREFIXES, ()))
+    if domains is not None:
+        weights = _in_order(weights, domains, path)
+    values = weights.to_numpy()
+    for bad, what in ((~np.isfinite(values), "is missing or not finite"), (values < 0, "is negative")):
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise UserError(
+                f"{path}: run {weights.index[row]}: weight of '{weights.columns[column]}' {what} "
+                f"({values[row, column]})"
+            )
+    sums = values.sum(axis=1)
+    off = np.abs(sums - 1)
+    if (off > ROUNDING).any():
+        worst = int(np.argmax(off))
+        raise UserError(
+            f"{path}: weights of run {weights.index[worst]} sum to {sums[worst]:.4g}, not 1 "
+            f"(rounding of up to {ROUNDING} is accepted; {int((off > ROUNDING).sum())} rows are "
+            "further off); divide each row by its sum if only the ratios are meant"
+        )
+    rounded = off > 1e-9
+    notes = (
+        [f"{int(rounded.sum())} of {len(sums)} rows summed to 1 only up to rounding (at most "
+         f"{off.max():.4f} off) and were divided by their sum"]
+        if rounded.any() else []
+    )  # fmt: skip
+    return MixtureTable(chosen, weights.div(sums, axis=0), tuple(notes))
+
+
+def read_csvs(mixtures: Path, metrics: Path, *, allow_missing: bool = False) -> ImportedRuns:
+    """Read a swarm from two CSVs and join them by run id, never by position.
+
+    Args:
+        allow_missing: leave out, and note, runs that stand in only one of the files or lack a
+            metric; otherwise they are errors.
+
+    Raises:
+        UserError: no common id column, ids that are not unique, a missing or non-finite value, a
+            column that is not a number; with file, run and column.
+    """
+    left, right = _read_csv(mixtures), _read_csv(metrics)
+    shared = [c for c in _id_columns(left, mixtures) if c in _id_columns(right, metrics)]
+    if not shared:
+        raise UserError(
+            f"{mixtures} and {metrics} have no id column in common "
+            f"(one of {', '.join(ID_COLUMNS)}, unique in both)"
+        )
+    table = read_mixtures(mixtures, id_column=shared[0])
+    values = _numbers(right, shared[0], metrics)
+    values.columns = pd.Index(_strip(values.columns, METRIC_PREFIXES, METRIC_SUFFIXES))
+    notes = list(table.notes)
+    runs, notes_join = _join(table.weights.index, values, mixtures, metrics, allow_missing)
+    weights, values = table.weights.loc[runs], values.loc[runs]
+    stamp = fingerprint(
+        [list(runs), weights.to_dict("split"), values.to_dict("split")]  # content, not file
+    )
+    return ImportedRuns(weights, values, stamp, (*notes, *notes_join))
+
+
+def save(layout: StudyLayout, runs: ImportedRuns, sources: Iterable[Path]) -> Path:
+    """Keep an import inside the study; the store is built from it. The same content is kept once."""
+    folder = layout.imports / runs.stamp
+    write_whole(folder / "mixtures.csv", lambda t: runs.weights.to_csv(t, index_label="run_id"))
+    write_whole(folder / "metrics.csv", lambda t: runs.metrics.to_csv(t, index_label="run_id"))
+    record = {"sources": [str(p) for p in sources], "runs": len(runs.weights), "notes": runs.notes}
+    write_json(folder / "import.json", record)
+    return folder
+
+
+def read_imports(layout: StudyLayout) -> list[ImportedRuns]:
+    """Every import that a study keeps.
+
+    Raises:
+        UserError: two imports hold the same run id.
+    """
+    found: list[ImportedRuns] = []
+    seen: dict[str, str] = {}
+    for record in sorted(layout.imports.glob("*/import.json")):
+        folder = record.parent
+        frames = [_read_kept(folder / f) for f in ("mixtures.csv", "metrics.csv")]
+        for run in frames[0].index:
+            if run in seen:
+                raise UserError(
+                    f"run '{run}' stands in both {seen[run]} and {folder}; delete one of the two"
+                )
+            seen[run] = str(folder)
+        found.append(ImportedRuns(frames[0], frames[1], folder.name, tuple(read_json(record)["notes"])))
+    return found
+
+
+def _read_kept(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"run_id": str}, float_precision="round_trip").set_index("run_id")
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path, float_precision="round_trip", dtype=dict.fromkeys(ID_COLUMNS, str))
+    except FileNotFoundError as exc:
+        raise UserError(f"{path}: no such file") from exc
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
+        raise UserError(f"{path}: not a CSV table ({exc})") from exc
+    if frame.empty:
+        raise UserError(f"{path}: has no rows")
+    # A column without a name is the row number that `DataFrame.to_csv` writes.
+    return frame.loc[:, [c for c in frame.columns if not re.fullmatch(r"Unnamed: \d+|", str(c))]]
+
+
+def _id_columns(frame: pd.DataFrame, path: Path) -> list[str]:
+    present = [c for c in ID_COLUMNS if c in frame]
+    unique = [c for c in present if frame[c].is_unique and frame[c].notna().all()]
+    if not unique:
+        if present:
+            twice = frame[present[0]][frame[present[0]].duplicated()].iloc[0]
+            raise UserError(f"{path}: '{present[0]}' names run {twice} twice")
+        raise UserError(
+            f"{path}: no id column (one of {', '.join(ID_COLUMNS)}); columns: "
+            f"{', '.join(map(str, frame.columns[:8]))} …"
+        )
+    return unique
+
+
+def _numbers(frame: pd.DataFrame, id_column: str, path: Path) -> pd.DataFrame:
+    """The numeric columns, indexed by id; other known id columns are dropped."""
+    values = frame.set_index(id_column).drop(columns=list(ID_COLUMNS), errors="ignore")
+    for column in values:
+        if not pd.api.types.is_numeric_dtype(values[column]):
+            text = pd.to_numeric(values[column], errors="coerce").isna() & values[column].notna()
+            run = values.index[text][0] if text.any() else values.index[0]
+            raise UserError(
+                f"{path}: column '{column}', run {run}: {values[column][run]!r} is not a number"
+            )
+    values.index.name = "run_id"
+    return values.astype(float)
+
+
+def _strip(names: Iterable[Any], prefixes: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+    """Strip a prefix (and a suffix) where every column has it, so that names stay distinct."""
+    result = [str(n) for n in names]
+    for prefix in prefixes:
+        if result and all(n.startswith(prefix) for n in result):
+            result = [n.removeprefix(prefix) for n in result]
+    for suffix in suffixes:
+        if result and all(n.endswith(suffix) for n in result):
+            result = [n.removesuffix(suffix) for n in result]
+    return result
+
+
+def _in_order(weights: pd.DataFrame, domains: Sequence[str], path: Path) -> pd.DataFrame:
+    for name in weights.columns:
+        if name not in domains:
+            raise unknown_name("domain", name, domains, str(path))
+    missing = [d for d in domains if d not in weights.columns]
+    if missing:
+        raise UserError(f"{path}: no column for domain {', '.join(missing)}")
+    return weights[list(domains)]
+
+
+def _join(
+    runs: pd.Index, values: pd.DataFrame, mixtures: Path, metrics: Path, allow_missing: bool
+) -> tuple[list[str], list[str]]:
+    """Run ids that both files hold whole, in the order of the mixtures."""
+    problems: dict[str, list[str]] = {
+        f"in {mixtures} but not in {metrics}": [r for r in runs if r not in values.index],
+        f"in {metrics} but not in {mixtures}": [r for r in values.index if r not in runs],
+    }
+    finite = np.isfinite(values).all(axis=1)
+    problems[f"without a finite value for every metric in {metrics}"] = [
+        r for r in runs if r in values.index and not finite[r]
+    ]
+    notes = []
+    for what, bad in problems.items():
+        if not bad:
+            continue
+        shown = ", ".join(bad[:5]) + (" …" if len(bad) > 5 else "")
+        if not allow_missing:
+            raise UserError(f"{len(bad)} runs are {what}: {shown} (--allow-missing leaves them out)")
+        notes.append(f"left out {len(bad)} runs {what}: {shown}")
+    return [r for r in runs if r in values.index and finite[r]], notes

@@ -1,0 +1,129 @@
+"""Where everything in a study folder lives. Paths only: nothing here reads or writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+
+def folder_name(domain: str) -> str:
+    """A domain's name as a folder name: reversible, and never a path of its own."""
+    name = quote(domain, safe=" +=@,-_.")
+    return "%2E" + name[1:] if name.startswith(".") else name
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The files of one run; its worker is the only writer."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, which is its folder's name."""
+        return self.root.name
+
+    @property
+    def spec(self) -> Path:
+        """What is to be trained: written once, before the run starts."""
+        return self.root / "spec.yaml"
+
+    @property
+    def events(self) -> Path:
+        """Append-only log, one JSON object a line."""
+        return self.root / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of an unfinished run."""
+        return self.root / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The finished model as a Hugging Face folder, where the run keeps it."""
+        return self.root / "model"
+
+    @property
+    def done(self) -> Path:
+        """Marker of a finished run."""
+        return self.root / "DONE"
+
+    @property
+    def failed(self) -> Path:
+        """Marker of a run that failed, with the reason."""
+        return self.root / "FAILED"
+
+    @property
+    def lock(self) -> Path:
+        """Held (flock) by the one process that trains the run."""
+        return self.root / "lock"
+
+
+@dataclass(frozen=True)
+class StudyLayout:
+    """The files of one study."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """What the person wrote."""
+        return self.root / "study.yaml"
+
+    @property
+    def tokens(self) -> Path:
+        """Token shards and their manifest."""
+        return self.root / "tokens"
+
+    @property
+    def manifest(self) -> Path:
+        """Tokens, bytes and documents of every domain and split."""
+        return self.tokens / "manifest.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer that made the shards."""
+        return self.tokens / "tokenizer.json"
+
+    @property
+    def mixes(self) -> Path:
+        """Mixture files."""
+        return self.root / "mixes"
+
+    @property
+    def runs(self) -> Path:
+        """One folder a run."""
+        return self.root / "runs"
+
+    @property
+    def imports(self) -> Path:
+        """Runs that were measured elsewhere, as they were handed in."""
+        return self.root / "imports"
+
+    @property
+    def store(self) -> Path:
+        """The DuckDB store; derived, can be deleted."""
+        return self.root / "metrics.duckdb"
+
+    @property
+    def fits(self) -> Path:
+        """One folder a fit."""
+        return self.root / "fits"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.root / "report" / "index.html"
+
+    def domain_tokens(self, domain: str) -> Path:
+        """Folder of one domain's shards."""
+        return self.tokens / folder_name(domain)
+
+    def run(self, run_id: str) -> RunLayout:
+        """The files of one run."""
+        return RunLayout(self.runs / run_id)
+
+    def mixture(self, name: str) -> Path:
+        """File of a named mixture."""
+        return self.mixes / f"{name}.yaml"

@@ -1,0 +1,96 @@
+"""Observations: what a study has measured, as labelled frames joined by run id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from regmix.errors import UserError, unknown_name
+from regmix.mixture import FloatArray
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Mixtures and metrics of the finished proxies of one cohort.
+
+    All three frames share one index of run ids, in the same order. Runs that are repeats of a
+    mixture with another seed are in :attr:`replicates`, not here: they measure the noise, and the
+    other runs share one seed so that they differ by the mixture alone.
+    """
+
+    weights: pd.DataFrame
+    """Shape ``(n_runs, n_domains)``: requested shares, columns in study order."""
+    metrics: pd.DataFrame
+    """Shape ``(n_runs, n_metrics)``."""
+    info: pd.DataFrame
+    """``name``, ``role``, ``seed``, ``tokens`` of every run."""
+    replicates: pd.DataFrame
+    """Metrics of repeated mixtures, indexed by run id, with a column ``mixture`` (its hash)."""
+    excluded: tuple[str, ...] = ()
+    """Runs that are left out, each with its reason."""
+
+    def __post_init__(self) -> None:
+        if not (self.weights.index.equals(self.metrics.index) and self.metrics.index.is_unique):
+            raise UserError("observations: mixtures and metrics must have the same, unique run ids")
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domain names in study order."""
+        return tuple(self.weights.columns)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Metric names."""
+        return tuple(self.metrics.columns)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a run: info, weights (``weight/<domain>``) and metrics side by side."""
+        weights = self.weights.add_prefix("weight/")
+        return pd.concat([self.info, weights, self.metrics], axis=1)
+
+    def x(self) -> FloatArray:
+        """Weights, shape ``(n_runs, n_domains)``."""
+        return self.weights.to_numpy(dtype=np.float64)
+
+    def y(self, metric: str) -> FloatArray:
+        """One metric, shape ``(n_runs,)``."""
+        if metric not in self.metrics:
+            raise unknown_name("metric", metric, self.metric_names)
+        return self.metrics[metric].to_numpy(dtype=np.float64)
+
+    def find_metric(self, part: str) -> str:
+        """The metric whose name is, or alone contains, ``part``.
+
+        Raises:
+            UserError: none does, or several do; the message lists them.
+        """
+        if part in self.metrics:
+            return part
+        found = [name for name in self.metric_names if part in name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"metric '{part}' could be any of {', '.join(found)}; write more of it")
+        raise unknown_name("metric", part, self.metric_names)
+
+    def spread(self) -> pd.Series:
+        """Standard deviation of every metric over the swarm's distinct mixtures."""
+        return self.metrics.std(ddof=1)
+
+    def noise(self) -> pd.Series:
+        """Standard deviation of every metric between seeds, pooled over repeated mixtures.
+
+        NaN where nothing was repeated. With few repeats it is itself uncertain: from three
+        seeds, by a factor of about two either way.
+        """
+        if self.replicates.empty:
+            return pd.Series(np.nan, index=self.metrics.columns)
+        values = self.replicates[list(self.metric_names)]
+        groups = values.groupby(self.replicates["mixture"])
+        residual = values - groups.transform("mean")
+        freedom = len(values) - groups.ngroups
+        if freedom < 1:
+            return pd.Series(np.nan, index=self.metrics.columns)
+        return np.sqrt((residual**2).sum() / freedom)

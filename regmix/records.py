@@ -1,0 +1,95 @@
+"""What a run's folder says: the state of a run, read from the files its worker wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from regmix.errors import UserError
+from regmix.files import read_json
+from regmix.layout import RunLayout, StudyLayout
+from regmix.runs import RunSpec
+
+Status = Literal["waiting", "started", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as it stands on disk."""
+
+    layout: RunLayout
+    spec: RunSpec
+
+    @property
+    def status(self) -> Status:
+        """``started`` means that a worker has begun; whether one is at it now, the lock tells."""
+        if self.layout.done.exists():
+            return "done"
+        if self.layout.failed.exists():
+            return "failed"
+        return "started" if self.layout.events.exists() else "waiting"
+
+    @property
+    def stamp(self) -> str:
+        """Changes whenever the run's files do."""
+        files = (self.layout.events, self.layout.done, self.layout.failed)
+        parts = []
+        for path in files:
+            if path.exists():
+                stat = path.stat()
+                parts.append(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}")
+        return "|".join(parts)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The run's events in order; a line still being written is left for the next reading.
+
+        Raises:
+            UserError: a line in the middle is not JSON, with its number.
+        """
+        return read_events(self.layout.events)
+
+    def result(self) -> dict[str, Any]:
+        """Content of ``DONE``."""
+        value: dict[str, Any] = read_json(self.layout.done)
+        return value
+
+    def failure(self) -> dict[str, Any]:
+        """Content of ``FAILED``: reason, attempts."""
+        value: dict[str, Any] = read_json(self.layout.failed)
+        return value
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """Events of a log, without an unfinished last line.
+
+    Raises:
+        UserError: a finished line is not JSON, with file and line.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as exc:
+                raise UserError(f"{path}:{number}: not JSON ({exc.msg})") from exc
+
+
+def read_runs(layout: StudyLayout) -> list[RunRecord]:
+    """Every run of a study, by run id.
+
+    Raises:
+        UserError: a specification was changed by hand.
+    """
+    if not layout.runs.is_dir():
+        return []
+    return [
+        RunRecord(RunLayout(folder), RunSpec.load(folder / "spec.yaml"))
+        for folder in sorted(layout.runs.iterdir())
+        if (folder / "spec.yaml").is_file()
+    ]

@@ -1,0 +1,118 @@
+"""What one run is: everything that changes its result, and an id that is its hash."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from regmix import yaml_io
+from regmix.errors import UserError
+from regmix.files import write_text
+from regmix.hashing import fingerprint
+from regmix.mixture import Mixture
+from regmix.sizes import ModelShape, TrainPlan
+
+NUMERICS = 1
+"""Raised whenever a change of the training code changes the figures a run comes to."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training of one model on one mixture."""
+
+    name: str
+    """What people call it; not part of its identity."""
+    role: str
+    """``swarm``, ``baseline``, ``replicate`` or ``target``; not part of its identity."""
+    mixture: Mixture
+    model: ModelShape
+    plan: TrainPlan
+    vocab_size: int
+    data: str
+    """Fingerprint of the token shards."""
+    seed: int
+    """Of initial weights, document order and interleaving alike."""
+    keep_model: bool = False
+    """Whether the finished model is kept; not part of the identity."""
+
+    @property
+    def run_id(self) -> str:
+        """Hash of everything that changes the result."""
+        return fingerprint(
+            {
+                "mixture": self.mixture.id,
+                "model": asdict(self.model),
+                "plan": asdict(self.plan),
+                "vocab_size": self.vocab_size,
+                "data": self.data,
+                "seed": self.seed,
+                "numerics": NUMERICS,
+            },
+            length=12,
+        )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimiser step."""
+        return self.plan.batch * self.model.context
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens of the whole run."""
+        return self.plan.steps * self.tokens_per_step
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs of the whole run."""
+        return self.tokens * self.model.flops_per_token(self.vocab_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for YAML."""
+        return {
+            "kind": "run",
+            "run_id": self.run_id,
+            "numerics": NUMERICS,
+            "name": self.name,
+            "role": self.role,
+            "seed": self.seed,
+            "data": self.data,
+            "vocab_size": self.vocab_size,
+            "keep_model": self.keep_model,
+            "model": asdict(self.model),
+            "plan": asdict(self.plan),
+            "weights": self.mixture.as_dict(),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write ``spec.yaml`` whole."""
+        write_text(path, yaml_io.dump(self.to_dict()))
+
+    @classmethod
+    def load(cls, path: Path) -> RunSpec:
+        """Read ``spec.yaml``; its id must be that of its content and of its folder.
+
+        Raises:
+            UserError: missing, malformed, or changed by hand.
+        """
+        raw = yaml_io.load(path)
+        try:
+            spec = cls(
+                name=raw["name"],
+                role=raw["role"],
+                mixture=Mixture.of(raw["weights"], where=f"{path}: weights"),
+                model=ModelShape(**raw["model"]),
+                plan=TrainPlan(**raw["plan"]),
+                vocab_size=raw["vocab_size"],
+                data=raw["data"],
+                seed=raw["seed"],
+                keep_model=raw["keep_model"],
+            )
+        except (KeyError, TypeError) as exc:
+            raise UserError(f"{path}: not a run specification ({exc})") from exc
+        if raw.get("run_id") != spec.run_id or path.parent.name != spec.run_id:
+            raise UserError(
+                f"{path}: its content has id {spec.run_id}, not '{raw.get('run_id')}'; it was "
+                "changed by hand or written by another version; propose again"
+            )
+        return spec

@@ -1,0 +1,300 @@
+"""The store: DuckDB tables derived from the files of a study.
+
+Contract. Workers write files, each inside its own run folder; those are the truth. Only the
+person's own command opens the store, for as long as one ingest or one query takes; the wait for
+another such command is bounded and says what it waits for. ``ingest`` is idempotent: a run whose
+files have not changed is not read again, one whose files have is replaced as a whole. The file can
+be deleted at any time; the next command builds it again from ``runs/`` and ``imports/``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import duckdb
+import pandas as pd
+
+from regmix.errors import RegmixError, UserError
+from regmix.hashing import fingerprint
+from regmix.imports import ImportedRuns, read_imports
+from regmix.layout import StudyLayout
+from regmix.mixture import Mixture
+from regmix.observations import Observations
+from regmix.records import RunRecord, read_runs
+from regmix.runs import RunSpec
+
+SCHEMA_VERSION = 1
+LOCK_SECONDS = 30.0
+PROXY_ROLES = ("swarm", "baseline", "replicate", "import")
+
+_SCHEMA = """
+create table if not exists schema_version (version integer);
+create table if not exists runs (
+    run_id varchar primary key, name varchar, role varchar, status varchar, seed bigint,
+    cohort varchar, mixture varchar, parameters bigint, planned_tokens bigint, reason varchar,
+    stamp varchar
+);
+create table if not exists mixtures (
+    run_id varchar, domain varchar, position integer, requested double, realised double,
+    epochs double
+);
+create table if not exists metrics (
+    run_id varchar, step bigint, tokens bigint, name varchar, split varchar, value double
+);
+create table if not exists steps (
+    run_id varchar, step bigint, tokens bigint, loss double, grad_norm double, lr double
+);
+create table if not exists costs (run_id varchar, seconds double, flops double, tokens bigint);
+create table if not exists environments (run_id varchar, key varchar, value varchar);
+"""
+_RUN_TABLES = ("runs", "mixtures", "metrics", "steps", "costs", "environments")
+
+
+def cohort(spec: RunSpec) -> str:
+    """What runs must share to be comparable: model, training settings, data. Not the seed."""
+    return fingerprint([asdict(spec.model), asdict(spec.plan), spec.vocab_size, spec.data])
+
+
+class Store:
+    """All SQL of the toolkit."""
+
+    def __init__(self, layout: StudyLayout) -> None:
+        self._layout = layout
+
+    @contextmanager
+    def connect(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A short connection; waits up to 30 seconds for another command's to end.
+
+        Raises:
+            RegmixError: another process keeps the store locked, or the file is not a store.
+        """
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                connection = duckdb.connect(str(self._layout.store), read_only=read_only)
+                break
+            except duckdb.IOException as exc:
+                if "lock" not in str(exc).lower():
+                    raise RegmixError(
+                        f"{self._layout.store}: not a store that can be opened ({exc}); "
+                        "delete it, it is built again from the runs"
+                    ) from exc
+                if time.monotonic() > deadline:
+                    raise RegmixError(
+                        f"{self._layout.store}: still locked by another process after "
+                        f"{LOCK_SECONDS:.0f} s; close it (a notebook or a database shell?)"
+                    ) from exc
+                time.sleep(0.1)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def ingest(self) -> int:
+        """Bring the store up to date with the files; returns how many runs were (re)read."""
+        records = read_runs(self._layout)
+        imported = read_imports(self._layout)
+        with self.connect() as db:
+            self._prepare(db)
+            known = dict(db.execute("select run_id, stamp from runs").fetchall())
+            changed = [r for r in records if known.get(r.spec.run_id) != _stamp(r)]
+            changed_imports = [i for i in imported if i.stamp not in known.values()]
+            gone = set(known) - {r.spec.run_id for r in records}
+            gone -= {run for i in imported for run in i.weights.index}
+            db.begin()
+            for run_id in gone:
+                _delete(db, run_id)
+            for record in changed:
+                _delete(db, record.spec.run_id)
+                _insert_run(db, record)
+            for batch in changed_imports:
+                for run_id in batch.weights.index:
+                    _delete(db, run_id)
+                _insert_import(db, batch)
+            db.commit()
+        return len(changed) + sum(len(i.weights) for i in changed_imports)
+
+    def query(self, sql: str) -> pd.DataFrame:
+        """Run a person's SQL on an up-to-date store, read-only.
+
+        Raises:
+            UserError: the statement is wrong, or would write.
+        """
+        self.ingest()
+        with self.connect(read_only=True) as db:
+            try:
+                return db.execute(sql).fetchdf()
+            except (duckdb.ProgrammingError, duckdb.InvalidInputException) as exc:
+                raise UserError(f"sql: {exc}") from exc
+
+    def observations(self, wanted_cohort: str | None = None) -> Observations:
+        """Finished proxies of one cohort, with the last value of every metric.
+
+        Args:
+            wanted_cohort: default: the cohort with the most finished runs.
+
+        Raises:
+            UserError: nothing is measured yet, or runs lack metrics that others have.
+        """
+        self.ingest()
+        with self.connect(read_only=True) as db:
+            runs = db.execute(
+                "select run_id, name, role, seed, cohort, mixture, planned_tokens as tokens "
+                "from runs where status = 'done' and list_contains(?, role) order by name, run_id",
+                [list(PROXY_ROLES)],
+            ).fetchdf()
+            if runs.empty:
+                raise UserError(
+                    f"{self._layout.root}: no finished proxy yet; run `regmix propose` and "
+                    "`regmix train`, or `regmix import`"
+                )
+            counts = runs["cohort"].value_counts()
+            chosen = wanted_cohort if wanted_cohort in counts.index else str(counts.index[0])
+            runs, others = runs[runs["cohort"] == chosen], runs[runs["cohort"] != chosen]
+            weights = db.execute("select run_id, domain, position, requested from mixtures").fetchdf()
+            metrics = db.execute(
+                "select run_id, name, arg_max(value, step) as value from metrics group by all"
+            ).fetchdf()
+        return _assemble(runs, weights, metrics, [f"{n} (another proxy)" for n in others["name"]])
+
+    def _prepare(self, db: duckdb.DuckDBPyConnection) -> None:
+        db.execute(_SCHEMA)
+        found = db.execute("select max(version) from schema_version").fetchone()
+        if found and found[0] == SCHEMA_VERSION:
+            return
+        if found and found[0] is not None:
+            for table in _RUN_TABLES:
+                db.execute(f"drop table {table}")
+            db.execute(_SCHEMA)
+            db.execute("delete from schema_version")
+        db.execute("insert into schema_version values (?)", [SCHEMA_VERSION])
+
+
+def _stamp(record: RunRecord) -> str:
+    return f"{record.stamp}|{record.spec.role}|{record.spec.name}"
+
+
+def _delete(db: duckdb.DuckDBPyConnection, run_id: str) -> None:
+    for table in _RUN_TABLES:
+        db.execute(f"delete from {table} where run_id = ?", [run_id])
+
+
+def _insert(db: duckdb.DuckDBPyConnection, table: str, frame: pd.DataFrame) -> None:
+    if not frame.empty:
+        db.register("incoming", frame)
+        db.execute(f"insert into {table} by name select * from incoming")
+        db.unregister("incoming")
+
+
+def _insert_run(db: duckdb.DuckDBPyConnection, record: RunRecord) -> None:
+    spec, status = record.spec, record.status
+    result = record.result() if status == "done" else {}
+    db.execute(
+        "insert into runs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            spec.run_id, spec.name, spec.role, status, spec.seed, cohort(spec), spec.mixture.id,
+            spec.model.parameters, spec.tokens,
+            record.failure()["reason"] if status == "failed" else None, _stamp(record),
+        ],
+    )  # fmt: skip
+    realised = {d["domain"]: d for d in result.get("domains", [])}
+    mixture = [
+        {
+            "run_id": spec.run_id,
+            "domain": name,
+            "position": position,
+            "requested": weight,
+            "realised": realised.get(name, {}).get("realised"),
+            "epochs": realised.get(name, {}).get("epochs"),
+        }
+        for position, (name, weight) in enumerate(spec.mixture.as_dict().items())
+    ]
+    _insert(db, "mixtures", pd.DataFrame(mixture).astype({"realised": float, "epochs": float}))
+    _insert_events(db, record)
+    if result:
+        cost = {"run_id": spec.run_id, **{k: result[k] for k in ("seconds", "flops", "tokens")}}
+        _insert(db, "costs", pd.DataFrame([cost]))
+        env = [{"run_id": spec.run_id, "key": k, "value": str(v)}
+               for k, v in result["environment"].items()]  # fmt: skip
+        _insert(db, "environments", pd.DataFrame(env))
+
+
+def _insert_events(db: duckdb.DuckDBPyConnection, record: RunRecord) -> None:
+    """Metrics and training losses; an event repeated after a resume replaces the earlier one."""
+    metrics: dict[tuple[int, str, str], dict[str, object]] = {}
+    steps: dict[int, dict[str, object]] = {}
+    for event in record.events():
+        if event["type"] == "metric":
+            key = (event["step"], event["name"], event["split"])
+            metrics[key] = {k: event[k] for k in ("step", "tokens", "name", "split", "value")}
+        elif event["type"] == "step":
+            steps[event["step"]] = {k: event[k] for k in ("step", "tokens", "loss", "grad_norm", "lr")}
+    for table, rows in (("metrics", metrics), ("steps", steps)):
+        frame = pd.DataFrame(list(rows.values()))
+        if not frame.empty:
+            frame.insert(0, "run_id", record.spec.run_id)
+            if table == "steps":
+                frame["grad_norm"] = frame["grad_norm"].astype(float)
+            _insert(db, table, frame)
+
+
+def _insert_import(db: duckdb.DuckDBPyConnection, batch: ImportedRuns) -> None:
+    ids = batch.weights.index
+    hashes = [
+        Mixture.of({str(d): float(v) for d, v in row.items()}).id
+        for _, row in batch.weights.iterrows()
+    ]
+    runs = pd.DataFrame(
+        {
+            "run_id": ids, "name": ids, "role": "import", "status": "done", "seed": None,
+            "cohort": "import", "mixture": hashes, "stamp": batch.stamp,
+        }
+    ).astype({"seed": "Int64"})  # fmt: skip
+    _insert(db, "runs", runs)
+    long = batch.weights.rename_axis("run_id").reset_index()
+    long = long.melt("run_id", var_name="domain", value_name="requested")
+    position = {d: i for i, d in enumerate(batch.weights.columns)}
+    long["position"] = long["domain"].map(position)
+    _insert(db, "mixtures", long)
+    values = batch.metrics.rename_axis("run_id").reset_index()
+    values = values.melt("run_id", var_name="name", value_name="value")
+    _insert(db, "metrics", values.assign(step=0, tokens=0, split="valid"))
+
+
+def _assemble(
+    runs: pd.DataFrame, weights: pd.DataFrame, metrics: pd.DataFrame, excluded: list[str]
+) -> Observations:
+    info = runs.set_index("run_id")
+    order = weights.drop_duplicates("domain").sort_values("position")["domain"]
+    wide_w = weights.pivot(index="run_id", columns="domain", values="requested")
+    wide_w = wide_w.loc[info.index, list(order)]
+    metrics = metrics[metrics["run_id"].isin(info.index)]
+    wide_m = metrics.pivot(index="run_id", columns="name", values="value").reindex(info.index)
+    incomplete = wide_m.columns[wide_m.isna().any()]
+    if len(incomplete):
+        example = wide_m.index[wide_m[incomplete[0]].isna()][0]
+        raise UserError(
+            f"metric '{incomplete[0]}' is missing in {int(wide_m[incomplete[0]].isna().sum())} of "
+            f"{len(wide_m)} runs, first in {example}; evaluate them, or import without the metric"
+        )
+    for frame in (wide_w, wide_m):
+        frame.columns.name = None
+    repeated = info["mixture"].duplicated(keep=False)
+    replicates = wide_m[repeated].assign(mixture=info.loc[repeated, "mixture"])
+    keep = info["role"] != "replicate"
+    return Observations(
+        weights=wide_w[keep],
+        metrics=wide_m[keep],
+        info=info.loc[keep, ["name", "role", "seed", "tokens"]],
+        replicates=replicates,
+        excluded=tuple(excluded),
+    )
+
+
+def to_json(frame: pd.DataFrame) -> str:
+    """Rows of a frame as JSON, for scripts."""
+    return json.dumps(json.loads(frame.to_json(orient="records")), indent=1)

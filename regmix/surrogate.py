@@ -1,0 +1,148 @@
+"""Surrogate: one fitted regressor per metric, with the record of how well it predicts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regmix.errors import UserError, unknown_name
+from regmix.files import write_whole
+from regmix.mixture import FloatArray, Mixture
+from regmix.objective import Objective
+from regmix.regressors import Prediction, Regressor, restore
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Held-out accuracy of one regressor on one metric, over all folds and repeats."""
+
+    spearman: float
+    r2: float
+    mae: float
+    rmse: float
+    coverage90: float
+    """Share of held-out runs inside their 90 % interval, after calibration."""
+
+
+@dataclass(frozen=True)
+class FittedMetric:
+    """One metric's chosen regressor."""
+
+    name: str
+    regressor: str
+    model: Regressor
+    std_scale: float
+    """Calibration: the regressor's standard deviations are multiplied by this."""
+    scores: Scores
+    candidates: dict[str, Scores]
+    """Scores of every regressor that was tried."""
+
+    def predict(self, x: FloatArray) -> Prediction:
+        """Calibrated prediction for mixtures, ``x`` of shape ``(n, n_domains)``."""
+        raw = self.model.predict(x)
+        return Prediction(raw.mean, raw.std * self.std_scale)
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """Mixture to metrics: a mean and a standard deviation, always both."""
+
+    domains: tuple[str, ...]
+    metrics: tuple[FittedMetric, ...]
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the fitted metrics."""
+        return tuple(m.name for m in self.metrics)
+
+    def metric(self, name: str) -> FittedMetric:
+        """One metric by name."""
+        for fitted in self.metrics:
+            if fitted.name == name:
+                return fitted
+        raise unknown_name("metric", name, self.metric_names)
+
+    def predict(self, x: FloatArray) -> dict[str, Prediction]:
+        """Every metric for mixtures in domain order, ``x`` of shape ``(n, n_domains)``."""
+        if x.ndim != 2 or x.shape[1] != len(self.domains):
+            raise UserError(f"predict: shape {x.shape}, expected (n, {len(self.domains)})")
+        return {m.name: m.predict(x) for m in self.metrics}
+
+    def objective(self, x: FloatArray, objective: Objective) -> Prediction:
+        """The objective with its standard deviation; errors of metrics are taken as independent."""
+        parts = [self.metric(name).predict(x) for name in objective.metrics]
+        c = objective.coefficients
+        mean = np.sum([ci * p.mean for ci, p in zip(c, parts, strict=True)], axis=0)
+        variance = np.sum([(ci * p.std) ** 2 for ci, p in zip(c, parts, strict=True)], axis=0)
+        return Prediction(np.asarray(mean), np.sqrt(variance))
+
+    def predict_one(self, mixture: Mixture) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation of every metric for one mixture."""
+        if mixture.domains != self.domains:
+            raise UserError(
+                f"predict: mixture over {', '.join(mixture.domains)}; the fit is over "
+                f"{', '.join(self.domains)}"
+            )
+        found = self.predict(mixture.array()[None])
+        return {name: (float(p.mean[0]), float(p.std[0])) for name, p in found.items()}
+
+    def save(self, path: Path) -> None:
+        """Write as compressed JSON; nothing in it is executable."""
+        value = {
+            "version": VERSION,
+            "domains": self.domains,
+            "metrics": [
+                {
+                    "name": m.name,
+                    "regressor": m.regressor,
+                    "state": m.model.state(),
+                    "std_scale": m.std_scale,
+                    "scores": asdict(m.scores),
+                    "candidates": {k: asdict(s) for k, s in m.candidates.items()},
+                }
+                for m in self.metrics
+            ],
+        }
+        packed = gzip.compress(json.dumps(value).encode(), mtime=0)
+        write_whole(path, lambda tmp: tmp.write_bytes(packed))
+
+    @classmethod
+    def load(cls, path: Path) -> Surrogate:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            UserError: missing, damaged, or of another version.
+        """
+        try:
+            raw: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+        except FileNotFoundError as exc:
+            raise UserError(f"{path}: no such fit; run `regmix fit`") from exc
+        except (gzip.BadGzipFile, EOFError, json.JSONDecodeError) as exc:
+            raise UserError(f"{path}: damaged ({exc}); run `regmix fit` again") from exc
+        if raw.get("version") != VERSION:
+            raise UserError(f"{path}: version {raw.get('version')}, expected {VERSION}; fit again")
+        return cls(tuple(raw["domains"]), tuple(_restore(m) for m in raw["metrics"]))
+
+
+def _restore(raw: dict[str, Any]) -> FittedMetric:
+    return FittedMetric(
+        name=raw["name"],
+        regressor=raw["regressor"],
+        model=restore(raw["regressor"], raw["state"]),
+        std_scale=raw["std_scale"],
+        scores=Scores(**raw["scores"]),
+        candidates={k: Scores(**s) for k, s in raw["candidates"].items()},
+    )
+
+
+def stack(mixtures: Sequence[Mixture]) -> FloatArray:
+    """Weights of several mixtures over the same domains, shape ``(n, n_domains)``."""
+    return np.array([m.weights for m in mixtures])

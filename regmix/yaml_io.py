@@ -1,0 +1,90 @@
+"""Strict YAML: safe types only, no key twice, and the line of every key for error messages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from regmix.errors import UserError
+
+KeyPath = tuple[str | int, ...]
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice and reads ``1e-3`` as the number it is."""
+
+
+# YAML 1.1 wants a dot in a float, so that plain PyYAML reads `1e-3` as a string.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise UserError(
+                f"{loader.name}:{key_node.start_mark.line + 1}: '{key}' is named twice "
+                f"(first in line {seen[key]})"
+            )
+        seen[key] = key_node.start_mark.line + 1
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: missing, not UTF-8, not YAML, a key twice, or not a mapping; file and line.
+    """
+    try:
+        with path.open(encoding="utf-8") as stream:
+            value = yaml.load(stream, Loader=_StrictLoader)  # a SafeLoader: no code can run
+    except FileNotFoundError as exc:
+        raise UserError(f"{path}: no such file") from exc
+    except UnicodeDecodeError as exc:
+        raise UserError(f"{path}: not UTF-8 text ({exc.reason} at byte {exc.start})") from exc
+    except yaml.MarkedYAMLError as exc:
+        line = f":{exc.problem_mark.line + 1}" if exc.problem_mark else ""
+        raise UserError(f"{path}{line}: not valid YAML ({exc.problem})") from exc
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
+    return value
+
+
+def line_of(path: Path, key_path: KeyPath) -> int | None:
+    """The line (from 1) in which a key stands; of its nearest parent if it is not there."""
+    with path.open(encoding="utf-8") as stream:
+        node = yaml.compose(stream, Loader=yaml.SafeLoader)
+    line = None
+    for part in key_path:
+        child = _child(node, part)
+        if child is None:
+            break
+        line, node = child
+    return line
+
+
+def _child(node: yaml.Node | None, part: str | int) -> tuple[int, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(part):
+                return key.start_mark.line + 1, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part].start_mark.line + 1, node.value[part]
+    return None
+
+
+def dump(value: dict[str, Any]) -> str:
+    """YAML text in the order of the keys; floats keep all their digits."""
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False))
