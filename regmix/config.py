@@ -326,7 +326,11 @@ def _model_at(model: type[BaseModel], key: KeyPath) -> type[BaseModel] | None:
     """The config class that stands at a key's path, through lists and mappings."""
     current: Any = model
     for part in key:
-        if isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields:
+        if (
+            isinstance(current, type)
+            and issubclass(current, BaseModel)
+            and part in current.model_fields
+        ):
             current = current.model_fields[str(part)].annotation
         inner = [a for a in getattr(current, "__args__", ()) if a not in (type(None), Ellipsis)]
         if inner:

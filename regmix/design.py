@@ -67,9 +67,7 @@ def swarm(config: SwarmConfig, space: Space, natural: Mixture, seed: int) -> Swa
         for i, w in enumerate(weights)
     ]
     replicates = _replicates(config, space, natural, seed, notes)
-    return Swarm(
-        (*replicates, *fixed, *sampled), drawn.acceptance, drawn.pulled, tuple(notes)
-    )
+    return Swarm((*replicates, *fixed, *sampled), drawn.acceptance, drawn.pulled, tuple(notes))
 
 
 def _replicates(

@@ -21,7 +21,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RegmixError(f"{path}: no space left on the disk; free some and run again") from exc
+            raise RegmixError(
+                f"{path}: no space left on the disk; free some and run again"
+            ) from exc
         if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{path}: not writable ({exc.strerror})") from exc
         raise

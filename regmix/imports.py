@@ -69,7 +69,10 @@ def read_mixtures(
     if domains is not None:
         weights = _in_order(weights, domains, path)
     values = weights.to_numpy()
-    for bad, what in ((~np.isfinite(values), "is missing or not finite"), (values < 0, "is negative")):
+    for bad, what in (
+        (~np.isfinite(values), "is missing or not finite"),
+        (values < 0, "is negative"),
+    ):
         if bad.any():
             row, column = np.argwhere(bad)[0]
             raise UserError(
@@ -134,6 +137,23 @@ def save(layout: StudyLayout, runs: ImportedRuns, sources: Iterable[Path]) -> Pa
     return folder
 
 
+def check_new(layout: StudyLayout, runs: ImportedRuns) -> None:
+    """Refuse runs whose id the study holds already, unless it is the very same import.
+
+    Raises:
+        UserError: naming the first such run and where it stands.
+    """
+    for kept in read_imports(layout):
+        if kept.stamp == runs.stamp:
+            continue
+        twice = runs.weights.index.intersection(kept.weights.index)
+        if len(twice):
+            raise UserError(
+                f"run '{twice[0]}' (and {len(twice) - 1} more) stands already in "
+                f"{layout.imports / kept.stamp}; delete that folder to replace it"
+            )
+
+
 def read_imports(layout: StudyLayout) -> list[ImportedRuns]:
     """Every import that a study keeps.
 
@@ -151,17 +171,23 @@ def read_imports(layout: StudyLayout) -> list[ImportedRuns]:
                     f"run '{run}' stands in both {seen[run]} and {folder}; delete one of the two"
                 )
             seen[run] = str(folder)
-        found.append(ImportedRuns(frames[0], frames[1], folder.name, tuple(read_json(record)["notes"])))
+        found.append(
+            ImportedRuns(frames[0], frames[1], folder.name, tuple(read_json(record)["notes"]))
+        )
     return found
 
 
 def _read_kept(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"run_id": str}, float_precision="round_trip").set_index("run_id")
+    return pd.read_csv(path, dtype={"run_id": str}, float_precision="round_trip").set_index(
+        "run_id"
+    )
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, float_precision="round_trip", dtype=dict.fromkeys(ID_COLUMNS, str))
+        frame = pd.read_csv(
+            path, float_precision="round_trip", dtype=dict.fromkeys(ID_COLUMNS, str)
+        )
     except FileNotFoundError as exc:
         raise UserError(f"{path}: no such file") from exc
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
@@ -240,6 +266,8 @@ def _join(
             continue
         shown = ", ".join(bad[:5]) + (" …" if len(bad) > 5 else "")
         if not allow_missing:
-            raise UserError(f"{len(bad)} runs are {what}: {shown} (--allow-missing leaves them out)")
+            raise UserError(
+                f"{len(bad)} runs are {what}: {shown} (--allow-missing leaves them out)"
+            )
         notes.append(f"left out {len(bad)} runs {what}: {shown}")
     return [r for r in runs if r in values.index and finite[r]], notes

@@ -116,7 +116,9 @@ class DataManifest:
             raise UserError(f"{path}: no data yet; run `regmix data build {path.parent.parent}`")
         raw = read_json(path)
         if raw.get("version") != VERSION:
-            raise UserError(f"{path}: version {raw.get('version')}, expected {VERSION}; build again")
+            raise UserError(
+                f"{path}: version {raw.get('version')}, expected {VERSION}; build again"
+            )
         manifest = cls(
             domains=tuple(_domain(d) for d in raw["domains"]),
             **{key: raw[key] for key in ("vocab_size", "eod_id", "dtype", "tokenizer")},

@@ -56,7 +56,9 @@ class Mixture:
         values = [float(weights[name]) for name in names]
         for name, value in zip(names, values, strict=True):
             if not math.isfinite(value) or value < 0:
-                raise UserError(f"{where}: weight of '{name}' is {value}; it must be finite and >= 0")
+                raise UserError(
+                    f"{where}: weight of '{name}' is {value}; it must be finite and >= 0"
+                )
         total = math.fsum(values)
         if abs(total - 1) > tolerance:
             raise UserError(

@@ -78,7 +78,9 @@ class Objective:
         missing = [m for m in self.metrics if m not in metrics]
         if missing:
             raise UserError(f"objective: no value for {', '.join(missing)}")
-        parts = [c * np.asarray(metrics[m]) for c, m in zip(self.coefficients, self.metrics, strict=True)]
+        parts = [
+            c * np.asarray(metrics[m]) for c, m in zip(self.coefficients, self.metrics, strict=True)
+        ]
         return np.asarray(np.sum(parts, axis=0))
 
     def describe(self) -> str:
@@ -89,5 +91,6 @@ class Objective:
                 return f"{self.metrics[0]} ({kind} is better)"
             return f"mean of {len(self.metrics)} metrics ({kind} is better)"
         return " + ".join(
-            f"{w * s:.3g}·{m}" for w, s, m in zip(self.weights, self.signs, self.metrics, strict=True)
+            f"{w * s:.3g}·{m}"
+            for w, s, m in zip(self.weights, self.signs, self.metrics, strict=True)
         )

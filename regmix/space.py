@@ -59,7 +59,9 @@ class Space:
         for constraint in self.constraints:
             for name in constraint.coefficients:
                 if name not in self.domains:
-                    raise unknown_name("domain", name, self.domains, f"constraint {constraint.name}")
+                    raise unknown_name(
+                        "domain", name, self.domains, f"constraint {constraint.name}"
+                    )
         rows = [[c.coefficients.get(d, 0.0) for d in self.domains] for c in self.constraints]
         self._matrix = np.array(rows, dtype=float).reshape(len(rows), len(self.domains))
         self._lower = np.array([c.lower for c in self.constraints], dtype=float)

@@ -63,7 +63,9 @@ def status(layout: StudyLayout) -> StudyStatus:
         state, tokens, moved = _look(record, now)
         reason = str(record.failure()["reason"]) if state == "failed" else ""
         spec = record.spec
-        states.append(RunState(spec.run_id, spec.name, spec.role, state, tokens, spec.tokens, reason))
+        states.append(
+            RunState(spec.run_id, spec.name, spec.role, state, tokens, spec.tokens, reason)
+        )
         rate += moved
     return StudyStatus(tuple(states), rate)
 
@@ -76,7 +78,9 @@ def _look(record: RunRecord, now: float) -> tuple[str, int, float]:
     recent = record.layout.events.stat().st_mtime > now - WINDOW_SECONDS
     if on_disk == "done" and not recent:
         return on_disk, record.spec.tokens, 0.0
-    points = [(e["time"], e.get("tokens", 0)) for e in record.events() if e["type"] in ("start", "step")]
+    points = [
+        (e["time"], e.get("tokens", 0)) for e in record.events() if e["type"] in ("start", "step")
+    ]
     tokens = points[-1][1] if points else 0
     inside = [p for p in points if p[0] > now - WINDOW_SECONDS]
     moved = max(0, inside[-1][1] - inside[0][1]) / WINDOW_SECONDS if len(inside) > 1 else 0.0
@@ -84,7 +88,11 @@ def _look(record: RunRecord, now: float) -> tuple[str, int, float]:
     if on_disk == "started":
         on_disk_state = "running" if is_held(record.layout) else "stopped"
         # A study younger than the window is averaged over its own age.
-        return on_disk_state, tokens, moved * WINDOW_SECONDS / min(WINDOW_SECONDS, max(1.0, now - began))
+        return (
+            on_disk_state,
+            tokens,
+            moved * WINDOW_SECONDS / min(WINDOW_SECONDS, max(1.0, now - began)),
+        )
     return on_disk, record.spec.tokens if on_disk == "done" else tokens, 0.0
 
 

@@ -9,7 +9,6 @@ be deleted at any time; the next command builds it again from ``runs/`` and ``im
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +50,7 @@ create table if not exists steps (
 create table if not exists costs (run_id varchar, seconds double, flops double, tokens bigint);
 create table if not exists environments (run_id varchar, key varchar, value varchar);
 """
+_LAST_VALUES = "select run_id, name, arg_max(value, step) as value from metrics group by all"
 _RUN_TABLES = ("runs", "mixtures", "metrics", "steps", "costs", "environments")
 
 
@@ -155,11 +155,33 @@ class Store:
             counts = runs["cohort"].value_counts()
             chosen = wanted_cohort if wanted_cohort in counts.index else str(counts.index[0])
             runs, others = runs[runs["cohort"] == chosen], runs[runs["cohort"] != chosen]
-            weights = db.execute("select run_id, domain, position, requested from mixtures").fetchdf()
-            metrics = db.execute(
-                "select run_id, name, arg_max(value, step) as value from metrics group by all"
+            weights = db.execute(
+                "select run_id, domain, position, requested from mixtures"
             ).fetchdf()
+            metrics = db.execute(_LAST_VALUES).fetchdf()
         return _assemble(runs, weights, metrics, [f"{n} (another proxy)" for n in others["name"]])
+
+    def targets(self) -> pd.DataFrame:
+        """Finished target runs: run_id, mixture (hash), seed, cohort, parameters, tokens, metrics."""
+        self.ingest()
+        with self.connect(read_only=True) as db:
+            runs = db.execute(
+                "select run_id, mixture, seed, cohort, parameters, planned_tokens as tokens "
+                "from runs where status = 'done' and role = 'target' order by seed, run_id"
+            ).fetchdf()
+            metrics = db.execute(_LAST_VALUES).fetchdf()
+        wide = metrics.pivot(index="run_id", columns="name", values="value")
+        return runs.merge(wide, left_on="run_id", right_index=True, how="left")
+
+    def costs(self) -> pd.DataFrame:
+        """Runs, tokens, FLOPs and seconds of finished runs, by role."""
+        self.ingest()
+        with self.connect(read_only=True) as db:
+            return db.execute(
+                "select role, count(*) as runs, sum(c.tokens) as tokens, sum(flops) as flops, "
+                "sum(seconds) as seconds from runs join costs c using (run_id) "
+                "group by role order by role"
+            ).fetchdf()
 
     def _prepare(self, db: duckdb.DuckDBPyConnection) -> None:
         db.execute(_SCHEMA)
@@ -232,7 +254,9 @@ def _insert_events(db: duckdb.DuckDBPyConnection, record: RunRecord) -> None:
             key = (event["step"], event["name"], event["split"])
             metrics[key] = {k: event[k] for k in ("step", "tokens", "name", "split", "value")}
         elif event["type"] == "step":
-            steps[event["step"]] = {k: event[k] for k in ("step", "tokens", "loss", "grad_norm", "lr")}
+            steps[event["step"]] = {
+                k: event[k] for k in ("step", "tokens", "loss", "grad_norm", "lr")
+            }
     for table, rows in (("metrics", metrics), ("steps", steps)):
         frame = pd.DataFrame(list(rows.values()))
         if not frame.empty:
@@ -293,8 +317,3 @@ def _assemble(
         replicates=replicates,
         excluded=tuple(excluded),
     )
-
-
-def to_json(frame: pd.DataFrame) -> str:
-    """Rows of a frame as JSON, for scripts."""
-    return json.dumps(json.loads(frame.to_json(orient="records")), indent=1)

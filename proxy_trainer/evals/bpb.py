@@ -91,7 +91,10 @@ def _cut(
     A document whose tokens do not spell its text again (a tokenizer that normalises) is taken
     whole, since the bytes of a part of it cannot be told.
     """
-    if size <= room or len(tokenizer.decode(ids.tolist(), skip_special_tokens=False).encode()) != size:
+    if (
+        size <= room
+        or len(tokenizer.decode(ids.tolist(), skip_special_tokens=False).encode()) != size
+    ):
         return ids, size
     keep = max(1, len(ids) * room // size)
     while keep < len(ids):

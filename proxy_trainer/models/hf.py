@@ -43,9 +43,7 @@ def save(model: GPT, folder: Path, tokenizer: Path, eod_id: int) -> None:
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if model.shape.tied_embeddings:
         del weights["lm_head.weight"]
-    write_whole(
-        folder / "model.safetensors", lambda tmp: save_file(weights, tmp, {"format": "pt"})
-    )
+    write_whole(folder / "model.safetensors", lambda tmp: save_file(weights, tmp, {"format": "pt"}))
     content = tokenizer.read_bytes()
     write_whole(folder / "tokenizer.json", lambda tmp: tmp.write_bytes(content))
     write_json(

@@ -142,9 +142,7 @@ def _negative_log_posterior(
     # Σ_ij R_ij (z_i − z_j)² for symmetric R, one matrix product for all domains.
     squares = 2 * (radial.sum(1) @ z**2 - np.einsum("nd,nd->d", z, radial @ z))
     lengths = squares / length**2
-    gradient = np.array(
-        [*lengths, (w * matern).sum(), (w * straight).sum(), noise * np.trace(w)]
-    )
+    gradient = np.array([*lengths, (w * matern).sum(), (w * straight).sum(), noise * np.trace(w)])
     centre = np.concatenate([np.zeros(z.shape[1]), [0.0, -2.0, -4.0]])
     width = np.concatenate([np.full(z.shape[1], 1.5), [2.0, 3.0, 3.0]])
     offset = (theta - centre) / width

@@ -1,0 +1,84 @@
+"""The measured comparison: the proposal and the obvious alternatives, trained at the larger size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from regmix.mixture import Mixture
+from regmix.objective import Objective
+from regmix.store import Store
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better the proposal came out than a reference, paired by seed."""
+
+    reference: str
+    by_seed: dict[int, float]
+    """Objective of the reference minus that of the proposal; positive: the proposal is better."""
+    predicted: float
+    """The same difference as the surrogate predicted it, at proxy size."""
+    predicted_std: float
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return float(np.mean(list(self.by_seed.values())))
+
+    def verdict(self, noise: float | None) -> str:
+        """One word: better, worse, or tied within two seed-noise standard deviations."""
+        limit = 2 * noise / len(self.by_seed) ** 0.5 if noise else 0.0
+        if abs(self.mean) <= limit:
+            return "tied"
+        return "better" if self.mean > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Measured metrics of the models trained at the target size."""
+
+    values: pd.DataFrame
+    """Columns ``mixture`` (its name here), ``seed``, ``run_id``, ``objective``, the metrics."""
+    parameters: int
+    """Non-embedding parameters of the models."""
+    tokens: int
+
+    def gain(self, reference: str, predicted: tuple[float, float]) -> Gain | None:
+        """Proposal against a reference, over the seeds at which both were trained."""
+        by_name = {n: g.set_index("seed")["objective"] for n, g in self.values.groupby("mixture")}
+        if "proposal" not in by_name or reference not in by_name:
+            return None
+        paired = (by_name[reference] - by_name["proposal"]).dropna()
+        if paired.empty:
+            return None
+        by_seed = {int(seed): float(value) for seed, value in paired.items()}
+        return Gain(reference, by_seed, *predicted)
+
+
+def measured(store: Store, objective: Objective, named: dict[str, Mixture]) -> Comparison | None:
+    """The finished target runs on the named mixtures, largest model first; None if there are none.
+
+    Args:
+        named: mixtures by the name under which to show them; other target runs are left out.
+    """
+    frame = store.targets()
+    names = {mixture.id: name for name, mixture in named.items()}
+    frame = frame[frame["mixture"].isin(list(names))]
+    if frame.empty:
+        return None
+    cohort = frame.sort_values(["parameters", "tokens"]).iloc[-1]["cohort"]
+    frame = frame[frame["cohort"] == cohort].copy()
+    frame["mixture"] = frame["mixture"].map(names)
+    values = objective.value({m: frame[m].to_numpy() for m in objective.metrics})
+    frame.insert(3, "objective", values)
+    order = {name: i for i, name in enumerate(named)}
+    frame = frame.sort_values("mixture", key=lambda s: s.map(order), kind="stable")
+    parameters, tokens = int(frame["parameters"].iloc[0]), int(frame["tokens"].iloc[0])
+    return Comparison(
+        frame.drop(columns=["cohort", "parameters", "tokens"]).reset_index(drop=True),
+        parameters,
+        tokens,
+    )

@@ -1,0 +1,11 @@
+"""The report of a study: plot data, figures and one self-contained HTML page.
+
+``frames`` computes, ``figures`` draws, ``text`` puts into words, ``page`` puts together. Loads
+matplotlib, so it is imported only by the command that writes a report.
+"""
+
+from __future__ import annotations
+
+from regmix.report.page import render, write
+
+__all__ = ["render", "write"]

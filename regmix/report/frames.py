@@ -1,0 +1,289 @@
+"""Plot data: what every figure and table of the report shows, as frames; nothing here draws.
+
+Gains are always *reference minus proposal* with every metric turned so that lower is better: a
+positive gain means that the proposal is better. Weights are shares of training tokens, in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from regmix.comparison import Comparison, Gain
+from regmix.mixture import Mixture
+from regmix.objective import Objective, direction
+from regmix.observations import Observations
+from regmix.records import RunRecord
+from regmix.results import Fit, objective_values
+from regmix.solve import Candidate, Proposal
+from regmix.store import Store
+
+PROPOSAL = "proposal"
+REFERENCES = ("natural", "uniform")
+"""The alternatives against which a proposal is reported, in this order."""
+MAX_PANELS = 12
+STATES = ("done", "started", "waiting", "failed")
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+def weights(mixtures: Mapping[str, Mixture]) -> pd.DataFrame:
+    """Shares by domain (index) and mixture (columns), the largest share of the proposal first.
+
+    Without a proposal the domains keep their order. A domain that a mixture does not know has
+    share 0 in it.
+    """
+    frame = pd.DataFrame({name: pd.Series(m.as_dict()) for name, m in mixtures.items()})
+    known = list(dict.fromkeys(d for m in mixtures.values() for d in m.domains))
+    frame = frame.reindex(known).fillna(0.0).rename_axis("domain")
+    if PROPOSAL in frame:
+        frame = frame.sort_values(PROPOSAL, ascending=False, kind="stable")
+    return frame
+
+
+def predicted_gains(proposal: Proposal) -> pd.DataFrame:
+    """Predicted gain over every baseline: ``gain``, ``std``, ``probability``; index: its name.
+
+    Errors of the two predictions are taken as independent.
+    """
+    best = proposal.best.objective
+    rows = {
+        c.name: {
+            "gain": c.objective[0] - best[0],
+            "std": float(np.hypot(c.objective[1], best[1])),
+            "probability": c.probability_beaten,
+        }
+        for c in proposal.baselines
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["gain", "std", "probability"])
+
+
+def gains(comparison: Comparison | None, proposal: Proposal) -> dict[str, Gain]:
+    """Measured gain of the objective by reference, as far as both models were trained."""
+    predicted = predicted_gains(proposal)
+    found = {}
+    for name in REFERENCES:
+        if comparison is None or name not in predicted.index:
+            continue
+        row = predicted.loc[name]
+        gain = comparison.gain(name, (float(row["gain"]), float(row["std"])))
+        if gain is not None:
+            found[name] = gain
+    return found
+
+
+def metric_gains(
+    comparison: Comparison,
+    fit: Fit,
+    noise: Mapping[str, float],
+    directions: Mapping[str, str],
+) -> pd.DataFrame:
+    """Gains of the objective and of every metric at the target size, beside the predicted ones.
+
+    Args:
+        noise: standard deviation between seeds by metric; NaN where it is not known.
+        directions: the study's ``objective.directions``.
+
+    Returns:
+        One row a reference, metric and seed: ``reference``, ``row`` (0 is the objective),
+        ``label``, ``seed``, ``gain``, ``predicted``, ``predicted_std`` (NaN where not fitted) and
+        ``limit``, below which a mean gain is within two standard deviations of seed noise.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, gain in gains(comparison, fit.proposal).items():
+        rows += _gain_rows(
+            {"reference": name, "row": 0, "label": "objective"},
+            gain.by_seed,
+            (gain.predicted, gain.predicted_std),
+            fit.diagnostics["objective_noise"],
+        )
+        baseline = next(c for c in fit.proposal.baselines if c.name == name)
+        for number, metric in enumerate(target_metrics(comparison), 1):
+            sign = _sign(metric, fit.objective, directions)
+            rows += _gain_rows(
+                {"reference": name, "row": number, "label": metric},
+                _paired(comparison.values, name, metric, sign),
+                _predicted_metric(fit.proposal.best, baseline, metric, sign),
+                noise.get(metric),
+            )
+    columns = ["reference", "row", "label", "seed", "gain", "predicted", "predicted_std", "limit"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def target_metrics(comparison: Comparison) -> list[str]:
+    """Names of the metrics that the models at the target size were measured on."""
+    frame = comparison.values.drop(columns=["mixture", "seed", "run_id", "objective"])
+    return [str(m) for m in frame.columns[frame.notna().any()]]
+
+
+def _gain_rows(
+    where: Mapping[str, Any],
+    by_seed: Mapping[int, float],
+    predicted: tuple[float, float],
+    noise: float | None,
+) -> list[dict[str, Any]]:
+    limit = 2 * noise / len(by_seed) ** 0.5 if noise is not None and by_seed else float("nan")
+    mean, std = predicted
+    extra = {"predicted": mean, "predicted_std": std, "limit": limit}
+    return [{**where, "seed": seed, "gain": gain, **extra} for seed, gain in by_seed.items()]
+
+
+def _paired(values: pd.DataFrame, reference: str, metric: str, sign: int) -> dict[int, float]:
+    """Gain by seed, over the seeds at which both the reference and the proposal were measured."""
+    by_name = {name: g.set_index("seed")[metric] for name, g in values.groupby("mixture")}
+    difference = (sign * (by_name[reference] - by_name[PROPOSAL])).dropna()
+    return {int(seed): float(value) for seed, value in difference.items()}
+
+
+def _predicted_metric(
+    best: Candidate, baseline: Candidate, metric: str, sign: int
+) -> tuple[float, float]:
+    if metric not in best.metrics or metric not in baseline.metrics:
+        return float("nan"), float("nan")
+    (mean, std), (other, other_std) = best.metrics[metric], baseline.metrics[metric]
+    return sign * (other - mean), float(np.hypot(std, other_std))
+
+
+def _sign(metric: str, objective: Objective, directions: Mapping[str, str]) -> int:
+    if metric in objective.metrics:
+        return objective.signs[objective.metrics.index(metric)]
+    return direction(metric, directions)
+
+
+def held_out(data: Observations, fit: Fit, metric: str) -> pd.DataFrame:
+    """Held-out prediction of one metric: ``measured``, ``predicted``, ``std``, by run id.
+
+    Runs that were measured after the fit have no held-out prediction and are left out.
+    """
+    found = fit.held_out
+    runs = data.metrics.index.intersection(found.index)
+    return pd.DataFrame(
+        {
+            "measured": data.metrics.loc[runs, metric],
+            "predicted": found.loc[runs, metric],
+            "std": found.loc[runs, f"{metric}_std"],
+        }
+    )
+
+
+def held_out_objective(data: Observations, fit: Fit) -> pd.DataFrame:
+    """The same for the objective; errors of its metrics are taken as independent."""
+    parts = {m: held_out(data, fit, m) for m in fit.objective.metrics}
+    index = next(iter(parts.values())).index
+    combined = {
+        column: fit.objective.value({m: p[column].to_numpy() for m, p in parts.items()})
+        for column in ("measured", "predicted")
+    }
+    variance = np.sum(
+        [
+            (c * p["std"].to_numpy()) ** 2
+            for c, p in zip(fit.objective.coefficients, parts.values(), strict=True)
+        ],
+        axis=0,
+    )
+    return pd.DataFrame({**combined, "std": np.sqrt(variance)}, index=index)
+
+
+def scores(diagnostics: Mapping[str, Any]) -> pd.DataFrame:
+    """Held-out record by metric: regressor, scores, ``spread``, ``noise``, ``snr`` (their ratio)."""
+    rows = {
+        name: {
+            "regressor": entry["regressor"],
+            **entry["scores"],
+            "spread": entry["spread"],
+            "noise": np.nan if entry["noise"] is None else entry["noise"],
+        }
+        for name, entry in diagnostics["metrics"].items()
+    }
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
+    noise = frame["noise"].where(frame["noise"] > 0)
+    return frame.assign(snr=frame["spread"] / noise)
+
+
+def candidates(diagnostics: Mapping[str, Any]) -> pd.DataFrame:
+    """Held-out scores of every regressor that was tried: one row a metric and regressor."""
+    return pd.DataFrame(
+        [
+            {"metric": name, "regressor": tried, "chosen": tried == entry["regressor"], **result}
+            for name, entry in diagnostics["metrics"].items()
+            for tried, result in entry["candidates"].items()
+        ]
+    )
+
+
+def panels(spearman: pd.Series, limit: int = MAX_PANELS) -> list[str]:
+    """Which metrics to draw, worst rank correlation first; the worst and the best if too many."""
+    ordered = [str(m) for m in spearman.sort_values(kind="stable").index]
+    if len(ordered) <= limit:
+        return ordered
+    worst = limit // 2
+    return ordered[:worst] + ordered[len(ordered) - (limit - worst) :]
+
+
+def shares(data: Observations, order: Sequence[str]) -> pd.DataFrame:
+    """What the swarm sampled: ``domain``, ``run_id``, ``share``, ``offset``; domains in ``order``.
+
+    ``offset`` in [-0.5, 0.5) spreads the runs of a domain, in an order without clusters.
+    """
+    known = [d for d in order if d in data.weights]
+    wide = data.weights[known].rename_axis("run_id").reset_index()
+    frame = wide.melt("run_id", var_name="domain", value_name="share")
+    position = np.tile(np.arange(len(wide)), len(known))
+    return frame.assign(offset=position * _GOLDEN % 1 - 0.5)
+
+
+def share_quartiles(data: Observations, order: Sequence[str]) -> pd.DataFrame:
+    """``low``, ``q25``, ``median``, ``q75``, ``high`` of the sampled shares, by domain."""
+    known = [d for d in order if d in data.weights]
+    frame = data.weights[known].quantile([0, 0.25, 0.5, 0.75, 1]).T
+    frame.columns = pd.Index(["low", "q25", "median", "q75", "high"])
+    return frame.rename_axis("domain")
+
+
+def run_objectives(data: Observations, objective: Objective) -> pd.DataFrame:
+    """Objective of every run, best first: ``name``, ``role``, ``objective``; index: run id."""
+    values = objective_values(data, objective)
+    frame = data.info[["name", "role"]].assign(objective=values)
+    return frame.sort_values("objective", kind="stable").rename_axis("run_id")
+
+
+def states(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Number of runs by role (index) and state (columns, the four that there are)."""
+    found = pd.DataFrame(
+        [{"role": r.spec.role, "status": r.status} for r in records], columns=["role", "status"]
+    )
+    counts = pd.crosstab(found["role"], found["status"])
+    return counts.reindex(columns=list(STATES), fill_value=0)
+
+
+def failures(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Failed runs: ``name``, ``role``, ``run_id``, ``reason``."""
+    rows = [
+        [r.spec.name, r.spec.role, r.spec.run_id, str(r.failure().get("reason", ""))]
+        for r in records
+        if r.status == "failed"
+    ]
+    return pd.DataFrame(rows, columns=["name", "role", "run_id", "reason"])
+
+
+def realised(store: Store, order: Sequence[str]) -> pd.DataFrame:
+    """How far the trained shares are from the requested ones, by domain, over finished runs.
+
+    Returns:
+        ``runs``, ``difference`` (the largest, absolute), ``epochs`` (the largest).
+    """
+    frame = store.query(
+        "select domain, count(*) as runs, max(abs(requested - realised)) as difference, "
+        "max(epochs) as epochs from mixtures where realised is not null group by domain"
+    ).set_index("domain")
+    return frame.reindex([d for d in order if d in frame.index])
+
+
+def environments(store: Store) -> pd.DataFrame:
+    """What the runs were computed with: ``key``, ``value``, ``runs``."""
+    return store.query(
+        "select key, value, count(distinct run_id) as runs from environments "
+        "group by key, value order by key, runs desc, value"
+    )

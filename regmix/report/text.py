@@ -1,0 +1,187 @@
+"""Words and numbers of the report: figures as people write them, and what they amount to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import pandas as pd
+
+from regmix.comparison import Comparison, Gain
+from regmix.objective import Objective
+from regmix.report.frames import REFERENCES
+
+Tone = Literal["good", "warn", "bad", "plain"]
+NONE = "–"
+_SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
+def short(name: str, limit: int = 26) -> str:
+    """A name that fits beside a figure: its head and its tail."""
+    plain = " ".join(name.split())
+    return plain if len(plain) <= limit else f"{plain[: limit - 9]}…{plain[-8:]}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Significant digits, without trailing zeros; a dash for what is not known."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
+def fixed(value: float | None, decimals: int) -> str:
+    """So many decimals; a dash for what is not known."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def signed(value: float | None, decimals: int = 4) -> str:
+    """A difference, with its sign."""
+    text = fixed(value, decimals)
+    return text if text == NONE or text.startswith("−") else f"+{text}"
+
+
+def percent(value: float | None, decimals: int = 1) -> str:
+    """A share in per cent."""
+    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.{decimals}f} %"
+
+
+def amount(value: float) -> str:
+    """A large count as people say it: 15.2M, 300k."""
+    for size, suffix in _SUFFIXES:
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as hours and minutes."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def decimals_for(std: float) -> int:
+    """Decimals with which two digits of an error are shown."""
+    return min(8, max(0, 1 - math.floor(math.log10(std)))) if std > 0 else 4
+
+
+def with_error(mean: float, std: float, sign: bool = False) -> str:
+    """``0.0331 ± 0.0042``: as many decimals as the error has something to say about."""
+    if not (math.isfinite(mean) and math.isfinite(std)):
+        return NONE
+    decimals = decimals_for(std)
+    shown = signed(mean, decimals) if sign else fixed(mean, decimals)
+    return f"{shown} ± {fixed(std, decimals)}"
+
+
+def goal(objective: Objective) -> tuple[str, str]:
+    """What a better mixture does (``lower`` or ``raise``), and to what."""
+    verb = "raise" if set(objective.signs) == {-1} else "lower"
+    if len(objective.metrics) == 1:
+        return verb, objective.metrics[0]
+    if len(set(objective.weights)) == 1 and len(set(objective.signs)) == 1:
+        return verb, f"the mean of {len(objective.metrics)} metrics"
+    return verb, "the weighted objective"
+
+
+def unit(objective: Objective) -> str:
+    """Unit of the objective's differences, with a space before it; empty if it has none."""
+    in_bits = all(m.startswith("bpb/") or m.endswith("/bpb") for m in objective.metrics)
+    return " bits per byte" if in_bits else ""
+
+
+def predicted(objective: Objective, gains: pd.DataFrame) -> str:
+    """What the fit expects of the proposal, in one sentence.
+
+    Args:
+        gains: as :func:`regmix.report.frames.predicted_gains`.
+    """
+    verb, noun = goal(objective)
+    opposite = {"lower": "raise", "raise": "lower"}[verb]
+    parts: list[str] = []
+    last = None
+    for name in [r for r in REFERENCES if r in gains.index]:
+        gain, std = float(gains.loc[name, "gain"]), float(gains.loc[name, "std"])
+        does = verb if gain >= 0 else opposite
+        what = noun if not parts else "it"
+        start = "" if does == last else f"{'but ' if parts else ''}to {does} {what} "
+        vague = " (less than its own error)" if abs(gain) < std else ""
+        size = with_error(abs(gain), std)
+        parts.append(f"{start}by {size}{unit(objective)} against {name}{vague}")
+        last = does
+    if not parts:
+        return "The proposed mixture has no reference to be compared with."
+    return f"The proposed mixture is predicted {' and '.join(parts)}.".replace(" and but ", ", but ")
+
+
+def judgement(gain: Gain, noise: float | None) -> tuple[str, Tone]:
+    """What the measurement says about the prediction, in a word or two, and how it is meant."""
+    verdict = gain.verdict(noise)
+    if verdict == "tied":
+        return "tied: not confirmed", "warn"
+    if verdict == "better":
+        return ("better, as predicted", "good") if gain.predicted > 0 else (
+            "better, against the prediction", "warn")  # fmt: skip
+    if gain.predicted > 0:
+        return "worse: prediction contradicted", "bad"
+    return "worse, as predicted", "bad"
+
+
+def measured(
+    comparison: Comparison | None, gains: Mapping[str, Gain], noise: float | None, units: str
+) -> str:
+    """What the models at the target size say about the prediction, plainly.
+
+    Args:
+        gains: as :func:`regmix.report.frames.gains`.
+        noise: standard deviation of the objective between seeds; None if it is not known.
+        units: as :func:`unit`.
+    """
+    if comparison is None:
+        return (
+            "Nothing has been measured at the target size: this rests on the small proxies alone."
+        )
+    if not gains:
+        return (
+            "At the target size the proposal and a reference have not both been measured with the "
+            "same seed, so the prediction is not yet checked."
+        )
+    size = f"{amount(comparison.parameters)} parameters, {amount(comparison.tokens)} tokens"
+    parts = [_measured(name, gain, noise, units) for name, gain in gains.items()]
+    missing = [name for name in REFERENCES if name not in gains]
+    missing = [name for name in missing if name in set(comparison.values["mixture"])]
+    parts += [f"not measured against {name} with the same seed" for name in missing]
+    chance = "" if noise else (
+        " No mixture was repeated with another seed, so the noise is not known and a small "
+        "difference may be chance."
+    )  # fmt: skip
+    return f"Measured at the larger size ({size}): {'; '.join(parts)}.{chance}"
+
+
+def _measured(name: str, gain: Gain, noise: float | None, units: str) -> str:
+    verdict = gain.verdict(noise)
+    decimals = decimals_for(noise or gain.predicted_std)
+    seeds = len(gain.by_seed)
+    over = f"over {seeds} seed{'s' if seeds > 1 else ''}"
+    if verdict == "tied":
+        return (
+            f"tied with {name} {over} (mean gain {signed(gain.mean, decimals)}{units}, within "
+            "seed noise), so the predicted difference is not confirmed"
+        )
+    size = f"by {fixed(abs(gain.mean), decimals)}{units} {over}"
+    agrees = (gain.mean > 0) == (gain.predicted > 0)
+    ending = "as predicted" if agrees else "which contradicts the prediction"
+    return f"{verdict} than {name} {size}, {ending}"
+
+
+def tone(gains: Mapping[str, Gain], noise: float | None) -> Tone:
+    """The worst of what was measured: how the answer as a whole is to be taken."""
+    tones = [judgement(g, noise)[1] for g in gains.values()]
+    for candidate in ("bad", "warn", "good"):
+        if candidate in tones:
+            return candidate  # type: ignore[return-value]
+    return "plain"

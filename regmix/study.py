@@ -1,0 +1,311 @@
+"""Study: one folder, and everything that can be done with it from Python.
+
+What the command line does, a notebook can do: ``Study.open(path)``, then ``propose``,
+``observations``, ``fit``, ``best``. Training needs torch and lives in ``proxy_trainer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from regmix import comparison, config, design, fit, imports, results, sizes, solve
+from regmix.comparison import Comparison
+from regmix.config import FitConfig, RunConfig, StudyConfig
+from regmix.errors import UserError
+from regmix.files import write_text
+from regmix.layout import StudyLayout
+from regmix.manifest import DataManifest
+from regmix.mixture import Mixture, MixtureFile
+from regmix.objective import Objective
+from regmix.observations import Observations
+from regmix.records import RunRecord, read_runs
+from regmix.results import Fit
+from regmix.runs import RunSpec
+from regmix.space import Space
+from regmix.store import Store, cohort
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """What ``propose`` planned."""
+
+    specs: tuple[RunSpec, ...]
+    new: int
+    """How many of them were not there before."""
+    acceptance: float
+    pulled: int
+    notes: tuple[str, ...]
+
+
+class Study:
+    """One study folder."""
+
+    def __init__(self, layout: StudyLayout, settings: StudyConfig) -> None:
+        self.layout = layout
+        self.config = settings
+        self.store = Store(layout)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Study:
+        """Open a study folder.
+
+        Raises:
+            UserError: there is no ``study.yaml``, or something in it is wrong.
+        """
+        layout = StudyLayout(Path(path).expanduser().resolve())
+        if not layout.config.is_file():
+            raise UserError(f"{path}: no study.yaml in it; `regmix init {path}` writes one")
+        return cls(layout, config.load_study(layout.config))
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.layout.root)!r}, domains={list(self.domains)})"
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domain names in study order."""
+        return self.config.domain_names
+
+    @cached_property
+    def manifest(self) -> DataManifest | None:
+        """What the token shards hold; None if the data is not built (or was measured elsewhere)."""
+        return DataManifest.load(self.layout.manifest) if self.layout.manifest.exists() else None
+
+    @cached_property
+    def space(self) -> Space:
+        """The allowed mixtures."""
+        available = self.manifest.available_tokens() if self.manifest else {}
+        return Space.from_config(self.config.space, self.domains, available)
+
+    def references(self) -> dict[str, Mixture]:
+        """The obvious alternatives: natural (where tokens are known) and uniform."""
+        found = {"natural": self.manifest.natural()} if self.manifest else {}
+        return {**found, "uniform": Mixture.uniform(self.domains)}
+
+    def runs(self) -> list[RunRecord]:
+        """Every run that was proposed."""
+        return read_runs(self.layout)
+
+    def propose(self, runs: int | None = None) -> Proposed:
+        """Plan a swarm: write one specification a run; what is already there is kept.
+
+        Args:
+            runs: mixtures, baselines included; default: the study's ``swarm.runs``. Asking for
+                more later adds to the same swarm.
+
+        Raises:
+            UserError: the data is not built, or too few runs are asked for.
+        """
+        swarm_config = self.config.swarm
+        if runs is not None:
+            swarm_config = swarm_config.model_copy(update={"runs": runs})
+        manifest = self._built()
+        swarm = design.swarm(swarm_config, self.space, manifest.natural(), self.config.seed)
+        template = self._template(self.config.proxy)
+        specs = tuple(
+            replace(template, name=p.name, role=p.role, mixture=p.mixture, seed=p.seed)
+            for p in swarm.runs
+        )
+        new = sum(self.add_run(spec) for spec in specs)
+        return Proposed(specs, new, swarm.acceptance, swarm.pulled, swarm.notes)
+
+    def target_run(self, name: str, mixture: Mixture, seed: int | None = None) -> RunSpec:
+        """The specification of a run at the target size."""
+        template = self._template(self.config.target)
+        return replace(
+            template,
+            name=name,
+            role="target",
+            mixture=mixture,
+            seed=self.config.seed if seed is None else seed,
+            keep_model=True,
+        )
+
+    def stage_run(self, stage: config.StageConfig, mixture: Mixture) -> RunSpec:
+        """The specification that a stage file stands for.
+
+        Raises:
+            UserError: the stage would repeat a domain more often than its ``max_epochs``.
+        """
+        template = self._template(RunConfig(model=stage.model, train=stage.train))
+        spec = replace(
+            template,
+            name=stage.name,
+            role="target",
+            mixture=mixture,
+            seed=stage.seed,
+            keep_model=True,
+        )
+        if stage.max_epochs is not None:
+            _check_epochs(spec, self._built(), stage.max_epochs)
+        return spec
+
+    def add_run(self, spec: RunSpec) -> bool:
+        """Write a run's specification unless it is there already; whether it was new."""
+        path = self.layout.run(spec.run_id).spec
+        if path.exists():
+            return False
+        spec.save(path)
+        return True
+
+    def observations(self) -> Observations:
+        """Mixtures and metrics of the finished proxies, as labelled frames.
+
+        Raises:
+            UserError: nothing is measured yet.
+        """
+        wanted = cohort(self._template(self.config.proxy)) if self.manifest else None
+        return self.store.observations(wanted)
+
+    def fit(
+        self,
+        target: str | None = None,
+        *,
+        settings: FitConfig | None = None,
+        name: str | None = None,
+        progress: Progress | None = None,
+    ) -> Fit:
+        """Fit a surrogate, solve for the best mixture, and write both.
+
+        Args:
+            target: one metric (or an unambiguous part of its name) to fit and optimise alone;
+                default: the study's objective, over all metrics.
+            settings: default: the study's ``fit``.
+            name: of the mixture file; default: ``best`` or ``best-<target>``.
+
+        Raises:
+            UserError: too few runs, an unknown metric or regressor, or an infeasible space.
+        """
+        settings = settings or self.config.fit
+        data = self.observations()
+        if target is None:
+            metrics = list(data.metric_names)
+            objective = Objective.from_config(self.config.objective, metrics)
+        else:
+            metrics = [data.find_metric(target)]
+            objective = Objective.single(metrics[0], self.config.objective)
+        identity = results.fit_id(
+            data,
+            metrics,
+            objective,
+            [settings.model_dump(), self.config.space.model_dump(mode="json"), self.config.seed],
+        )
+        result = fit.fit(data, metrics, objective, settings, progress)
+        proposal = solve.solve(
+            result.surrogate,
+            objective,
+            self.space,
+            data,
+            self.references(),
+            settings,
+            self.config.seed,
+        )
+        mixture_name = name or (
+            "best" if target is None else "best-" + metrics[0].replace("/", "-")
+        )
+        return results.save(self.layout, identity, result, objective, proposal, data, mixture_name)
+
+    def latest_fit(self, fit_id: str | None = None) -> Fit:
+        """A fit on disk; default: the latest."""
+        return results.load(self.layout, fit_id)
+
+    def best(self) -> Mixture:
+        """The mixture that the latest fit proposes."""
+        return self.latest_fit().best
+
+    def predict(self, mixtures: pd.DataFrame, fit_id: str | None = None) -> pd.DataFrame:
+        """Predict metrics for mixtures: columns ``<metric>`` and ``<metric>_std``.
+
+        Args:
+            mixtures: indexed by id, one column a domain; in any order.
+        """
+        surrogate = self.latest_fit(fit_id).surrogate
+        found = surrogate.predict(mixtures[list(surrogate.domains)].to_numpy(dtype=float))
+        columns = {}
+        for metric, prediction in found.items():
+            columns[metric], columns[f"{metric}_std"] = prediction.mean, prediction.std
+        return pd.DataFrame(columns, index=mixtures.index)
+
+    def comparison(self) -> Comparison | None:
+        """Measured target runs on the proposal, natural and uniform; None before there are any."""
+        found = self.latest_fit()
+        named = {"proposal": found.best, **self.references()}
+        return comparison.measured(self.store, found.objective, named)
+
+    def save_mixture(self, name: str, mixture: Mixture, provenance: str) -> Path:
+        """Write ``mixes/<name>.yaml``."""
+        path = self.layout.mixture(name)
+        MixtureFile(name, mixture, {"from": provenance}).save(path)
+        return path
+
+    def _built(self) -> DataManifest:
+        if self.manifest is None:
+            raise UserError(
+                f"{self.layout.root}: the data is not built; run "
+                f"`regmix data build {self.layout.root}` first"
+            )
+        if self.manifest.names != self.domains:
+            raise UserError(
+                f"{self.layout.manifest}: built for {', '.join(self.manifest.names)}, but the study "
+                f"names {', '.join(self.domains)}; run `regmix data build` again"
+            )
+        return self.manifest
+
+    def _template(self, settings: RunConfig) -> RunSpec:
+        manifest = self._built()
+        model = sizes.shape(settings.model)
+        return RunSpec(
+            name="",
+            role="swarm",
+            mixture=manifest.natural(),
+            model=model,
+            plan=sizes.plan(settings.train, model),
+            vocab_size=manifest.vocab_size,
+            data=manifest.fingerprint,
+            seed=self.config.seed,
+        )
+
+
+def create_for_import(root: Path, runs: imports.ImportedRuns, sources: list[Path]) -> Study:
+    """Open the study at ``root``, or create one for the imported domains, and keep the runs.
+
+    Raises:
+        UserError: the study has other domains, or holds a run of the same id already.
+    """
+    layout = StudyLayout(root.expanduser().resolve())
+    if not layout.config.exists():
+        lines = [
+            f"# Created by `regmix import`; its {len(runs.weights)} runs were measured elsewhere.",
+            f"name: {layout.root.name}",
+            "domains:",
+            *(f"  - name: {d!r}" for d in runs.weights.columns),
+        ]
+        write_text(layout.config, "\n".join(lines) + "\n")
+    study = Study.open(layout.root)
+    if set(study.domains) != set(runs.weights.columns):
+        raise UserError(
+            f"{layout.config}: domains {', '.join(study.domains)}; the import has "
+            f"{', '.join(runs.weights.columns)}"
+        )
+    imports.check_new(layout, runs)
+    ordered = replace(runs, weights=runs.weights[list(study.domains)])
+    imports.save(layout, ordered, sources)
+    return study
+
+
+def _check_epochs(spec: RunSpec, manifest: DataManifest, limit: float) -> None:
+    for name, weight in spec.mixture.as_dict().items():
+        available = manifest.domain(name).train.tokens
+        epochs = weight * spec.tokens / available
+        if epochs > limit:
+            raise UserError(
+                f"domain '{name}': {weight:.3g} of {spec.tokens:,} tokens asks {epochs:.2f} epochs of "
+                f"its {available:,}; max_epochs is {limit:g}, short by "
+                f"{int(weight * spec.tokens - limit * available):,} tokens"
+            )
