@@ -34,9 +34,9 @@ def claimed(run: RunLayout) -> Iterator[bool]:
         yield True
 
 
-def work(root: Path, run_id: str, checkpoint_seconds: float, threads: int = 1) -> int:
+def work(root: Path, run_id: str, checkpoint_seconds: float) -> int:
     """Train one run of a study unless it is done or another process is at it."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     study = StudyLayout(root)
     run = study.run(run_id)
     with claimed(run) as mine:
@@ -53,14 +53,14 @@ def work(root: Path, run_id: str, checkpoint_seconds: float, threads: int = 1) -
     return OK
 
 
-def main(root: str, run_id: str, checkpoint_seconds: float, threads: int = 1) -> None:
+def main(root: str, run_id: str, checkpoint_seconds: float) -> None:
     """Entry point of a worker process: an error is one line in ``runs/<id>/error.txt``."""
     _die_with_parent()
     run = StudyLayout(Path(root)).run(run_id)
     message = run.root / "error.txt"
     message.unlink(missing_ok=True)
     try:
-        code = work(Path(root), run_id, checkpoint_seconds, threads)
+        code = work(Path(root), run_id, checkpoint_seconds)
     except (RegmixError, OSError) as exc:
         message.write_text(f"{exc}\n", encoding="utf-8")
         code = BROKEN

@@ -1,7 +1,8 @@
-"""The measured comparison: the proposal and the obvious alternatives, trained at the larger size."""
+"""The measured comparison: proposal and obvious alternatives, trained at the larger size."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 
 from regmix.mixture import Mixture
 from regmix.objective import Objective
+from regmix.solve import Proposal
 from regmix.store import Store
 
 
@@ -54,8 +56,20 @@ class Comparison:
         paired = (by_name[reference] - by_name["proposal"]).dropna()
         if paired.empty:
             return None
-        by_seed = {int(seed): float(value) for seed, value in paired.items()}
+        by_seed = dict(zip(map(int, paired.index), map(float, paired), strict=True))
         return Gain(reference, by_seed, *predicted)
+
+
+def gains(proposal: Proposal, comparison: Comparison) -> list[Gain]:
+    """The proposal against every baseline that was trained beside it."""
+    best = proposal.best.objective
+    found = []
+    for baseline in proposal.baselines:
+        mean, std = baseline.objective
+        gain = comparison.gain(baseline.name, (mean - best[0], math.hypot(std, best[1])))
+        if gain is not None:
+            found.append(gain)
+    return found
 
 
 def measured(store: Store, objective: Objective, named: dict[str, Mixture]) -> Comparison | None:

@@ -120,7 +120,6 @@ class TrainConfig(Strict):
     """Validation text scored per domain: whole documents in content-hash order up to this."""
     eval_points: Annotated[int, Field(ge=1)] = 1
     """Evaluations over the run, evenly spaced in tokens; the last is at its end."""
-    checkpoint_seconds: PositiveFloat = 60.0
 
 
 class RunConfig(Strict):
@@ -220,6 +219,8 @@ class LaunchConfig(Strict):
 
     workers: Positive | None = None
     """Processes at once; empty: one per core."""
+    checkpoint_seconds: PositiveFloat = 60.0
+    """Between checkpoints of a run; never changes a result."""
 
 
 class StudyConfig(Strict):

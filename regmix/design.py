@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from regmix.config import SwarmConfig
 from regmix.errors import UserError
 from regmix.mixture import FloatArray, Mixture
-from regmix.space import Space
+from regmix.space import Sample, Space
 
 MINIMUM_WEIGHT = 2e-4
 """Sampled weights below this are set to 0, as RegMix does: a share of a run that small is noise."""
@@ -38,6 +38,11 @@ class Swarm:
     """What a person should know: baselines that the space does not allow."""
 
 
+def baseline_count(domains: int) -> int:
+    """Baselines beside natural: uniform, and every domain alone."""
+    return 1 + domains
+
+
 def swarm(config: SwarmConfig, space: Space, natural: Mixture, seed: int) -> Swarm:
     """A space-filling swarm around the natural mixture.
 
@@ -57,17 +62,25 @@ def swarm(config: SwarmConfig, space: Space, natural: Mixture, seed: int) -> Swa
             f"swarm.runs: {config.runs} is fewer than the {len(fixed)} baselines (uniform and "
             "every domain alone); ask for more, or set swarm.baselines: false"
         )
-    rng = np.random.default_rng([seed, 3])
-    centre = natural.array() ** config.temperature
-    centre /= centre.sum()
-    drawn = space.sample(count, rng, centre=centre, concentration=config.concentration)
-    weights = _drop_small(drawn.weights, space)
+    drawn = [_draw(config, space, natural, seed, index) for index in range(count)]
     sampled = [
-        Planned(f"mix-{i:04d}", "swarm", Mixture.from_array(space.domains, w), seed)
-        for i, w in enumerate(weights)
+        Planned(f"mix-{i:04d}", "swarm", Mixture.from_array(space.domains, d.weights[0]), seed)
+        for i, d in enumerate(drawn)
     ]
+    proposed, pulled = sum(d.proposed for d in drawn), sum(d.pulled for d in drawn)
     replicates = _replicates(config, space, natural, seed, notes)
-    return Swarm((*replicates, *fixed, *sampled), drawn.acceptance, drawn.pulled, tuple(notes))
+    acceptance = (count - pulled) / proposed if proposed else 1.0
+    return Swarm((*replicates, *fixed, *sampled), acceptance, pulled, tuple(notes))
+
+
+def _draw(config: SwarmConfig, space: Space, natural: Mixture, seed: int, index: int) -> Sample:
+    """One sampled mixture; a function of its index, so that a larger swarm extends a smaller."""
+    rng = np.random.default_rng([seed, 3, index])
+    centre = natural.array() ** config.temperature
+    drawn = space.sample(
+        1, rng, centre=centre / centre.sum(), concentration=config.concentration
+    )
+    return replace(drawn, weights=_drop_small(drawn.weights, space))
 
 
 def _replicates(

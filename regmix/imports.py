@@ -178,16 +178,12 @@ def read_imports(layout: StudyLayout) -> list[ImportedRuns]:
 
 
 def _read_kept(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"run_id": str}, float_precision="round_trip").set_index(
-        "run_id"
-    )
+    return pd.read_csv(path, dtype={"run_id": str}).set_index("run_id")
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(
-            path, float_precision="round_trip", dtype=dict.fromkeys(ID_COLUMNS, str)
-        )
+        frame = pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str))
     except FileNotFoundError as exc:
         raise UserError(f"{path}: no such file") from exc
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:

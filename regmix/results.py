@@ -44,6 +44,11 @@ class Fit:
         return pd.read_csv(self.folder / "held_out.csv", dtype={"run_id": str}).set_index("run_id")
 
     @property
+    def mixture_name(self) -> str:
+        """Name of the mixture file that the fit wrote."""
+        return str(self.diagnostics["mixture_name"])
+
+    @property
     def best(self) -> Mixture:
         """The proposed mixture."""
         return self.proposal.best.mixture
@@ -82,6 +87,7 @@ def save(
     noise, spread = data.noise(), data.spread()
     diagnostics = {
         "fit_id": identity,
+        "mixture_name": mixture_name,
         "runs": len(data.weights),
         "domains": list(data.domains),
         "objective": {**asdict(objective), "text": objective.describe()},

@@ -16,6 +16,7 @@ _SIZES: dict[str, tuple[int, int, int, int]] = {
     "50k": (48, 2, 3, 128),
     "100k": (64, 2, 4, 128),
     "300k": (96, 3, 4, 128),
+    "400k": (96, 4, 4, 128),
     "800k": (128, 4, 4, 128),
     "1m": (160, 4, 4, 256),
     "4m": (256, 5, 4, 512),
@@ -137,7 +138,7 @@ def plan(config: TrainConfig, model: ModelShape) -> TrainPlan:
         raise UserError(
             f"train.tokens: {tokens:,} is less than one batch of {batch * model.context:,} tokens"
         )
-    settings = config.model_dump(exclude={"tokens", "batch_tokens", "lr", "checkpoint_seconds"})
+    settings = config.model_dump(exclude={"tokens", "batch_tokens", "lr"})
     if config.eval_points > steps:
         raise UserError(f"train.eval_points: {config.eval_points} for a run of {steps} steps")
     return TrainPlan(steps=steps, batch=batch, lr=config.lr or default_lr(model), **settings)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from regmix.layout import RunLayout, StudyLayout
 from regmix.records import RunRecord, read_runs
 
-WINDOW_SECONDS = 120.0
+WINDOW_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class StudyStatus:
 
     runs: tuple[RunState, ...]
     tokens_per_second: float
-    """Over the last two minutes, all workers together; 0 if nothing moved."""
+    """Over the last minute, all workers together; 0 if nothing moved."""
 
     def count(self, state: str) -> int:
         """Runs in a state."""
@@ -57,43 +58,24 @@ class StudyStatus:
 
 def status(layout: StudyLayout) -> StudyStatus:
     """The state of every run, and the rate at which tokens are trained."""
-    now = time.time()
-    states, rate = [], 0.0
+    since = time.time() - WINDOW_SECONDS
+    states, points = [], []
     for record in read_runs(layout):
-        state, tokens, moved = _look(record, now)
+        state = _state(record)
+        events = _progress_events(record) if _touched(record, since) else []
+        points += _moves(events, since)
+        tokens = record.spec.tokens if state == "done" else tokens_so_far(record)
         reason = str(record.failure()["reason"]) if state == "failed" else ""
         spec = record.spec
         states.append(
             RunState(spec.run_id, spec.name, spec.role, state, tokens, spec.tokens, reason)
         )
-        rate += moved
-    return StudyStatus(tuple(states), rate)
+    return StudyStatus(tuple(states), _rate(points))
 
 
-def _look(record: RunRecord, now: float) -> tuple[str, int, float]:
-    """State, tokens so far, and tokens a second over the window."""
-    on_disk = record.status
-    if on_disk == "waiting":
-        return on_disk, 0, 0.0
-    recent = record.layout.events.stat().st_mtime > now - WINDOW_SECONDS
-    if on_disk == "done" and not recent:
-        return on_disk, record.spec.tokens, 0.0
-    points = [
-        (e["time"], e.get("tokens", 0)) for e in record.events() if e["type"] in ("start", "step")
-    ]
-    tokens = points[-1][1] if points else 0
-    inside = [p for p in points if p[0] > now - WINDOW_SECONDS]
-    moved = max(0, inside[-1][1] - inside[0][1]) / WINDOW_SECONDS if len(inside) > 1 else 0.0
-    began = points[0][0] if points else now
-    if on_disk == "started":
-        on_disk_state = "running" if is_held(record.layout) else "stopped"
-        # A study younger than the window is averaged over its own age.
-        return (
-            on_disk_state,
-            tokens,
-            moved * WINDOW_SECONDS / min(WINDOW_SECONDS, max(1.0, now - began)),
-        )
-    return on_disk, record.spec.tokens if on_disk == "done" else tokens, 0.0
+def tokens_so_far(record: RunRecord) -> int:
+    """Tokens that a run has trained, as its log says (to a fiftieth of the run)."""
+    return max((int(e["tokens"]) for e in _progress_events(record)), default=0)
 
 
 def is_held(run: RunLayout) -> bool:
@@ -106,3 +88,37 @@ def is_held(run: RunLayout) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def _state(record: RunRecord) -> str:
+    on_disk = record.status
+    if on_disk in ("started", "waiting") and is_held(record.layout):
+        return "running"
+    return "stopped" if on_disk == "started" else on_disk
+
+
+def _touched(record: RunRecord, since: float) -> bool:
+    events = record.layout.events
+    return events.exists() and events.stat().st_mtime > since
+
+
+def _progress_events(record: RunRecord) -> list[dict[str, Any]]:
+    return [e for e in record.events() if e["type"] == "step"]
+
+
+def _moves(events: list[dict[str, Any]], since: float) -> list[tuple[float, int]]:
+    """Time and tokens of every bit of progress inside the window."""
+    moves, before = [], 0
+    for event in events:
+        if event["time"] > since:
+            moves.append((event["time"], max(0, event["tokens"] - before)))
+        before = event["tokens"]
+    return moves
+
+
+def _rate(moves: list[tuple[float, int]]) -> float:
+    """Tokens a second; a swarm younger than the window is averaged over its own age."""
+    if len(moves) < 2:
+        return 0.0
+    age = time.time() - min(when for when, _ in moves)
+    return sum(tokens for _, tokens in moves) / max(1.0, min(WINDOW_SECONDS, age))

@@ -154,6 +154,18 @@ class Study:
         spec.save(path)
         return True
 
+    def open_runs(self, *, retry_failed: bool = False) -> list[str]:
+        """Run ids that are still to be trained, in the order in which they were planned.
+
+        Raises:
+            UserError: nothing was proposed.
+        """
+        records = self.runs()
+        if not records:
+            raise UserError(f"{self.layout.root}: no run yet; `regmix propose` plans some")
+        skip = ("done",) if retry_failed else ("done", "failed")
+        return [r.spec.run_id for r in records if r.status not in skip]
+
     def observations(self) -> Observations:
         """Mixtures and metrics of the finished proxies, as labelled frames.
 

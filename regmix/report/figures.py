@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from regmix.report.text import short
 
@@ -38,12 +38,14 @@ INK, MUTED, GRID, PAPER = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--card"}
 
 INTERVAL90 = 1.645
-"""Half of a normal 90 % interval, in standard deviations."""
+"""Half of a normal 90% interval, in standard deviations."""
 MANY_POINTS = 1500
 """From here on points become one embedded image, drawn at ``_DPI``: none is left out."""
 _DPI = 220
+WIDTH, NARROW = 5.6, 4.4
+"""Inches; a figure alone, and one of a pair."""
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a domain may be called `$x$`
     "font.size": 9.5,
@@ -98,7 +100,9 @@ def _svg(figure: Figure) -> Markup:
     figure.savefig(stream, format="svg", metadata=_NO_METADATA, dpi=_DPI)
     text = stream.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<style\b.*?</style>", "", text, count=1, flags=re.DOTALL)  # would style the page
+    text = re.sub(
+        r"<style\b.*?</style>", "", text, count=1, flags=re.DOTALL
+    )  # would style the page
     text = re.sub(r'<g id="[\w.]+">', "<g>", text)  # the same in every figure, used by none
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, f"var({variable})")
@@ -122,12 +126,24 @@ def _rows(axes: Any, labels: list[str]) -> np.ndarray:
     return positions
 
 
-def _legend(figure: Figure) -> None:
-    figure.legend(loc="outside upper left", ncols=5, borderpad=0.1)
+def _legend(figure: Figure, axes: Any) -> None:
+    """One row above the figure, in the order of the palette."""
+    order = list(COLOURS)
+    entries = sorted(
+        zip(*axes.get_legend_handles_labels(), strict=True),
+        key=lambda entry: order.index(entry[1].split(",")[0]),
+    )
+    handles, labels = zip(*entries, strict=True)
+    figure.legend(handles, labels, loc="outside upper left", ncols=5, borderpad=0.1)
+
+
+def _uniform_line(axes: Any, mixtures: pd.DataFrame) -> None:
+    axes.axvline(mixtures["uniform"].iloc[0], color=COLOURS["uniform"], linewidth=1.6,
+                 linestyle=(0, (4, 2)), label="uniform")  # fmt: skip
 
 
 def _percent(axis: Any) -> None:
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
 
 
 @_inline
@@ -135,26 +151,24 @@ def weights(frame: pd.DataFrame) -> Figure:
     """Bars of mixtures by domain; the uniform one, the same everywhere, is a line.
 
     Args:
-        frame: as :func:`regmix.report.frames.weights`.
+        frame: as :func:`regmix.report.frames.weights`, with the proposal or the natural mixture.
     """
-    figure, axes = _sheet("Share of every domain by mixture", 6.4, 0.9 + 0.38 * len(frame))
+    figure, axes = _sheet("Share of every domain by mixture", WIDTH, 0.9 + 0.36 * len(frame))
     rows = _rows(axes, list(frame.index))
     bars = [name for name in ("proposal", "natural") if name in frame]
-    for number, name in enumerate(bars):
-        shift = 0.0 if len(bars) == 1 else (-0.17, 0.24)[number]
+    shifts = (0.0,) if len(bars) == 1 else (-0.17, 0.24)
+    for name, shift in zip(bars, shifts, strict=True):
         height = 0.42 if name == "proposal" else 0.26
         axes.barh(rows + shift, frame[name], height, color=COLOURS[name], label=name)
-    for row, share in zip(rows, frame[bars[0]] if bars else [], strict=True):
-        shift = 0.0 if len(bars) == 1 else -0.17
-        axes.annotate(f"{share:.1%}", (share, row + shift), (4, 0), va="center", fontsize=8.5,
-                      textcoords="offset points")  # fmt: skip
-    if "uniform" in frame:
-        style = {"color": COLOURS["uniform"], "linewidth": 1.6, "linestyle": (0, (4, 2))}
-        axes.axvline(frame["uniform"].iloc[0], label="uniform", **style)
+    paper = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}
+    for row, share in zip(rows, frame[bars[0]], strict=True):
+        axes.annotate(f"{share:.1%}", (share, row + shifts[0]), (4, 0), va="center", fontsize=8.5,
+                      textcoords="offset points", bbox=paper)  # fmt: skip
+    _uniform_line(axes, frame)
     axes.set_xlim(0, 1.12 * float(frame.to_numpy().max()))
     axes.set_xlabel("share of training tokens")
     _percent(axes.xaxis)
-    _legend(figure)
+    _legend(figure, axes)
     return figure
 
 
@@ -164,13 +178,14 @@ def metric_gains(frame: pd.DataFrame, reference: str) -> Figure:
 
     Args:
         frame: as :func:`regmix.report.frames.metric_gains`.
+        reference: the one to draw.
     """
     frame = frame[frame["reference"] == reference]
     rows = frame.groupby("row").agg(
         {"label": "first", "gain": "mean", "predicted": "first", "predicted_std": "first",
          "limit": "first"}
     )  # fmt: skip
-    figure, axes = _sheet(f"Measured gain against {reference}", 5.2, 1.25 + 0.34 * len(rows))
+    figure, axes = _sheet(f"Measured gain against {reference}", NARROW, 1.25 + 0.32 * len(rows))
     position = pd.Series(_rows(axes, list(rows["label"])), rows.index)
     limit = rows["limit"].fillna(0.0)
     axes.barh(position, 2 * limit, 0.72, -limit, color=GRID, label="within seed noise")
@@ -183,27 +198,28 @@ def metric_gains(frame: pd.DataFrame, reference: str) -> Figure:
     axes.errorbar(rows["predicted"], position - 0.2, xerr=rows["predicted_std"], fmt="D",
                   markersize=4.5, color=INK, markerfacecolor=PAPER, elinewidth=0.9,
                   label="predicted ± std")  # fmt: skip
-    axes.set_xlabel("← proposal worse      gain      proposal better →")
+    axes.set_xlabel("← proposal worse · gain · proposal better →")
     figure.legend(loc="outside upper left", ncols=2, borderpad=0.1)
     return figure
 
 
 @_inline
 def held_out(frame: pd.DataFrame, label: str, *, size: float, rasterise: bool = False) -> Figure:
-    """Held-out predictions with 90 % intervals against what was measured.
+    """Held-out predictions with 90% intervals against what was measured.
 
     Args:
         frame: as :func:`regmix.report.frames.held_out`.
+        label: the metric's name, read aloud.
         size: width in inches; the height is the same.
         rasterise: embed the points as an image, for pages with many such figures.
     """
     figure, axes = _sheet(f"Held-out prediction against measurement: {label}", size, size)
     axes.errorbar(frame["measured"], frame["predicted"], yerr=INTERVAL90 * frame["std"], fmt="o",
                   markersize=3 if size < 3 else 4, markeredgewidth=0, color=COLOURS["proposal"],
-                  ecolor=COLOURS["runs"], elinewidth=0.5, alpha=0.75,
+                  ecolor=COLOURS["runs"], elinewidth=0.5, alpha=0.85,
                   rasterized=rasterise)  # fmt: skip
     both = frame[["measured", "predicted"]].to_numpy()
-    low, high = float(both.min()), float(both.max())
+    low, high = (float(both.min()), float(both.max())) if len(both) else (0.0, 1.0)
     pad = 0.06 * (high - low) or 1.0
     limits = (low - pad, high + pad)
     axes.plot(limits, limits, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
@@ -224,25 +240,25 @@ def shares(points: pd.DataFrame, quartiles: pd.DataFrame, mixtures: pd.DataFrame
         quartiles: as :func:`regmix.report.frames.share_quartiles`; its order is drawn.
         mixtures: as :func:`regmix.report.frames.weights`.
     """
-    height = 0.95 + 0.42 * len(quartiles)
-    figure, axes = _sheet("Sampled shares of every domain over the runs", 6.4, height)
+    height = 0.95 + 0.38 * len(quartiles)
+    figure, axes = _sheet("Sampled shares of every domain over the runs", WIDTH, height)
     rows = pd.Series(_rows(axes, list(quartiles.index)), quartiles.index)
     axes.plot(points["share"], points["domain"].map(rows) + 0.55 * points["offset"], "o",
-              markersize=3, markeredgewidth=0, alpha=0.35, color=COLOURS["runs"], label="runs",
+              markersize=3.4, markeredgewidth=0, alpha=0.5, color=COLOURS["runs"], label="runs",
               rasterized=len(points) > MANY_POINTS)  # fmt: skip
     box = quartiles["q75"] - quartiles["q25"]
     axes.barh(rows, box, 0.5, quartiles["q25"], color="none", edgecolor=MUTED, linewidth=0.8)
     axes.plot(quartiles["median"], rows, "|", markersize=13, color=MUTED, markeredgewidth=1.6)
-    shapes = {"natural": "D", "uniform": "s", "proposal": "o"}
-    for name, shape in shapes.items():
+    _uniform_line(axes, mixtures)
+    for name, shape, size in (("proposal", "o", 9.0), ("natural", "D", 5.5)):
         if name in mixtures:
-            size = 8.5 if name == "proposal" else 5.5
             axes.plot(mixtures[name].reindex(rows.index), rows, shape, markersize=size, label=name,
                       color=COLOURS[name], markeredgecolor=PAPER, markeredgewidth=0.9)  # fmt: skip
     axes.set_xlabel("share of training tokens")
-    axes.set_xlim(-0.02, 1.02 * max(0.05, float(quartiles["high"].max())))
+    highest = max(float(quartiles["high"].max()), float(mixtures.to_numpy().max()))
+    axes.set_xlim(-0.03 * highest, 1.03 * highest)
     _percent(axes.xaxis)
-    _legend(figure)
+    _legend(figure, axes)
     return figure
 
 
@@ -257,11 +273,11 @@ def run_objectives(
         predicted: mean and standard deviation of the proposal.
         noise: standard deviation of the objective between seeds.
     """
-    figure, axes = _sheet("Objective of the runs, best first", 6.4, 3.1)
+    figure, axes = _sheet("Objective of the runs, best first", WIDTH, 3.0)
     rank = np.arange(1, len(frame) + 1)
     bars = None if noise is None else np.full(len(frame), noise)
     axes.errorbar(rank, frame["objective"], yerr=bars, fmt="o", markersize=3.5, markeredgewidth=0,
-                  color=COLOURS["runs"], elinewidth=0.6, label="runs")  # fmt: skip
+                  color=COLOURS["runs"], elinewidth=0.6, zorder=1, label="runs")  # fmt: skip
     axes.plot(rank[:1], frame["objective"].iloc[:1], "o", markersize=8, color=COLOURS["best run"],
               markeredgecolor=PAPER, label="best run")  # fmt: skip
     for name in ("natural", "uniform"):
@@ -276,5 +292,5 @@ def run_objectives(
     axes.grid(axis="both")
     axes.set(xlabel="run, from best to worst", ylabel="objective (lower is better)")
     axes.tick_params(labelsize=8.5)
-    _legend(figure)
+    _legend(figure, axes)
     return figure

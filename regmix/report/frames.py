@@ -67,8 +67,7 @@ def gains(comparison: Comparison | None, proposal: Proposal) -> dict[str, Gain]:
     for name in REFERENCES:
         if comparison is None or name not in predicted.index:
             continue
-        row = predicted.loc[name]
-        gain = comparison.gain(name, (float(row["gain"]), float(row["std"])))
+        gain = comparison.gain(name, (predicted["gain"][name], predicted["std"][name]))
         if gain is not None:
             found[name] = gain
     return found
@@ -83,6 +82,8 @@ def metric_gains(
     """Gains of the objective and of every metric at the target size, beside the predicted ones.
 
     Args:
+        comparison: what was measured at the target size.
+        fit: what was predicted.
         noise: standard deviation between seeds by metric; NaN where it is not known.
         directions: the study's ``objective.directions``.
 
@@ -134,7 +135,8 @@ def _paired(values: pd.DataFrame, reference: str, metric: str, sign: int) -> dic
     """Gain by seed, over the seeds at which both the reference and the proposal were measured."""
     by_name = {name: g.set_index("seed")[metric] for name, g in values.groupby("mixture")}
     difference = (sign * (by_name[reference] - by_name[PROPOSAL])).dropna()
-    return {int(seed): float(value) for seed, value in difference.items()}
+    seeds = difference.index.to_numpy(dtype=int).tolist()
+    return dict(zip(seeds, difference.to_numpy(dtype=float).tolist(), strict=True))
 
 
 def _predicted_metric(
@@ -187,7 +189,7 @@ def held_out_objective(data: Observations, fit: Fit) -> pd.DataFrame:
 
 
 def scores(diagnostics: Mapping[str, Any]) -> pd.DataFrame:
-    """Held-out record by metric: regressor, scores, ``spread``, ``noise``, ``snr`` (their ratio)."""
+    """Held-out record by metric: regressor, scores, ``spread``, ``noise``, their ratio ``snr``."""
     rows = {
         name: {
             "regressor": entry["regressor"],

@@ -24,28 +24,35 @@ def short(name: str, limit: int = 26) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Significant digits, without trailing zeros; a dash for what is not known."""
+    """Significant digits; a dash for what is not known."""
     if value is None or not math.isfinite(value):
         return NONE
-    return f"{value:.{digits}g}".replace("-", "−")
+    return f"{value:#.{digits}g}".removesuffix(".").replace("-", "−")
 
 
 def fixed(value: float | None, decimals: int) -> str:
-    """So many decimals; a dash for what is not known."""
+    """So many decimals; a dash for what is not known. What rounds to 0 has no sign."""
     if value is None or not math.isfinite(value):
         return NONE
-    return f"{value:.{decimals}f}".replace("-", "−")
+    return f"{value:z.{decimals}f}".replace("-", "−")
 
 
 def signed(value: float | None, decimals: int = 4) -> str:
     """A difference, with its sign."""
     text = fixed(value, decimals)
-    return text if text == NONE or text.startswith("−") else f"+{text}"
+    return f"+{text}" if text.strip("0.") and text[0] not in f"−{NONE}" else text
 
 
 def percent(value: float | None, decimals: int = 1) -> str:
     """A share in per cent."""
-    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.{decimals}f} %"
+    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.{decimals}f}%"
+
+
+def chance(probability: float) -> str:
+    """A probability in per cent that never claims to be certain."""
+    if probability > 0.99:
+        return "over 99%"
+    return "under 1%" if probability < 0.01 else percent(probability, 0)
 
 
 def amount(value: float) -> str:
@@ -98,24 +105,26 @@ def predicted(objective: Objective, gains: pd.DataFrame) -> str:
     """What the fit expects of the proposal, in one sentence.
 
     Args:
+        objective: what was optimised.
         gains: as :func:`regmix.report.frames.predicted_gains`.
     """
     verb, noun = goal(objective)
     opposite = {"lower": "raise", "raise": "lower"}[verb]
-    parts: list[str] = []
+    text = ""
     last = None
     for name in [r for r in REFERENCES if r in gains.index]:
-        gain, std = float(gains.loc[name, "gain"]), float(gains.loc[name, "std"])
+        gain, std = gains["gain"][name], gains["std"][name]
         does = verb if gain >= 0 else opposite
-        what = noun if not parts else "it"
-        start = "" if does == last else f"{'but ' if parts else ''}to {does} {what} "
-        vague = " (less than its own error)" if abs(gain) < std else ""
-        size = with_error(abs(gain), std)
-        parts.append(f"{start}by {size}{unit(objective)} against {name}{vague}")
+        if last is None:
+            text = f"to {does} {noun} "
+        else:
+            text += " and " if does == last else f", but to {does} it "
+        text += f"by {with_error(abs(gain), std)}{unit(objective)} against {name}"
+        text += " (less than its own error)" if abs(gain) < std else ""
         last = does
-    if not parts:
+    if last is None:
         return "The proposed mixture has no reference to be compared with."
-    return f"The proposed mixture is predicted {' and '.join(parts)}.".replace(" and but ", ", but ")
+    return f"The proposed mixture is predicted {text}."
 
 
 def judgement(gain: Gain, noise: float | None) -> tuple[str, Tone]:
@@ -137,6 +146,7 @@ def measured(
     """What the models at the target size say about the prediction, plainly.
 
     Args:
+        comparison: None if nothing was trained at the target size.
         gains: as :func:`regmix.report.frames.gains`.
         noise: standard deviation of the objective between seeds; None if it is not known.
         units: as :func:`unit`.
@@ -180,8 +190,6 @@ def _measured(name: str, gain: Gain, noise: float | None, units: str) -> str:
 
 def tone(gains: Mapping[str, Gain], noise: float | None) -> Tone:
     """The worst of what was measured: how the answer as a whole is to be taken."""
-    tones = [judgement(g, noise)[1] for g in gains.values()]
-    for candidate in ("bad", "warn", "good"):
-        if candidate in tones:
-            return candidate  # type: ignore[return-value]
-    return "plain"
+    found = [judgement(g, noise)[1] for g in gains.values()]
+    order: tuple[Tone, ...] = ("bad", "warn", "good")
+    return next((tone for tone in order if tone in found), "plain")

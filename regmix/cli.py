@@ -1,0 +1,272 @@
+"""The command line: commands and their options; the work is done elsewhere.
+
+Nothing heavy is imported before a command runs, so that ``regmix --help`` is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regmix import __version__
+from regmix.errors import RegmixError
+
+app = typer.Typer(
+    name="regmix",
+    help="Find the data mixture for a language model: proxies, regression, an optimum.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Text to token shards.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
+
+
+class DemoSize(StrEnum):
+    """How much the demo trains."""
+
+    tiny = "tiny"
+    default = "default"
+    large = "large"
+
+
+def main() -> None:
+    """Run the command line; errors are one line, with a traceback only under ``--debug``."""
+    debug = "--debug" in sys.argv
+    sys.argv = [a for a in sys.argv if a != "--debug"]
+    try:
+        app()
+    except RegmixError as exc:
+        if debug:
+            raise
+        _fail(str(exc), exc.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on", 130)
+    except Exception as exc:
+        if debug:
+            raise
+        _fail(f"{type(exc).__name__}: {exc} (a defect; --debug shows where)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"regmix {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where it goes.")] = Path("demo"),
+    size: Annotated[DemoSize, typer.Option(help="How much is trained.")] = DemoSize.default,
+    corpus: Annotated[
+        Path | None, typer.Option(help="train/<domain>.jsonl and valid/<domain>.jsonl.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+) -> None:
+    """Find a mixture on real text, train with it, and compare it with the alternatives."""
+    from proxy_trainer import steps
+    from regmix import console, report
+    from regmix import demo as demo_module
+
+    summary = demo_module.run(
+        folder,
+        size=size.value,
+        corpus=corpus,
+        seed=seed,
+        steps=steps,
+        display=console.TerminalDisplay(),
+        write_report=report.write,
+    )
+    console.show_summary(summary)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The new study's folder.")],
+) -> None:
+    """Write a commented study.yaml to start from."""
+    from regmix import console
+    from regmix.template import write_template
+
+    console.console.print(f"wrote {write_template(folder)}; edit it, then `regmix data build`")
+
+
+@data_app.command("build")
+def data_build(study: StudyPath) -> None:
+    """Tokenise every source once; what is already built is kept."""
+    from proxy_trainer import steps
+    from regmix import console
+    from regmix.study import Study
+
+    opened = Study.open(study)
+    with console.TerminalDisplay().stage("Tokens") as progress:
+        manifest = steps.build_data(opened, progress)
+    console.show_manifest(manifest)
+
+
+@app.command()
+def propose(
+    study: StudyPath,
+    runs: Annotated[
+        int | None, typer.Option("-n", "--runs", min=1, help="Mixtures, baselines included.")
+    ] = None,
+) -> None:
+    """Plan a swarm: one specification a run; asking for more later adds to it."""
+    from regmix import console
+    from regmix.study import Study
+
+    console.show_proposed(Study.open(study).propose(runs))
+
+
+@app.command()
+def train(
+    study: StudyPath,
+    retry_failed: Annotated[bool, typer.Option(help="Train failed runs again too.")] = False,
+) -> None:
+    """Train every run that is not done; interrupted, run it again and it goes on."""
+    from proxy_trainer import steps
+    from regmix import console
+    from regmix.study import Study
+
+    opened = Study.open(study)
+    ids = opened.open_runs(retry_failed=retry_failed)
+    with console.TerminalDisplay().training(opened, ids, "Training") as poll:
+        outcome = steps.train(opened, ids, poll)
+    console.show_outcome(opened, outcome.done, outcome.failed, outcome.busy)
+
+
+@app.command()
+def status(study: StudyPath) -> None:
+    """How far a study is; works while it trains."""
+    from regmix import console
+    from regmix import status as status_module
+    from regmix.study import Study
+
+    console.show_status(status_module.status(Study.open(study).layout))
+
+
+@app.command()
+def sql(
+    study: StudyPath,
+    query: Annotated[str, typer.Argument(help="A SELECT statement.")],
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Query the store: runs, mixtures, metrics, steps, costs, environments."""
+    from regmix import console
+    from regmix.study import Study
+
+    console.show_frame(Study.open(study).store.query(query), csv=csv)
+
+
+@app.command("import")
+def import_(
+    study: StudyPath,
+    mixtures: Annotated[Path, typer.Option(help="CSV: one row a run, one column a domain.")],
+    metrics: Annotated[Path, typer.Option(help="CSV: one row a run, one column a metric.")],
+    allow_missing: Annotated[
+        bool, typer.Option(help="Leave out runs that are not whole, and say which.")
+    ] = False,
+) -> None:
+    """Take in runs that were measured elsewhere; creates the study if there is none."""
+    from regmix import console
+    from regmix.imports import read_csvs
+    from regmix.study import create_for_import
+
+    runs = read_csvs(mixtures, metrics, allow_missing=allow_missing)
+    opened = create_for_import(study, runs, [mixtures, metrics])
+    console.show_import(opened, runs)
+
+
+@app.command()
+def fit(
+    study: StudyPath,
+    target: Annotated[
+        str | None, typer.Option(help="One metric, or an unambiguous part of its name.")
+    ] = None,
+    regressor: Annotated[
+        str | None, typer.Option(help="gp, lightgbm, or auto: chosen by cross-validation.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the mixture file.")] = None,
+) -> None:
+    """Fit mixture to metrics, solve for the best mixture, say how sure that is."""
+    from regmix import console
+    from regmix.study import Study
+
+    opened = Study.open(study)
+    settings = opened.config.fit
+    if regressor is not None:
+        settings = settings.model_copy(update={"regressor": regressor})
+    with console.TerminalDisplay().stage("Fit and solve") as progress:
+        found = opened.fit(target, settings=settings, name=name, progress=progress)
+    console.show_fit(found, opened.layout.mixture(found.mixture_name))
+
+
+@app.command()
+def predict(
+    study: StudyPath,
+    mixtures: Annotated[Path, typer.Option(help="CSV: an id column, one column a domain.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="CSV to write.")],
+    fit_id: Annotated[str | None, typer.Option("--fit", help="Default: the latest.")] = None,
+) -> None:
+    """Predict metrics for mixtures: <metric> and <metric>_std beside the id."""
+    from regmix import console
+    from regmix.files import write_text
+    from regmix.imports import read_mixtures
+    from regmix.study import Study
+
+    opened = Study.open(study)
+    table = read_mixtures(mixtures, opened.domains)
+    found = opened.predict(table.weights, fit_id).rename_axis(table.id_column)
+    write_text(output, found.to_csv())
+    console.show_notes(table.notes)
+    console.console.print(f"{len(found)} mixtures, {found.shape[1] // 2} metrics: {output}")
+
+
+@app.command()
+def run(
+    stage: Annotated[Path, typer.Argument(metavar="STAGE.yaml", help="The stage file.")],
+) -> None:
+    """Train one model on a mixture, at any size, and measure it."""
+    from proxy_trainer import stages, steps
+    from regmix import console
+
+    opened, spec = stages.plan(stage)
+    console.show_plan(spec)
+    with console.TerminalDisplay().training(opened, [spec.run_id], spec.name) as poll:
+        steps.train(opened, [spec.run_id], poll)
+    console.show_model(opened, spec)
+
+
+@app.command()
+def report(study: StudyPath) -> None:
+    """Write the report: one self-contained HTML file."""
+    from regmix import console
+    from regmix import report as report_module
+    from regmix.study import Study
+
+    console.console.print(f"report {report_module.write(Study.open(study))}")
+
+
+if __name__ == "__main__":
+    main()

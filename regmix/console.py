@@ -1,0 +1,389 @@
+"""What a person sees in the terminal: progress with ETA, aligned tables, one summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from regmix.comparison import Comparison, gains
+from regmix.demo import Summary
+from regmix.errors import RegmixError
+from regmix.imports import ImportedRuns
+from regmix.manifest import DataManifest
+from regmix.records import RunRecord
+from regmix.results import Fit
+from regmix.runs import RunSpec
+from regmix.status import StudyStatus, tokens_so_far
+from regmix.study import Proposed, Study
+
+console = Console(highlight=False)
+POLL_SECONDS = 0.5
+_MANY_DOMAINS = 24
+
+
+class _Eta(ProgressColumn):
+    """Time left at the mean rate so far."""
+
+    def render(self, task: Task) -> Text:
+        if not task.total or not task.completed or task.finished:
+            return Text("")
+        left = (task.elapsed or 0.0) * (task.total / task.completed - 1)
+        return Text(f"ETA {duration(left)}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def quantity(value: float) -> str:
+    """A large number with a unit prefix: 12.3k, 4.56M, 7.8T."""
+    for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<20}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        _Eta(),
+        console=console,
+    )
+
+
+class TerminalDisplay:
+    """Progress bars, one a stage."""
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar over countable work; yields ``progress(done, total)``."""
+        with _bar() as bar:
+            task = bar.add_task(title, total=1, note="")
+
+            def progress(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total, note=f"{done}/{total}")
+
+            yield progress
+            total = bar.tasks[0].total or 1
+            bar.update(task, completed=total)
+
+    @contextmanager
+    def training(
+        self, study: Study, run_ids: Sequence[str], title: str
+    ) -> Iterator[Callable[[], None]]:
+        """A bar over the tokens of some runs; yields what to call while they train."""
+        records = {r.spec.run_id: r for r in study.runs() if r.spec.run_id in set(run_ids)}
+        with _bar() as bar:
+            task = bar.add_task(title, total=sum(r.spec.flops for r in records.values()), note="")
+            watch = _Watch(records)
+
+            def poll(*, now: bool = False) -> None:
+                if watch.due() or now:
+                    flops, note = watch.look()
+                    bar.update(task, completed=flops, note=note)
+
+            poll(now=True)
+            yield poll
+            poll(now=True)
+
+
+class _Watch:
+    """Reads how far runs are, a few times a second; finished ones are read once."""
+
+    def __init__(self, records: dict[str, RunRecord]) -> None:
+        self._records = records
+        self._done: set[str] = set()
+        self._next = 0.0
+
+    def due(self) -> bool:
+        """Whether it is time to look again."""
+        return time.monotonic() >= self._next
+
+    def look(self) -> tuple[float, str]:
+        """FLOPs so far and a note for the bar."""
+        self._next = time.monotonic() + POLL_SECONDS
+        flops = failed = 0.0
+        for run_id, record in self._records.items():
+            if run_id not in self._done and record.status in ("done", "failed"):
+                self._done.add(run_id)
+            share = 1.0 if run_id in self._done else tokens_so_far(record) / record.spec.tokens
+            flops += share * record.spec.flops
+            failed += record.status == "failed"
+        note = f"{len(self._done)}/{len(self._records)} runs"
+        return flops, note + (f", {failed:.0f} failed" if failed else "")
+
+
+def table(title: str | None = None, *columns: str) -> Table:
+    """A plain table; the first column is text, the others numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        made.add_column(escape(name), justify="left" if i == 0 else "right")
+    return made
+
+
+def show_frame(frame: pd.DataFrame, *, csv: bool) -> None:
+    """A query's result, as an aligned table or as CSV."""
+    if csv:
+        console.file.write(frame.to_csv(index=False))
+        return
+    shown = table(None, *map(str, frame.columns))
+    for row in frame.itertuples(index=False):
+        shown.add_row(*(escape(f"{v:.6g}" if isinstance(v, float) else str(v)) for v in row))
+    console.print(shown)
+    console.print(f"[dim]{len(frame)} rows[/dim]")
+
+
+def show_proposed(proposed: Proposed) -> None:
+    """What ``propose`` planned."""
+    roles = pd.Series([s.role for s in proposed.specs]).value_counts()
+    parts = ", ".join(f"{count} {role}" for role, count in roles.items())
+    first = proposed.specs[0]
+    tokens = sum(s.tokens for s in proposed.specs)
+    flops = sum(s.flops for s in proposed.specs)
+    console.print(f"{len(proposed.specs)} runs ({parts}), {proposed.new} of them new")
+    console.print(
+        f"proxy: {quantity(first.model.parameters)} non-embedding parameters, "
+        f"{quantity(first.tokens)} tokens; all runs: {quantity(tokens)} tokens, {quantity(flops)}FLOP"
+    )
+    console.print(
+        f"space: {proposed.acceptance:.0%} of the drawn mixtures were allowed as they fell, "
+        f"{proposed.pulled} were pulled inside"
+    )
+    for note in proposed.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+
+
+def show_status(status: StudyStatus) -> None:
+    """How far a study is."""
+    states = ("done", "running", "waiting", "stopped", "failed")
+    console.print("   ".join(f"{status.count(s)} {s}" for s in states))
+    rate, eta = status.tokens_per_second, status.eta_seconds
+    if rate:
+        left = f", ETA {duration(eta)}" if eta else ""
+        console.print(f"{quantity(rate)} tokens/s{left}")
+    console.print(f"{quantity(status.done_tokens)} of {quantity(status.planned_tokens)} tokens")
+    for run in status.runs:
+        if run.state == "failed":
+            console.print(f"[red]failed[/red] {run.run_id} {escape(run.name)}: {escape(run.reason)}")
+        if run.state == "running":
+            console.print(f"running {run.run_id} {escape(run.name)} {run.tokens / run.planned:.0%}")
+
+
+def show_fit(fit: Fit, mixture_path: object) -> None:
+    """Held-out accuracy per metric, the proposal and its alternatives."""
+    d = fit.diagnostics
+    shown = table(
+        f"Held-out accuracy ({d['runs']} runs)",
+        "metric", "regressor", "Spearman", "R²", "MAE", "in 90 %", "spread/noise",
+    )  # fmt: skip
+    for name, m in d["metrics"].items():
+        s = m["scores"]
+        shown.add_row(
+            escape(name), m["regressor"], f"{s['spearman']:.3f}", f"{s['r2']:.3f}",
+            f"{s['mae']:.4f}", f"{s['coverage90']:.0%}", _ratio(m["spread"], m["noise"]),
+        )  # fmt: skip
+    s = d["objective_scores"]
+    shown.add_row(
+        "objective", "", f"{s['spearman']:.3f}", f"{s['r2']:.3f}", f"{s['mae']:.4f}",
+        f"{s['coverage90']:.0%}", _ratio(d["objective_spread"], d["objective_noise"]),
+        style="bold",
+    )  # fmt: skip
+    console.print(shown)
+    _show_candidates(fit)
+    _show_weights(fit)
+    for warning in d["warnings"]:
+        console.print(f"[yellow]note:[/yellow] {escape(warning)}")
+    console.print(f"mixture  {escape(str(mixture_path))}\nfit      {escape(str(fit.folder))}")
+
+
+def _ratio(spread: float, noise: float | None) -> str:
+    return f"{spread / noise:.1f}" if noise else "–"
+
+
+def _show_candidates(fit: Fit) -> None:
+    shown = table(
+        f"Objective: {fit.objective.describe()}", "mixture", "predicted", "± std", "P(beaten)"
+    )
+    for c in (fit.proposal.best, *fit.proposal.baselines):
+        own = c is fit.proposal.best
+        chance = "" if own else f"{c.probability_beaten:.0%}"
+        shown.add_row(
+            escape(c.name), f"{c.objective[0]:.4f}", f"{c.objective[1]:.4f}", chance,
+            style="bold" if own else None,
+        )  # fmt: skip
+    console.print(shown)
+    p = fit.proposal
+    far = " — an extrapolation" if p.extrapolates else ""
+    console.print(
+        f"nearest run {escape(p.nearest_run)}, total variation {p.nearest_distance:.3f} "
+        f"(runs lie {p.typical_distance:.3f} apart){far}"
+    )
+    if p.active:
+        console.print(f"held back by {escape(', '.join(p.active))}")
+
+
+def _show_weights(fit: Fit) -> None:
+    columns = [c for c in fit.proposal.baselines if c.name in ("natural", "uniform")]
+    shown = table("Mixture", "domain", "proposal", *(c.name for c in columns))
+    weights = fit.best.as_dict()
+    names = sorted(weights, key=lambda d: -weights[d])[:_MANY_DOMAINS]
+    for name in names:
+        row = [f"{fit.best[name]:.4f}", *(f"{c.mixture[name]:.4f}" for c in columns)]
+        shown.add_row(escape(name), *row)
+    console.print(shown)
+    if len(weights) > len(names):
+        console.print(f"[dim]{len(weights) - len(names)} domains with less are in the file[/dim]")
+
+
+def show_comparison(fit: Fit, comparison: Comparison) -> None:
+    """Measured bits per byte of the larger models, and the gains beside what was predicted."""
+    values = comparison.values
+    metrics = [m for m in fit.objective.metrics if m in values]
+    names = list(dict.fromkeys(values["mixture"]))
+    shown = table(
+        f"Measured at {quantity(comparison.parameters)} parameters, "
+        f"{quantity(comparison.tokens)} tokens (mean over {values['seed'].nunique()} seeds)",
+        "metric", *names,
+    )  # fmt: skip
+    means = values.groupby("mixture")[[*metrics, "objective"]].mean()
+    for metric in [*metrics, "objective"]:
+        style = "bold" if metric == "objective" else None
+        shown.add_row(escape(metric), *(f"{means.loc[n, metric]:.4f}" for n in names), style=style)
+    console.print(shown)
+    noise = fit.diagnostics["objective_noise"]
+    for gain in gains(fit.proposal, comparison):
+        by_seed = ", ".join(f"{v:+.4f}" for v in gain.by_seed.values())
+        console.print(
+            f"against {escape(gain.reference):<8} measured gain {gain.mean:+.4f}"
+            + (f" ({by_seed})" if len(gain.by_seed) > 1 else "")
+            + f", predicted {gain.predicted:+.4f} ± {gain.predicted_std:.4f}: "
+            f"[bold]{_words(gain.verdict(noise))}[/bold]"
+        )
+    if noise:
+        console.print(
+            f"seed noise of the objective at proxy size: {noise:.4f}; models compared here share "
+            "their seeds, so their differences are less noisy than that"
+        )
+
+
+def _words(verdict: str) -> str:
+    return {"better": "better", "worse": "WORSE", "tied": "no difference beyond seed noise"}[verdict]
+
+
+def show_summary(summary: Summary) -> None:
+    """The end of the demo: mixture, prediction, measurement, cost, paths."""
+    study, fit = summary.study, summary.fit
+    console.print()
+    show_fit(fit, study.layout.mixture("best"))
+    console.print()
+    show_comparison(fit, summary.comparison)
+    console.print()
+    show_costs(study, summary.seconds)
+    console.print(
+        f"study    {escape(str(study.layout.root))}\n"
+        f"mixture  {escape(str(study.layout.mixture('best')))}\n"
+        f"report   {escape(str(summary.report))}"
+    )
+
+
+def show_costs(study: Study, seconds: dict[str, float]) -> None:
+    """Tokens and FLOPs by role, seconds by stage."""
+    shown = table("Cost", "runs", "count", "tokens", "FLOP", "core-seconds")
+    for row in study.store.costs().itertuples(index=False):
+        shown.add_row(
+            str(row.role), str(row.runs), quantity(float(row.tokens)), quantity(float(row.flops)),
+            f"{row.seconds:.0f}",
+        )  # fmt: skip
+    console.print(shown)
+    stages = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items())
+    console.print(f"stages   {stages}; {duration(sum(seconds.values()))} in all")
+
+
+def show_manifest(manifest: DataManifest) -> None:
+    """What the shards hold, per domain."""
+    shown = table("Tokens", "domain", "train", "documents", "bytes/token", "valid", "skipped")
+    natural = manifest.natural()
+    for d in manifest.domains:
+        skipped = sum(s.skipped_empty + s.skipped_no_text for s in (d.train, d.valid))
+        shown.add_row(
+            f"{escape(d.name)} ({natural[d.name]:.1%})", quantity(d.train.tokens),
+            quantity(d.train.documents), f"{d.train.text_bytes / d.train.tokens:.2f}",
+            quantity(d.valid.tokens), str(skipped),
+        )  # fmt: skip
+    console.print(shown)
+    console.print(f"vocabulary {manifest.vocab_size}, data {manifest.fingerprint}")
+
+
+def show_outcome(study: Study, done: list[str], failed: list[str], busy: list[str]) -> None:
+    """How a training command ended."""
+    console.print(f"{len(done)} runs done, {len(failed)} failed, {len(busy)} held by another command")
+    for run_id in failed:
+        console.print(f"[red]failed[/red] {run_id}: see {escape(str(study.layout.run(run_id).failed))}")
+
+
+def show_import(study: Study, runs: ImportedRuns) -> None:
+    """What was taken in."""
+    show_notes(runs.notes)
+    console.print(
+        f"{len(runs.weights)} runs, {runs.weights.shape[1]} domains, {runs.metrics.shape[1]} metrics "
+        f"in {escape(str(study.layout.root))}"
+    )
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    """Corrections and exclusions."""
+    for note in notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+
+
+def show_plan(spec: RunSpec) -> None:
+    """What a single run will train."""
+    console.print(
+        f"{escape(spec.name)}: {quantity(spec.model.parameters)} non-embedding parameters, "
+        f"{quantity(spec.tokens)} tokens, {quantity(spec.flops)}FLOP, run {spec.run_id}"
+    )
+
+
+def show_model(study: Study, spec: RunSpec) -> None:
+    """A finished run's metrics and where its model is.
+
+    Raises:
+        RegmixError: the run did not finish.
+    """
+    record = RunRecord(study.layout.run(spec.run_id), spec)
+    if record.status == "failed":
+        raise RegmixError(f"run {spec.run_id} failed: {record.failure()['reason']}")
+    result = record.result()
+    shown = table(None, "metric", "value")
+    for name, value in result["metrics"].items():
+        shown.add_row(escape(name), f"{value:.4f}")
+    console.print(shown)
+    domains = table(None, "domain", "requested", "realised", "epochs")
+    for d in result["domains"]:
+        values = (d["requested"], d["realised"], d["epochs"])
+        domains.add_row(escape(d["domain"]), *(f"{v:.4f}" for v in values))
+    console.print(domains)
+    console.print(f"model {escape(str(record.layout.model))}")

@@ -1,0 +1,255 @@
+"""The demo: from text to a trained model, and the comparison that it stands or falls by.
+
+The steps are those of the command line, in order; each keeps what is already there. Building and
+training need torch and are handed in as :class:`Steps`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from regmix import yaml_io
+from regmix.comparison import Comparison
+from regmix.design import baseline_count
+from regmix.errors import UserError
+from regmix.files import read_json, write_json, write_text
+from regmix.layout import StudyLayout
+from regmix.mixture import Mixture
+from regmix.results import Fit
+from regmix.study import Progress, Study
+
+Size = Literal["tiny", "default", "large"]
+SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".txt", ".txt.zst", ".txt.gz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a demo size means; docs/DECISIONS.md says how the default was found."""
+
+    corpus_scale: float
+    mixtures: int
+    proxy_size: str
+    proxy_tokens: int
+    proxy_batch: int
+    proxy_lr: float
+    target_size: str
+    target_tokens: int
+    target_batch: int
+    target_lr: float
+    target_seeds: int
+    eval_bytes: int
+    """Per domain and proxy; targets are measured on twice as much."""
+
+
+PRESETS: dict[str, Preset] = {
+    "tiny": Preset(0.35, 14, "50k", 30_000, 256, 2e-3, "400k", 60_000, 512, 2e-3, 1, 10_000),
+    "default": Preset(1.0, 48, "100k", 160_000, 256, 2e-3, "800k", 400_000, 512, 2e-3, 1, 24_000),
+    "large": Preset(1.0, 96, "300k", 1_000_000, 512, 2e-3, "4m", 8_000_000, 2048, 2e-3, 2, 100_000),
+}
+
+
+class Steps(Protocol):
+    """What the trainer does for the demo; `proxy_trainer.steps` has it."""
+
+    def default_corpus(self, folder: Path, scale: float, progress: Progress | None = None) -> None:
+        """Build the default corpus."""
+        ...
+
+    def build_data(self, study: Study, progress: Progress | None = None) -> Any:
+        """Tokenise the study's sources."""
+        ...
+
+    def train(
+        self, study: Study, run_ids: Sequence[str], on_poll: Callable[[], None] | None = None
+    ) -> Any:
+        """Train runs."""
+        ...
+
+
+class Display(Protocol):
+    """How the demo shows that it is alive."""
+
+    def stage(self, title: str) -> Any:
+        """A context manager that yields a :data:`Progress`."""
+        ...
+
+    def training(self, study: Study, run_ids: Sequence[str], title: str) -> Any:
+        """A context manager that yields what to call while runs train."""
+        ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the demo came to."""
+
+    study: Study
+    fit: Fit
+    comparison: Comparison
+    seconds: dict[str, float]
+    """By stage; for stages done earlier, what they took then."""
+    report: Path
+
+
+def run(
+    folder: Path,
+    *,
+    size: Size,
+    corpus: Path | None,
+    seed: int,
+    steps: Steps,
+    display: Display,
+    write_report: Callable[[Study], Path],
+) -> Summary:
+    """Carry out the demo in ``folder``; what an earlier run finished is kept.
+
+    Raises:
+        UserError: the folder holds a demo with other settings, or the corpus is not as described.
+        RegmixError: a run could not go on.
+    """
+    layout = StudyLayout(folder.expanduser().resolve())
+    clock = _Clock(layout.root / "demo.json", {"size": size, "corpus": str(corpus), "seed": seed})
+    preset = PRESETS[size]
+    with clock.stage("corpus"), display.stage("Corpus") as progress:
+        if corpus is None:
+            steps.default_corpus(layout.root / "corpus", preset.corpus_scale, progress)
+    if not layout.config.exists():
+        source = corpus.expanduser().resolve() if corpus else layout.root / "corpus"
+        write_text(layout.config, study_yaml(source, layout.root, preset, size, seed))
+    with clock.stage("tokens"), display.stage("Tokens") as progress:
+        steps.build_data(Study.open(layout.root), progress)
+    study = Study.open(layout.root)
+    with clock.stage("swarm"):
+        # The larger baselines do not wait for the fit; longest first, no core idles at the end.
+        ids = _add_targets(study, study.references(), preset.target_seeds)
+        ids += [s.run_id for s in study.propose().specs]
+        with display.training(study, ids, "Swarm and baselines") as poll:
+            steps.train(study, ids, poll)
+    with clock.stage("fit"), display.stage("Fit and solve") as progress:
+        fit = study.fit(progress=progress)
+    with clock.stage("proposal"):
+        ids = _add_targets(study, {"proposal": fit.best}, preset.target_seeds)
+        with display.training(study, ids, "Proposed mixture") as poll:
+            steps.train(study, ids, poll)
+    comparison = study.comparison()
+    if comparison is None:
+        raise UserError(f"{layout.root}: no larger model finished; see `regmix status {folder}`")
+    with clock.stage("report"), display.stage("Report") as progress:
+        report = write_report(study)
+    return Summary(study, fit, comparison, clock.seconds, report)
+
+
+def _add_targets(study: Study, mixtures: dict[str, Mixture], seeds: int) -> list[str]:
+    """Plan the larger models on some mixtures; their run ids."""
+    specs = [
+        study.target_run(name, mixture, study.config.seed + offset)
+        for offset in range(seeds)
+        for name, mixture in mixtures.items()
+    ]
+    for spec in specs:
+        study.add_run(spec)
+    return [spec.run_id for spec in specs]
+
+
+class _Clock:
+    """Seconds by stage, kept beside the study so that a second run still tells them."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self._path = path
+        found = read_json(path) if path.exists() else {"settings": settings, "seconds": {}}
+        if found["settings"] != settings:
+            asked = ", ".join(f"{k} {v}" for k, v in settings.items())
+            there = ", ".join(f"{k} {v}" for k, v in found["settings"].items())
+            raise UserError(
+                f"{path.parent}: holds a demo with {there}; asked was {asked}. "
+                "Name another folder, or delete this one"
+            )
+        self._found = found
+        self.seconds: dict[str, float] = found["seconds"]
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; one that only finds everything done keeps its first time."""
+        began = time.perf_counter()
+        yield
+        spent = round(time.perf_counter() - began, 1)
+        self.seconds[name] = max(spent, self.seconds.get(name, 0.0))
+        write_json(self._path, self._found)
+
+
+def study_yaml(corpus: Path, root: Path, preset: Preset, size: str, seed: int) -> str:
+    """``study.yaml`` for a corpus folder of ``train/`` and ``valid/``.
+
+    Raises:
+        UserError: no such folders, no domain in them, or a domain without a valid file.
+    """
+    found = domain_files(corpus)
+    local = corpus.is_relative_to(root)
+
+    def shown(path: Path) -> str:
+        return str(path.relative_to(root) if local else path)
+
+    domains = [
+        {"name": name, "train": shown(train), "valid": shown(valid)}
+        for name, (train, valid) in found.items()
+    ]
+    # The baselines count as mixtures; a corpus of many domains still gets as many sampled ones.
+    mixtures = max(preset.mixtures, 2 * baseline_count(len(domains)))
+    return f"# Written by `regmix demo --size {size}`.\n" + yaml_io.dump(
+        {
+            "name": root.name,
+            "seed": seed,
+            "domains": domains,
+            "proxy": {
+                "model": {"size": preset.proxy_size},
+                "train": {
+                    "tokens": preset.proxy_tokens,
+                    "batch_tokens": preset.proxy_batch,
+                    "lr": preset.proxy_lr,
+                    "eval_bytes": preset.eval_bytes,
+                    "eval_points": 2,
+                },
+            },
+            "target": {
+                "model": {"size": preset.target_size},
+                "train": {
+                    "tokens": preset.target_tokens,
+                    "batch_tokens": preset.target_batch,
+                    "lr": preset.target_lr,
+                    "eval_bytes": 2 * preset.eval_bytes,
+                },
+            },
+            "swarm": {"runs": mixtures},
+        }
+    )
+
+
+def domain_files(corpus: Path) -> dict[str, tuple[Path, Path]]:
+    """Train and valid file of every domain in a corpus folder, by name in order.
+
+    Raises:
+        UserError: as :func:`study_yaml`.
+    """
+    splits: dict[str, dict[str, Path]] = {}
+    for split in ("train", "valid"):
+        folder = corpus / split
+        if not folder.is_dir():
+            raise UserError(
+                f"{corpus}: no folder '{split}'; a corpus has train/<domain>.jsonl and "
+                "valid/<domain>.jsonl (.zst, .gz, .txt and .parquet too)"
+            )
+        splits[split] = {}
+        for path in sorted(folder.iterdir()):
+            suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
+            if suffix is not None and path.is_file():
+                splits[split][path.name.removesuffix(suffix)] = path
+    alone = set(splits["train"]) ^ set(splits["valid"])
+    if alone:
+        raise UserError(f"{corpus}: {', '.join(sorted(alone))} stands in only one of train and valid")
+    if len(splits["train"]) < 2:
+        raise UserError(f"{corpus}: {len(splits['train'])} domains found; a mixture needs two or more")
+    return {name: (splits["train"][name], splits["valid"][name]) for name in splits["train"]}

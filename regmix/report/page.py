@@ -1,0 +1,406 @@
+"""The page: reads a study once, lets frames, figures and text say what there is, fills a template.
+
+A section whose data a study does not have (no fit, nothing trained at the target size, runs
+measured elsewhere) says so in a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+
+from regmix import __version__, results
+from regmix.comparison import Comparison, Gain
+from regmix.files import write_text
+from regmix.imports import ImportedRuns, read_imports
+from regmix.mixture import Mixture
+from regmix.objective import Objective
+from regmix.observations import Observations
+from regmix.records import RunRecord
+from regmix.report import figures, frames, text
+from regmix.results import Fit
+from regmix.study import Study
+
+OBJECTIVE_PANEL, SMALL_PANEL = 4.4, 2.5
+"""Width of the held-out figures, in inches."""
+
+Columns = dict[str, tuple[str, Callable[[Any], str]]]
+"""Columns of a frame to show: heading, and how a value is written."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that a report is made of, read once."""
+
+    study: Study
+    data: Observations
+    records: list[RunRecord]
+    imports: list[ImportedRuns]
+    fit: Fit | None
+    comparison: Comparison | None
+
+    @classmethod
+    def read(cls, study: Study) -> Evidence:
+        """Read a study; its latest fit and its comparison only if there are any.
+
+        Raises:
+            UserError: nothing is measured yet.
+        """
+        data = study.observations()
+        fitted = (study.layout.fits / results.LATEST).exists()
+        return cls(
+            study=study,
+            data=data,
+            records=study.runs(),
+            imports=read_imports(study.layout),
+            fit=study.latest_fit() if fitted else None,
+            comparison=study.comparison() if fitted else None,
+        )
+
+    @property
+    def objective(self) -> Objective:
+        """The fit's objective; the study's own before there is a fit."""
+        if self.fit is not None:
+            return self.fit.objective
+        return Objective.from_config(self.study.config.objective, self.data.metric_names)
+
+    @property
+    def noise(self) -> float | None:
+        """Standard deviation of the objective between seeds of one mixture."""
+        if self.fit is not None:
+            return self.fit.diagnostics["objective_noise"]  # type: ignore[no-any-return]
+        found = results.objective_noise(self.data, self.objective)
+        return None if found != found else found
+
+    @property
+    def gains(self) -> dict[str, Gain]:
+        """Measured gains of the objective by reference."""
+        return {} if self.fit is None else frames.gains(self.comparison, self.fit.proposal)
+
+    def weights(self) -> pd.DataFrame:
+        """Shares of the proposal (if there is one) and of the references."""
+        named: dict[str, Mixture] = {} if self.fit is None else {frames.PROPOSAL: self.fit.best}
+        return frames.weights({**named, **self.study.references()})
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column names its row."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, columns: Columns) -> Table:
+        """A frame's columns in this order, each with its heading and how its values are written."""
+        rows = zip(
+            *([write(v) for v in frame[name]] for name, (_, write) in columns.items()), strict=True
+        )
+        return cls(tuple(heading for heading, _ in columns.values()), tuple(rows))
+
+
+def render(study: Study) -> str:
+    """The report as one HTML document that needs nothing beside itself.
+
+    Raises:
+        UserError: nothing is measured yet, or something in the study's files is wrong.
+    """
+    evidence = Evidence.read(study)
+    source = resources.files("regmix.report").joinpath("page.html").read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(source).render(
+        name=study.config.name,
+        root=str(study.layout.root),
+        version=__version__,
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        colours=figures.COLOURS,
+        fitted=evidence.fit is not None,
+        answer=_answer(evidence),
+        comparison=_comparison(evidence),
+        belief=_belief(evidence),
+        swarm=_swarm(evidence),
+        history=_history(evidence),
+    )
+
+
+def write(study: Study) -> Path:
+    """Write the report to ``report/index.html`` in the study, whole; returns its path.
+
+    Raises:
+        UserError: as :func:`render`, or the folder is not writable.
+    """
+    write_text(study.layout.report, render(study))
+    return study.layout.report
+
+
+def _answer(evidence: Evidence) -> dict[str, Any]:
+    weights = evidence.weights()
+    shown = weights.rename_axis("domain").reset_index()
+    columns: Columns = {"domain": ("domain", str)}
+    columns |= {str(name): (str(name), text.percent) for name in weights}
+    if "natural" in weights and frames.PROPOSAL in weights:
+        shown["change"] = weights[frames.PROPOSAL].to_numpy() - weights["natural"].to_numpy()
+        columns["change"] = ("against natural", _points)
+    return {
+        "objective": evidence.objective.describe(),
+        "figure": figures.weights(weights) if _drawable(weights) else None,
+        "weights": Table.of(shown, columns),
+        **_verdict(evidence),
+    }
+
+
+def _points(share: float) -> str:
+    return f"{text.signed(100 * share, 1)} pp"
+
+
+def _drawable(weights: pd.DataFrame) -> bool:
+    """Whether there is more to draw than the uniform mixture."""
+    return bool({frames.PROPOSAL, "natural"} & set(weights))
+
+
+def _verdict(evidence: Evidence) -> dict[str, Any]:
+    """The answer in a sentence, its tone, and the figures that go with it."""
+    fit, noise, gains = evidence.fit, evidence.noise, evidence.gains
+    best = frames.run_objectives(evidence.data, evidence.objective).iloc[0]
+    if fit is None:
+        observed = f"{best['name']}, with {text.number(best['objective'])}"
+        return {"predicted": None, "measured": None, "tone": "plain", "best": observed, "cards": []}
+    predicted = frames.predicted_gains(fit.proposal)
+    units = text.unit(fit.objective)
+    return {
+        "predicted": text.predicted(fit.objective, predicted),
+        "measured": text.measured(evidence.comparison, gains, noise, units),
+        "tone": text.tone(gains, noise),
+        "best": best["name"],
+        "cards": _cards(evidence, fit, predicted),
+    }
+
+
+def _cards(evidence: Evidence, fit: Fit, predicted: pd.DataFrame) -> list[dict[str, str]]:
+    cards = []
+    for name in [r for r in frames.REFERENCES if r in predicted.index]:
+        gain, std = predicted["gain"][name], predicted["std"][name]
+        card = {
+            "label": f"predicted gain over {name}",
+            "value": text.signed(gain, text.decimals_for(std)),
+            "error": f"± {text.fixed(std, text.decimals_for(std))}",
+            "note": f"better with probability {text.chance(predicted['probability'][name])}",
+            "tone": "plain",
+        }
+        cards.append(card)
+        if name in evidence.gains:
+            word, tone = text.judgement(evidence.gains[name], evidence.noise)
+            decimals = text.decimals_for(evidence.noise or std)
+            value = text.signed(evidence.gains[name].mean, decimals)
+            label = f"measured gain over {name}"
+            cards.append({"label": label, "value": value, "error": "", "note": word, "tone": tone})
+    scores = fit.diagnostics["objective_scores"]
+    cards.append(
+        {
+            "label": "held-out rank correlation",
+            "value": text.fixed(scores["spearman"], 2),
+            "error": "",
+            "note": f"of the objective, over {fit.diagnostics['runs']} runs",
+            "tone": "plain",
+        }
+    )
+    return cards
+
+
+def _comparison(evidence: Evidence) -> dict[str, Any] | None:
+    """The measured comparison; None if nothing was trained at the target size."""
+    fit, comparison = evidence.fit, evidence.comparison
+    if fit is None or comparison is None:
+        return None
+    metrics = frames.target_metrics(comparison)
+    columns: Columns = {
+        "mixture": ("mixture", str),
+        "seed": ("seed", str),
+        "objective": ("objective", _five),
+    }
+    columns |= {m: (m, _five) for m in metrics if m not in columns}
+    noise = {str(m): float(v) for m, v in evidence.data.noise().items()}
+    directions = evidence.study.config.objective.directions
+    by_metric = frames.metric_gains(comparison, fit, noise, directions)
+    return {
+        "size": f"{text.amount(comparison.parameters)} non-embedding parameters, "
+        f"{text.amount(comparison.tokens)} tokens",
+        "measured": Table.of(comparison.values, columns),
+        "gains": _gain_table(evidence.gains, evidence.noise),
+        "noise": text.number(evidence.noise, 2),
+        "noise_known": evidence.noise is not None,
+        "figures": [
+            {"reference": name, "figure": figures.metric_gains(by_metric, name)}
+            for name in evidence.gains
+        ],
+    }
+
+
+def _gain_table(gains: Mapping[str, Gain], noise: float | None) -> Table:
+    seeds = sorted({seed for gain in gains.values() for seed in gain.by_seed})
+    head = ("against", "predicted", *(f"seed {s}" for s in seeds), "mean measured", "seed noise",
+            "verdict")  # fmt: skip
+    rows = []
+    for name, gain in gains.items():
+        decimals = text.decimals_for(noise or gain.predicted_std)
+        measured = [text.signed(gain.by_seed.get(s), decimals) for s in seeds]
+        word, _ = text.judgement(gain, noise)
+        predicted = text.with_error(gain.predicted, gain.predicted_std, sign=True)
+        mean = text.signed(gain.mean, decimals)
+        rows.append((name, predicted, *measured, mean, text.fixed(noise, decimals), word))
+    return Table(head, tuple(rows))
+
+
+def _belief(evidence: Evidence) -> dict[str, Any] | None:
+    """The record by which to judge the fit; None without one."""
+    fit, data = evidence.fit, evidence.data
+    if fit is None:
+        return None
+    scores = frames.scores(fit.diagnostics)
+    # A single metric is the objective, which has a figure of its own.
+    drawn = frames.panels(scores["spearman"]) if len(scores) > 1 else []
+    many = len(drawn) * len(data.weights) > figures.MANY_POINTS
+    late = data.weights.index.difference(fit.held_out.index)
+    noise, spread = evidence.noise, fit.diagnostics["objective_spread"]
+    return {
+        "objective": figures.held_out(
+            frames.held_out_objective(data, fit), "objective", size=OBJECTIVE_PANEL
+        ),
+        "scores": fit.diagnostics["objective_scores"],
+        "panels": [
+            {
+                "name": name,
+                "score": f"ρ {text.fixed(scores['spearman'][name], 2)}",
+                "figure": figures.held_out(
+                    frames.held_out(data, fit, name), name, size=SMALL_PANEL, rasterise=many
+                ),
+            }
+            for name in drawn
+        ],
+        "hidden": len(scores) - len(drawn) if drawn else 0,
+        "table": Table.of(scores.reset_index(), _SCORES),
+        "candidates": Table.of(frames.candidates(fit.diagnostics), _CANDIDATES),
+        "signal": None if not noise else text.number(spread / noise, 2),
+        "runs": fit.diagnostics["runs"],
+        "late": len(late),
+        "warnings": fit.diagnostics["warnings"],
+    }
+
+
+def _five(value: float) -> str:
+    return text.number(value, 5)
+
+
+def _three(value: float) -> str:
+    return text.fixed(value, 3)
+
+
+def _brief(value: float) -> str:
+    return text.number(value, 3)
+
+
+def _whole(value: float) -> str:
+    return text.percent(value, 0)
+
+
+_SCORES: Columns = {
+    "metric": ("metric", str),
+    "regressor": ("regressor", str),
+    "spearman": ("Spearman ρ", _three),
+    "r2": ("R²", _three),
+    "mae": ("MAE", _brief),
+    "coverage90": ("in 90% interval", _whole),
+    "spread": ("spread", _brief),
+    "noise": ("seed noise", _brief),
+    "snr": ("spread / noise", _brief),
+}
+_CANDIDATES: Columns = {
+    "metric": ("metric", str),
+    "regressor": ("regressor", str),
+    "chosen": ("chosen", lambda chosen: "✓" if chosen else ""),
+    "spearman": ("Spearman ρ", _three),
+    "r2": ("R²", _three),
+    "mae": ("MAE", _brief),
+    "rmse": ("RMSE", _brief),
+    "coverage90": ("in 90% interval", _whole),
+}
+
+
+def _swarm(evidence: Evidence) -> dict[str, Any]:
+    data, fit = evidence.data, evidence.fit
+    weights = evidence.weights()
+    order = list(weights.index)
+    runs = frames.run_objectives(data, evidence.objective)
+    proposal = None if fit is None else fit.proposal
+    return {
+        "runs": len(data.weights),
+        "domains": len(data.domains),
+        "metrics": len(data.metric_names),
+        "shares": figures.shares(
+            frames.shares(data, order), frames.share_quartiles(data, order), weights
+        ),
+        "objectives": figures.run_objectives(
+            runs, None if proposal is None else proposal.best.objective, evidence.noise
+        ),
+        "best": runs["name"].iloc[0],
+        "best_value": text.number(runs["objective"].iloc[0]),
+        "noise": evidence.noise is not None,
+        "proposal": None if proposal is None else {
+            "objective": text.with_error(*proposal.best.objective),
+            "nearest": proposal.nearest_run,
+            "distance": text.fixed(proposal.nearest_distance, 3),
+            "typical": text.fixed(proposal.typical_distance, 3),
+            "extrapolates": proposal.extrapolates,
+            "active": proposal.active,
+        },
+        "excluded": data.excluded,
+    }  # fmt: skip
+
+
+def _history(evidence: Evidence) -> dict[str, Any]:
+    store, records = evidence.study.store, evidence.records
+    states = frames.states(records).reset_index()
+    count: Columns = {s: (s, str) for s in frames.STATES}
+    failed = frames.failures(records)
+    realised = frames.realised(store, evidence.data.domains)
+    targets = [r for r in records if r.spec.role == "target"]
+    return {
+        "trained": bool(records),
+        "states": Table.of(states, {"role": ("role", str), **count}),
+        "failures": Table.of(failed, {str(c): (str(c).replace("_", " "), str) for c in failed}),
+        "unfinished_targets": sum(r.status in ("waiting", "started") for r in targets),
+        "costs": Table.of(store.costs(), _COSTS),
+        "difference": text.number(realised["difference"].max(), 2) if len(realised) else None,
+        "realised": Table.of(realised.reset_index(), _REALISED),
+        "environment": Table.of(frames.environments(store), _ENVIRONMENT),
+        "imports": [{"runs": len(i.weights), "notes": i.notes} for i in evidence.imports],
+    }
+
+
+_COSTS: Columns = {
+    "role": ("role", str),
+    "runs": ("finished runs", str),
+    "tokens": ("tokens", text.amount),
+    "flops": ("FLOPs", lambda flops: f"{flops:.2e}".replace("e+", "e")),
+    "seconds": ("training time, summed", text.duration),
+}
+_REALISED: Columns = {
+    "domain": ("domain", str),
+    "runs": ("runs", str),
+    "difference": ("largest difference of share", _brief),
+    "epochs": ("most epochs in a run", _brief),
+}
+_ENVIRONMENT: Columns = {
+    "key": ("what", str),
+    "value": ("value", str),
+    "runs": ("runs", str),
+}

@@ -1,0 +1,73 @@
+"""The commented ``study.yaml`` that ``regmix init`` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from regmix.errors import UserError
+from regmix.files import write_text
+from regmix.layout import StudyLayout
+
+TEMPLATE = """\
+# A study: domains of text, a small proxy, and the mixture to be found.
+# Keys that are left out take the values shown in comments. An unknown key is an error.
+name: {name}
+seed: 0
+
+domains:                          # at least two; order is kept everywhere
+  - name: web
+    train: text/web/*.jsonl.zst   # file, folder or glob; .jsonl .txt .parquet, .gz and .zst
+    # valid: text/web-valid.jsonl # left out: 2 % of the documents, chosen by content hash
+    # valid_share: 0.02
+  - name: code
+    train:
+      - path: text/code           # every known file below this folder
+        text_field: content       # default: text
+  # - name: wiki
+  #   train: {{hub: wikimedia/wikipedia, hub_args: {{name: 20231101.en}}, split: train}}
+
+# data:
+#   tokenizer: {{vocab_size: 4096}} # or {{path: tokenizer.json}}
+#   max_missing_text: 0.01        # share of documents that may lack the text field
+
+proxy:                            # the small model; size sets width, depth, lr and tokens
+  model: {{size: 1m}}               # {sizes}
+  # train: {{tokens: 20000000, lr: 0.002, batch_tokens: 4096, schedule: cosine}}
+
+target:                           # the model that the mixture is for
+  model: {{size: 15m}}
+
+swarm:
+  runs: 48                        # mixtures, with uniform and every domain alone among them
+  # temperature: 0.5              # natural mixture to this power is the centre of the Dirichlet
+  # concentration: [0.5, 20]
+  # replicates: 3                 # natural mixture with this many seeds: the noise floor
+
+# space:                          # what a mixture may be
+#   bounds: {{web: [0.1, 0.8]}}
+#   groups: {{prose: {{domains: [web], lower: 0.3}}}}
+#   max_epochs: 4                 # repetition cap; needs budget_tokens
+#   budget_tokens: 1000000000
+
+# objective:                      # default: mean of bits per byte over the domains
+#   weights: {{bpb/web: 1, bpb/code: 2}}
+
+# fit: {{regressor: auto, folds: 5}}
+# launch: {{workers: 8}}            # default: one per core
+"""
+
+
+def write_template(folder: Path) -> Path:
+    """Write ``study.yaml`` into a new study folder.
+
+    Raises:
+        UserError: there is one already.
+    """
+    from regmix.sizes import SIZES
+
+    layout = StudyLayout(folder.expanduser().resolve())
+    if layout.config.exists():
+        raise UserError(f"{layout.config}: is there already")
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in layout.root.name).lstrip(".")
+    write_text(layout.config, TEMPLATE.format(name=name or "study", sizes=" ".join(SIZES)))
+    return layout.config
