@@ -18,7 +18,7 @@ CHUNK_ROWS = 64
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, z_loss: float
     ) -> Tensor:
         count = hidden_ND.shape[0]
@@ -42,7 +42,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         scale = grad / ctx.count
         return grad_hidden_ND * scale, grad_weight_VD * scale, None, None

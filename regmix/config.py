@@ -133,7 +133,7 @@ class SwarmConfig(Strict):
     """Which mixtures the proxies are trained on."""
 
     runs: Positive = 48
-    """Sampled mixtures; the baselines and replicates below come on top."""
+    """Mixtures to fit, uniform among them; natural, its replicates and single domains on top."""
     temperature: PositiveFloat = 0.5
     """The Dirichlet's centre is the natural mixture to this power, normalised."""
     concentration: tuple[PositiveFloat, PositiveFloat] = (0.5, 20.0)
@@ -141,7 +141,7 @@ class SwarmConfig(Strict):
     replicates: Annotated[int, Field(ge=1)] = 3
     """Runs of the natural mixture, each with another seed: the noise floor."""
     baselines: bool = True
-    """Add uniform and every single domain alone, as far as the space allows them."""
+    """Train uniform and every domain alone too, as far as the space allows them."""
 
     @field_validator("concentration", mode="before")
     @classmethod

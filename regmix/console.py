@@ -166,7 +166,8 @@ def show_proposed(proposed: Proposed) -> None:
     console.print(f"{len(proposed.specs)} runs ({parts}), {proposed.new} of them new")
     console.print(
         f"proxy: {quantity(first.model.parameters)} non-embedding parameters, "
-        f"{quantity(first.tokens)} tokens; all runs: {quantity(tokens)} tokens, {quantity(flops)}FLOP"
+        f"{quantity(first.tokens)} tokens; all runs: {quantity(tokens)} tokens, "
+        f"{quantity(flops)}FLOP"
     )
     console.print(
         f"space: {proposed.acceptance:.0%} of the drawn mixtures were allowed as they fell, "
@@ -187,7 +188,9 @@ def show_status(status: StudyStatus) -> None:
     console.print(f"{quantity(status.done_tokens)} of {quantity(status.planned_tokens)} tokens")
     for run in status.runs:
         if run.state == "failed":
-            console.print(f"[red]failed[/red] {run.run_id} {escape(run.name)}: {escape(run.reason)}")
+            console.print(
+                f"[red]failed[/red] {run.run_id} {escape(run.name)}: {escape(run.reason)}"
+            )
         if run.state == "running":
             console.print(f"running {run.run_id} {escape(run.name)} {run.tokens / run.planned:.0%}")
 
@@ -241,6 +244,10 @@ def _show_candidates(fit: Fit) -> None:
         f"nearest run {escape(p.nearest_run)}, total variation {p.nearest_distance:.3f} "
         f"(runs lie {p.typical_distance:.3f} apart){far}"
     )
+    single = fit.diagnostics["best_single"]
+    if single:
+        name, value = escape(single["name"]), single["objective"]
+        console.print(f"best single domain: {name}, measured {value:.4f}")
     if p.active:
         console.print(f"held back by {escape(', '.join(p.active))}")
 
@@ -290,7 +297,9 @@ def show_comparison(fit: Fit, comparison: Comparison) -> None:
 
 
 def _words(verdict: str) -> str:
-    return {"better": "better", "worse": "WORSE", "tied": "no difference beyond seed noise"}[verdict]
+    return {"better": "better", "worse": "WORSE", "tied": "no difference beyond seed noise"}[
+        verdict
+    ]
 
 
 def show_summary(summary: Summary) -> None:
@@ -312,10 +321,10 @@ def show_summary(summary: Summary) -> None:
 def show_costs(study: Study, seconds: dict[str, float]) -> None:
     """Tokens and FLOPs by role, seconds by stage."""
     shown = table("Cost", "runs", "count", "tokens", "FLOP", "core-seconds")
-    for row in study.store.costs().itertuples(index=False):
+    for row in study.store.costs().to_dict("records"):
         shown.add_row(
-            str(row.role), str(row.runs), quantity(float(row.tokens)), quantity(float(row.flops)),
-            f"{row.seconds:.0f}",
+            row["role"], str(row["runs"]), quantity(row["tokens"]), quantity(row["flops"]),
+            f"{row['seconds']:.0f}",
         )  # fmt: skip
     console.print(shown)
     stages = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items())
@@ -339,17 +348,21 @@ def show_manifest(manifest: DataManifest) -> None:
 
 def show_outcome(study: Study, done: list[str], failed: list[str], busy: list[str]) -> None:
     """How a training command ended."""
-    console.print(f"{len(done)} runs done, {len(failed)} failed, {len(busy)} held by another command")
+    console.print(
+        f"{len(done)} runs done, {len(failed)} failed, {len(busy)} held by another command"
+    )
     for run_id in failed:
-        console.print(f"[red]failed[/red] {run_id}: see {escape(str(study.layout.run(run_id).failed))}")
+        console.print(
+            f"[red]failed[/red] {run_id}: see {escape(str(study.layout.run(run_id).failed))}"
+        )
 
 
 def show_import(study: Study, runs: ImportedRuns) -> None:
     """What was taken in."""
     show_notes(runs.notes)
     console.print(
-        f"{len(runs.weights)} runs, {runs.weights.shape[1]} domains, {runs.metrics.shape[1]} metrics "
-        f"in {escape(str(study.layout.root))}"
+        f"{len(runs.weights)} runs, {runs.weights.shape[1]} domains, {runs.metrics.shape[1]} "
+        f"metrics in {escape(str(study.layout.root))}"
     )
 
 

@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol
 
 from regmix import yaml_io
 from regmix.comparison import Comparison
-from regmix.design import baseline_count
 from regmix.errors import UserError
 from regmix.files import read_json, write_json, write_text
 from regmix.layout import StudyLayout
@@ -197,8 +196,6 @@ def study_yaml(corpus: Path, root: Path, preset: Preset, size: str, seed: int) -
         {"name": name, "train": shown(train), "valid": shown(valid)}
         for name, (train, valid) in found.items()
     ]
-    # The baselines count as mixtures; a corpus of many domains still gets as many sampled ones.
-    mixtures = max(preset.mixtures, 2 * baseline_count(len(domains)))
     return f"# Written by `regmix demo --size {size}`.\n" + yaml_io.dump(
         {
             "name": root.name,
@@ -223,7 +220,7 @@ def study_yaml(corpus: Path, root: Path, preset: Preset, size: str, seed: int) -
                     "eval_bytes": 2 * preset.eval_bytes,
                 },
             },
-            "swarm": {"runs": mixtures},
+            "swarm": {"runs": preset.mixtures},
         }
     )
 
@@ -249,7 +246,11 @@ def domain_files(corpus: Path) -> dict[str, tuple[Path, Path]]:
                 splits[split][path.name.removesuffix(suffix)] = path
     alone = set(splits["train"]) ^ set(splits["valid"])
     if alone:
-        raise UserError(f"{corpus}: {', '.join(sorted(alone))} stands in only one of train and valid")
+        raise UserError(
+            f"{corpus}: {', '.join(sorted(alone))} stands in only one of train and valid"
+        )
     if len(splits["train"]) < 2:
-        raise UserError(f"{corpus}: {len(splits['train'])} domains found; a mixture needs two or more")
+        raise UserError(
+            f"{corpus}: {len(splits['train'])} domains found; a mixture needs two or more"
+        )
     return {name: (splits["train"][name], splits["valid"][name]) for name in splits["train"]}

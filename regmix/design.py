@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from regmix.config import SwarmConfig
-from regmix.errors import UserError
 from regmix.mixture import FloatArray, Mixture
 from regmix.space import Sample, Space
 
@@ -21,7 +20,7 @@ class Planned:
 
     name: str
     role: str
-    """``baseline`` (natural, uniform, one domain alone), ``swarm``, or ``replicate``."""
+    """``swarm``, ``baseline`` (natural, uniform), ``replicate``, ``single`` (one domain alone)."""
     mixture: Mixture
     seed: int
 
@@ -38,11 +37,6 @@ class Swarm:
     """What a person should know: baselines that the space does not allow."""
 
 
-def baseline_count(domains: int) -> int:
-    """Baselines beside natural: uniform, and every domain alone."""
-    return 1 + domains
-
-
 def swarm(config: SwarmConfig, space: Space, natural: Mixture, seed: int) -> Swarm:
     """A space-filling swarm around the natural mixture.
 
@@ -51,17 +45,13 @@ def swarm(config: SwarmConfig, space: Space, natural: Mixture, seed: int) -> Swa
     set to 0. All runs share one seed (common random numbers), except the replicates of the natural
     mixture, which take the seeds after it.
 
-    Raises:
-        UserError: fewer runs are asked for than there are baselines.
+    Uniform is one of the ``config.runs`` mixtures. Every domain alone comes on top: a reference
+    that is measured and shown, but not fitted, since a surface that must also pass through the
+    corners of the simplex is a worse one where mixtures are sought (docs/DECISIONS.md).
     """
     notes: list[str] = []
     fixed = _baselines(config, space, natural, seed, notes)
-    count = config.runs - len(fixed)
-    if count < 0:
-        raise UserError(
-            f"swarm.runs: {config.runs} is fewer than the {len(fixed)} baselines (uniform and "
-            "every domain alone); ask for more, or set swarm.baselines: false"
-        )
+    count = config.runs - sum(p.role == "baseline" for p in fixed)
     drawn = [_draw(config, space, natural, seed, index) for index in range(count)]
     sampled = [
         Planned(f"mix-{i:04d}", "swarm", Mixture.from_array(space.domains, d.weights[0]), seed)
@@ -77,9 +67,7 @@ def _draw(config: SwarmConfig, space: Space, natural: Mixture, seed: int, index:
     """One sampled mixture; a function of its index, so that a larger swarm extends a smaller."""
     rng = np.random.default_rng([seed, 3, index])
     centre = natural.array() ** config.temperature
-    drawn = space.sample(
-        1, rng, centre=centre / centre.sum(), concentration=config.concentration
-    )
+    drawn = space.sample(1, rng, centre=centre / centre.sum(), concentration=config.concentration)
     return replace(drawn, weights=_drop_small(drawn.weights, space))
 
 
@@ -101,15 +89,15 @@ def _baselines(
 ) -> list[Planned]:
     if not config.baselines:
         return []
-    wanted = {"uniform": Mixture.uniform(space.domains)}
-    wanted |= {f"only-{d}": Mixture.only(d, space.domains) for d in space.domains}
+    wanted = [("uniform", "baseline", Mixture.uniform(space.domains))]
+    wanted += [(f"only-{d}", "single", Mixture.only(d, space.domains)) for d in space.domains]
     found = []
-    for name, mixture in wanted.items():
+    for name, role, mixture in wanted:
         broken = space.violations(mixture)
         if broken:
             notes.append(f"baseline {name} is left out: {'; '.join(broken)}")
         elif mixture.id != natural.id:
-            found.append(Planned(name, "baseline", mixture, seed))
+            found.append(Planned(name, role, mixture, seed))
     return found
 
 

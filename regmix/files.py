@@ -52,7 +52,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole, with ``\\n`` line ends on every system."""
+    """Write UTF-8 text whole, with Unix line ends on every system."""
     write_whole(path, lambda tmp: tmp.write_text(text, encoding="utf-8", newline="\n"))
 
 

@@ -156,6 +156,6 @@ def _warnings(
     noise = data.noise()
     for metric, entry in zip(metrics, fitted, strict=True):
         if entry.scores.spearman < 0.5:
-            yield f"{metric}: held-out rank correlation is {entry.scores.spearman:.2f}; not reliable"
+            yield f"{metric}: held-out rank correlation {entry.scores.spearman:.2f}; not reliable"
         if data.spread()[metric] < 3 * noise[metric]:
             yield f"{metric}: the swarm's spread is below 3x the seed noise; more tokens are needed"

@@ -128,7 +128,7 @@ def read_csvs(mixtures: Path, metrics: Path, *, allow_missing: bool = False) -> 
 
 
 def save(layout: StudyLayout, runs: ImportedRuns, sources: Iterable[Path]) -> Path:
-    """Keep an import inside the study; the store is built from it. The same content is kept once."""
+    """Keep an import inside the study, where the store is built from; the same content once."""
     folder = layout.imports / runs.stamp
     write_whole(folder / "mixtures.csv", lambda t: runs.weights.to_csv(t, index_label="run_id"))
     write_whole(folder / "metrics.csv", lambda t: runs.metrics.to_csv(t, index_label="run_id"))
@@ -252,7 +252,7 @@ def _join(
         f"in {mixtures} but not in {metrics}": [r for r in runs if r not in values.index],
         f"in {metrics} but not in {mixtures}": [r for r in values.index if r not in runs],
     }
-    finite = np.isfinite(values).all(axis=1)
+    finite = pd.Series(np.isfinite(values.to_numpy()).all(axis=1), values.index)
     problems[f"without a finite value for every metric in {metrics}"] = [
         r for r in runs if r in values.index and not finite[r]
     ]

@@ -15,8 +15,11 @@ from regmix.config import ObjectiveConfig
 from regmix.errors import UserError, unknown_name
 from regmix.mixture import FloatArray
 
-_HIGHER = re.compile(r"(^|[/_:])(acc|acc_norm|accuracy|exact_match|f1|choice_prob_norm|choice_logprob|"
-                     r"pass@\d+|score|win_rate)($|[/_:])")  # fmt: skip
+_HIGHER = re.compile(
+    r"(^|[/_:])"
+    r"(acc|acc_norm|accuracy|exact_match|f1|choice_prob_norm|choice_logprob|pass@\d+|score|win_rate)"
+    r"($|[/_:])"
+)
 
 
 def direction(metric: str, given: Mapping[str, str]) -> int:
@@ -71,7 +74,7 @@ class Objective:
     @property
     def coefficients(self) -> FloatArray:
         """Signed weights, shape ``(n_metrics,)``: the objective is their sum with the metrics."""
-        return np.array(self.weights) * np.array(self.signs)
+        return np.array([w * s for w, s in zip(self.weights, self.signs, strict=True)])
 
     def value(self, metrics: Mapping[str, FloatArray | float]) -> FloatArray:
         """The objective of metric values; any shape, the same for every metric."""

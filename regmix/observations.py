@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,8 @@ class Observations:
     """``name``, ``role``, ``seed``, ``tokens`` of every run."""
     replicates: pd.DataFrame
     """Metrics of repeated mixtures, indexed by run id, with a column ``mixture`` (its hash)."""
+    singles: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Metrics of runs on one domain alone, by run name: references, not for fitting."""
     excluded: tuple[str, ...] = ()
     """Runs that are left out, each with its reason."""
 
@@ -93,4 +95,4 @@ class Observations:
         freedom = len(values) - groups.ngroups
         if freedom < 1:
             return pd.Series(np.nan, index=self.metrics.columns)
-        return np.sqrt((residual**2).sum() / freedom)
+        return ((residual**2).sum() / freedom) ** 0.5

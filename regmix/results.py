@@ -94,6 +94,7 @@ def save(
         "objective_scores": asdict(result.objective_scores),
         "objective_noise": _or_none(objective_noise(data, objective)),
         "objective_spread": float(objective_values(data, objective).std()),
+        "best_single": best_single(data, objective),
         "metrics": {
             m.name: {
                 "regressor": m.regressor,
@@ -148,6 +149,15 @@ def objective_values(data: Observations, objective: Objective) -> pd.Series:
     """The objective of every run, by run id."""
     values = objective.value({m: data.y(m) for m in objective.metrics})
     return pd.Series(values, index=data.weights.index, name="objective")
+
+
+def best_single(data: Observations, objective: Objective) -> dict[str, Any] | None:
+    """The best run on one domain alone and its measured objective; None if there was none."""
+    if data.singles.empty:
+        return None
+    values = objective.value({m: data.singles[m].to_numpy() for m in objective.metrics})
+    best = int(values.argmin())
+    return {"name": str(data.singles.index[best]), "objective": float(values[best])}
 
 
 def objective_noise(data: Observations, objective: Objective) -> float:

@@ -28,7 +28,7 @@ from regmix.runs import RunSpec
 
 SCHEMA_VERSION = 1
 LOCK_SECONDS = 30.0
-PROXY_ROLES = ("swarm", "baseline", "replicate", "import")
+PROXY_ROLES = ("swarm", "baseline", "replicate", "single", "import")
 
 _SCHEMA = """
 create table if not exists schema_version (version integer);
@@ -162,7 +162,7 @@ class Store:
         return _assemble(runs, weights, metrics, [f"{n} (another proxy)" for n in others["name"]])
 
     def targets(self) -> pd.DataFrame:
-        """Finished target runs: run_id, mixture (hash), seed, cohort, parameters, tokens, metrics."""
+        """Finished target runs: mixture (its hash), seed, cohort, parameters, tokens, metrics."""
         self.ingest()
         with self.connect(read_only=True) as db:
             runs = db.execute(
@@ -202,13 +202,13 @@ def _stamp(record: RunRecord) -> str:
 
 def _delete(db: duckdb.DuckDBPyConnection, run_id: str) -> None:
     for table in _RUN_TABLES:
-        db.execute(f"delete from {table} where run_id = ?", [run_id])
+        db.execute(f"delete from {table} where run_id = ?", [run_id])  # noqa: S608 (our own names)
 
 
 def _insert(db: duckdb.DuckDBPyConnection, table: str, frame: pd.DataFrame) -> None:
     if not frame.empty:
         db.register("incoming", frame)
-        db.execute(f"insert into {table} by name select * from incoming")
+        db.execute(f"insert into {table} by name select * from incoming")  # noqa: S608
         db.unregister("incoming")
 
 
@@ -307,13 +307,16 @@ def _assemble(
         )
     for frame in (wide_w, wide_m):
         frame.columns.name = None
+    single = info["role"] == "single"
     repeated = info["mixture"].duplicated(keep=False)
     replicates = wide_m[repeated].assign(mixture=info.loc[repeated, "mixture"])
-    keep = info["role"] != "replicate"
+    keep = (info["role"] != "replicate") & ~single
+    excluded += [f"{name} (one domain alone: a reference)" for name in info.loc[single, "name"]]
     return Observations(
         weights=wide_w[keep],
         metrics=wide_m[keep],
         info=info.loc[keep, ["name", "role", "seed", "tokens"]],
         replicates=replicates,
+        singles=wide_m[single].set_index(info.loc[single, "name"]),
         excluded=tuple(excluded),
     )

@@ -264,8 +264,8 @@ class Study:
             )
         if self.manifest.names != self.domains:
             raise UserError(
-                f"{self.layout.manifest}: built for {', '.join(self.manifest.names)}, but the study "
-                f"names {', '.join(self.domains)}; run `regmix data build` again"
+                f"{self.layout.manifest}: built for {', '.join(self.manifest.names)}, but the "
+                f"study names {', '.join(self.domains)}; run `regmix data build` again"
             )
         return self.manifest
 
@@ -317,7 +317,7 @@ def _check_epochs(spec: RunSpec, manifest: DataManifest, limit: float) -> None:
         epochs = weight * spec.tokens / available
         if epochs > limit:
             raise UserError(
-                f"domain '{name}': {weight:.3g} of {spec.tokens:,} tokens asks {epochs:.2f} epochs of "
-                f"its {available:,}; max_epochs is {limit:g}, short by "
+                f"domain '{name}': {weight:.3g} of {spec.tokens:,} tokens asks {epochs:.2f} epochs "
+                f"of its {available:,}; max_epochs is {limit:g}, short by "
                 f"{int(weight * spec.tokens - limit * available):,} tokens"
             )

@@ -49,7 +49,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open(encoding="utf-8") as stream:
-            value = yaml.load(stream, Loader=_StrictLoader)  # a SafeLoader: no code can run
+            value = yaml.load(stream, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as exc:
         raise UserError(f"{path}: no such file") from exc
     except UnicodeDecodeError as exc:

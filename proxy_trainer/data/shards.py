@@ -18,7 +18,10 @@ from regmix.files import disk_errors
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest, Shard
 
-DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+DTYPES: dict[str, np.dtype[np.unsignedinteger]] = {
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+}
 DOCS = np.dtype("<u8")
 IntArray = npt.NDArray[np.int64]
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from proxy_trainer.data import tokenizer as tokenizers
+from proxy_trainer.data import tokenizer as study_tokenizer
 from proxy_trainer.data.shards import DomainTokens, IntArray
 from proxy_trainer.loss import token_nats
 from proxy_trainer.models.gpt import GPT
@@ -48,7 +49,7 @@ def load_eval_sets(
     The last document is cut at a token boundary rather than left out, so that domains with few
     long documents are measured on as much text as the others.
     """
-    tokenizer = tokenizers.load(layout.tokenizer)
+    tokenizer = study_tokenizer.load(layout.tokenizer)
     return [
         _eval_set(DomainTokens(layout, manifest, name, "valid"), tokenizer, manifest.eod_id,
                   context, max_bytes)
@@ -58,7 +59,7 @@ def load_eval_sets(
 
 def _eval_set(
     tokens: DomainTokens,
-    tokenizer: tokenizers.Tokenizer,
+    tokenizer: Tokenizer,
     eod_id: int,
     context: int,
     max_bytes: int,
@@ -83,9 +84,7 @@ def _eval_set(
     return EvalSet(tokens.domain, inputs, targets, used)
 
 
-def _cut(
-    ids: IntArray, size: int, tokenizer: tokenizers.Tokenizer, room: int
-) -> tuple[IntArray, int]:
+def _cut(ids: IntArray, size: int, tokenizer: Tokenizer, room: int) -> tuple[IntArray, int]:
     """As many leading tokens as spell about ``room`` bytes in whole characters, and the bytes.
 
     A document whose tokens do not spell its text again (a tokenizer that normalises) is taken

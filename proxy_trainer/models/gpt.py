@@ -27,7 +27,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPS)
+        y: Tensor = F.rms_norm(x, self.weight.shape, self.weight, NORM_EPS)
+        return y
 
 
 class Attention(nn.Module):
@@ -63,7 +64,8 @@ class Attention(nn.Module):
             is_causal=True,
             enable_gqa=self.kv_heads != self.heads,
         )
-        return self.o_proj(y_BHTE.transpose(1, 2).reshape(B, T, -1))
+        out_BTD: Tensor = self.o_proj(y_BHTE.transpose(1, 2).reshape(B, T, -1))
+        return out_BTD
 
 
 class MLP(nn.Module):
@@ -77,7 +79,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Position-wise; shape is kept."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return y
 
 
 class Block(nn.Module):
@@ -93,7 +96,8 @@ class Block(nn.Module):
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
         """One block; output ``(B, T, D)``."""
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        out_BTD: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        return out_BTD
 
 
 class Trunk(nn.Module):
@@ -150,7 +154,7 @@ class GPT(nn.Module):
 
 
 def rope_table(length: int, width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each ``(length, width)``, halves repeated (Su et al., arXiv 2104.09864)."""
+    """Cosines and sines, each ``(length, width)``, halves repeated (RoPE, arXiv 2104.09864)."""
     inverse_E = ROPE_THETA ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
     angle_TE = torch.outer(torch.arange(length, dtype=torch.float32), inverse_E)
     angle_TE = torch.cat([angle_TE, angle_TE], dim=-1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from proxy_trainer.models.gpt import INIT_STD, NORM_EPS, ROPE_THETA, GPT
+from proxy_trainer.models.gpt import GPT, INIT_STD, NORM_EPS, ROPE_THETA
 from regmix.files import write_json, write_whole
 
 

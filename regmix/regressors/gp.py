@@ -67,7 +67,7 @@ class GaussianProcess:
         z = np.sqrt(x)
         cross = _kernel(z, p.z, p.theta)
         v = linalg.solve_triangular(p.factor, cross.T, lower=True, check_finite=False)
-        length, signal, linear, noise = _unpack(p.theta)
+        _, signal, linear, noise = _unpack(p.theta)
         prior = signal + linear * (z**2).sum(1) + noise
         variance = np.maximum(prior - (v**2).sum(0), 1e-12)
         return Prediction(
@@ -76,7 +76,8 @@ class GaussianProcess:
 
     def state(self) -> dict[str, Any]:
         """Training data and hyperparameters."""
-        assert self._posterior is not None and self._x is not None
+        assert self._posterior is not None
+        assert self._x is not None
         return {
             "x": self._x.tolist(),
             "y": self._y.tolist(),
@@ -96,7 +97,7 @@ class GaussianProcess:
         assert self._x is not None
         z, t = np.sqrt(self._x), (self._y - self._mean) / self._scale
         noise = _unpack(theta)[3]
-        factor = np.linalg.cholesky(_kernel(z, z, theta) + noise * np.eye(len(z)))
+        factor = np.asarray(np.linalg.cholesky(_kernel(z, z, theta) + noise * np.eye(len(z))))
         alpha = linalg.cho_solve((factor, True), t)
         self._posterior = _Posterior(z, theta, factor, alpha)
 

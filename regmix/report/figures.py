@@ -103,7 +103,9 @@ def _svg(figure: Figure) -> Markup:
     text = re.sub(
         r"<style\b.*?</style>", "", text, count=1, flags=re.DOTALL
     )  # would style the page
-    text = re.sub(r'<g id="[\w.]+">', "<g>", text)  # the same in every figure, used by none
+    # Matplotlib numbers its groups alike in every figure; only what is referred to needs an id.
+    used = set(re.findall(r"#([\w.]+)", text))
+    text = re.sub(r'<(\w+) id="([\w.]+)"', lambda m: m[0] if m[2] in used else f"<{m[1]}", text)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, f"var({variable})")
     label = escape(str(figure.get_label()), quote=True)

@@ -154,34 +154,40 @@ def _sign(metric: str, objective: Objective, directions: Mapping[str, str]) -> i
     return direction(metric, directions)
 
 
-def held_out(data: Observations, fit: Fit, metric: str) -> pd.DataFrame:
+def held_out(data: Observations, predictions: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Held-out prediction of one metric: ``measured``, ``predicted``, ``std``, by run id.
 
     Runs that were measured after the fit have no held-out prediction and are left out.
+
+    Args:
+        data: what was measured.
+        predictions: as :attr:`regmix.results.Fit.held_out`.
+        metric: one that was fitted.
     """
-    found = fit.held_out
-    runs = data.metrics.index.intersection(found.index)
+    runs = data.metrics.index.intersection(predictions.index)
     return pd.DataFrame(
         {
             "measured": data.metrics.loc[runs, metric],
-            "predicted": found.loc[runs, metric],
-            "std": found.loc[runs, f"{metric}_std"],
+            "predicted": predictions.loc[runs, metric],
+            "std": predictions.loc[runs, f"{metric}_std"],
         }
     )
 
 
-def held_out_objective(data: Observations, fit: Fit) -> pd.DataFrame:
+def held_out_objective(
+    data: Observations, predictions: pd.DataFrame, objective: Objective
+) -> pd.DataFrame:
     """The same for the objective; errors of its metrics are taken as independent."""
-    parts = {m: held_out(data, fit, m) for m in fit.objective.metrics}
+    parts = {m: held_out(data, predictions, m) for m in objective.metrics}
     index = next(iter(parts.values())).index
     combined = {
-        column: fit.objective.value({m: p[column].to_numpy() for m, p in parts.items()})
+        column: objective.value({m: p[column].to_numpy() for m, p in parts.items()})
         for column in ("measured", "predicted")
     }
     variance = np.sum(
         [
             (c * p["std"].to_numpy()) ** 2
-            for c, p in zip(fit.objective.coefficients, parts.values(), strict=True)
+            for c, p in zip(objective.coefficients, parts.values(), strict=True)
         ],
         axis=0,
     )

@@ -75,7 +75,8 @@ class Evidence:
     def noise(self) -> float | None:
         """Standard deviation of the objective between seeds of one mixture."""
         if self.fit is not None:
-            return self.fit.diagnostics["objective_noise"]  # type: ignore[no-any-return]
+            noise: float | None = self.fit.diagnostics["objective_noise"]
+            return noise
         found = results.objective_noise(self.data, self.objective)
         return None if found != found else found
 
@@ -122,7 +123,6 @@ def render(study: Study) -> str:
         root=str(study.layout.root),
         version=__version__,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        colours=figures.COLOURS,
         fitted=evidence.fit is not None,
         answer=_answer(evidence),
         comparison=_comparison(evidence),
@@ -152,6 +152,7 @@ def _answer(evidence: Evidence) -> dict[str, Any]:
         columns["change"] = ("against natural", _points)
     return {
         "objective": evidence.objective.describe(),
+        "turned": min(evidence.objective.signs) < 0,
         "figure": figures.weights(weights) if _drawable(weights) else None,
         "weights": Table.of(shown, columns),
         **_verdict(evidence),
@@ -269,11 +270,14 @@ def _belief(evidence: Evidence) -> dict[str, Any] | None:
     # A single metric is the objective, which has a figure of its own.
     drawn = frames.panels(scores["spearman"]) if len(scores) > 1 else []
     many = len(drawn) * len(data.weights) > figures.MANY_POINTS
-    late = data.weights.index.difference(fit.held_out.index)
+    predictions = fit.held_out
+    late = data.weights.index.difference(predictions.index)
     noise, spread = evidence.noise, fit.diagnostics["objective_spread"]
     return {
         "objective": figures.held_out(
-            frames.held_out_objective(data, fit), "objective", size=OBJECTIVE_PANEL
+            frames.held_out_objective(data, predictions, fit.objective),
+            "objective",
+            size=OBJECTIVE_PANEL,
         ),
         "scores": fit.diagnostics["objective_scores"],
         "panels": [
@@ -281,7 +285,7 @@ def _belief(evidence: Evidence) -> dict[str, Any] | None:
                 "name": name,
                 "score": f"ρ {text.fixed(scores['spearman'][name], 2)}",
                 "figure": figures.held_out(
-                    frames.held_out(data, fit, name), name, size=SMALL_PANEL, rasterise=many
+                    frames.held_out(data, predictions, name), name, size=SMALL_PANEL, rasterise=many
                 ),
             }
             for name in drawn

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from fractions import Fraction
+from itertools import pairwise
 
 from proxy_trainer.corpus.exercises.vocabulary import CONTAINERS, GOODS, narrated, people
 from proxy_trainer.corpus.problems import Problem
@@ -228,7 +229,7 @@ def ranking(rng: random.Random) -> Problem:
             ("richer", "richest"),
         )
     )
-    clues = [f"{a} is {word} than {b}." for a, b in zip(names, names[1:], strict=False)]
+    clues = [f"{a} is {word} than {b}." for a, b in pairwise(names)]
     order = " > ".join(names)
     rng.shuffle(clues)
     place = rng.randrange(4)

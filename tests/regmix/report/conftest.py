@@ -16,6 +16,7 @@ from regmix.config import FitConfig
 from regmix.files import write_json, write_text
 from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest
 from regmix.mixture import Mixture
+from regmix.runs import RunSpec
 from regmix.study import Study, create_for_import
 
 QUICK = FitConfig(regressor="gp", samples=500, top_k=20, repeats=1)
@@ -58,13 +59,13 @@ class Trained:
         """Write the log and the end marker of every run of this name, with these metrics."""
         for record in self.study.runs():
             if record.spec.name == name:
-                _finish(self.study, record.spec.run_id, metrics)
+                _finish(self.study, record.spec, metrics)
 
     def target(self, name: str, mixture: Mixture, seed: int, metrics: Mapping[str, float]) -> None:
         """A finished run at the target size."""
         spec = self.study.target_run(name, mixture, seed)
         self.study.add_run(spec)
-        _finish(self.study, spec.run_id, metrics)
+        _finish(self.study, spec, metrics)
 
     def fail(self, name: str, reason: str) -> None:
         """Mark a run as failed."""
@@ -106,7 +107,7 @@ def build(tmp_path: Path) -> Callable[..., Trained]:
             )  # fmt: skip
             study.add_run(spec)
             noise = NOISE * rng.standard_normal(4)
-            _finish(study, spec.run_id, true_metrics(mixture, list(noise)))
+            _finish(study, spec, true_metrics(mixture, list(noise)))
         return Trained(study)
 
     return make
@@ -142,18 +143,17 @@ def _empty_study(root: Path) -> Study:
     return Study.open(root)
 
 
-def _finish(study: Study, run_id: str, metrics: Mapping[str, float]) -> None:
-    record = next(r for r in study.runs() if r.spec.run_id == run_id)
-    spec = record.spec
+def _finish(study: Study, spec: RunSpec, metrics: Mapping[str, float]) -> None:
+    folder = study.layout.run(spec.run_id)
     where = {"time": 1.0, "step": spec.plan.steps, "tokens": spec.tokens}
     events = [{"type": "step", **where, "loss": 3.0, "grad_norm": 1.0, "lr": 1e-3}]
     events += [
         {"type": "metric", **where, "name": name, "split": "valid", "value": value}
         for name, value in metrics.items()
     ]
-    write_text(record.layout.events, "".join(json.dumps(e) + "\n" for e in events))
+    write_text(folder.events, "".join(json.dumps(e) + "\n" for e in events))
     done = {
-        "run_id": run_id,
+        "run_id": spec.run_id,
         "steps": spec.plan.steps,
         "tokens": spec.tokens,
         "flops": spec.flops,
@@ -165,4 +165,4 @@ def _finish(study: Study, run_id: str, metrics: Mapping[str, float]) -> None:
         ],
         "environment": {"torch": "2.13", "host": "<host>"},
     }
-    write_json(record.layout.done, done)
+    write_json(folder.done, done)

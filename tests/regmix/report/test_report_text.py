@@ -1,0 +1,110 @@
+"""The sentences: what is said must follow from the numbers, above all when they disagree."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from regmix.comparison import Comparison, Gain
+from regmix.objective import Objective
+from regmix.report import text
+
+BPB = Objective(("bpb/a", "bpb/b"), (0.5, 0.5), (1, 1))
+
+
+def comparison(*mixtures: str) -> Comparison:
+    return Comparison(pd.DataFrame({"mixture": mixtures}), 14_200_000, 300_000_000)
+
+
+def predicted(**gains: tuple[float, float]) -> pd.DataFrame:
+    return pd.DataFrame.from_dict(gains, orient="index", columns=["gain", "std"])
+
+
+@pytest.mark.parametrize(
+    ("value", "std", "shown"),
+    [
+        (0.03312, 0.0042, "0.0331 ± 0.0042"),
+        (-1.5, 0.25, "−1.50 ± 0.25"),
+        (123.4, 12.0, "123 ± 12"),
+        (float("nan"), 1.0, "–"),
+    ],
+)
+def test_an_error_decides_the_decimals(value: float, std: float, shown: str) -> None:
+    assert text.with_error(value, std) == shown
+
+
+def test_numbers() -> None:
+    assert text.number(1.5) == "1.500"
+    assert text.number(None) == text.number(float("inf")) == "–"
+    assert text.signed(-0.00001, 3) == "0.000"
+    assert text.signed(0.25, 2) == "+0.25"
+    assert text.signed(None, 2) == "–"
+    assert text.amount(15_230_000) == "15.2M"
+    assert text.duration(59) == "59 s"
+    assert text.duration(3 * 3600 + 12 * 60) == "3 h 12 min"
+    assert text.chance(0.9999) == "over 99%"
+    assert text.chance(0.5) == "50%"
+    assert text.short("x" * 200) == "x" * 17 + "…" + "x" * 8
+
+
+def test_a_prediction_names_both_references_and_the_unit() -> None:
+    said = text.predicted(BPB, predicted(natural=(0.033, 0.004), uniform=(0.012, 0.005)))
+    assert said == (
+        "The proposed mixture is predicted to lower the mean of 2 metrics by 0.0330 ± 0.0040 bits "
+        "per byte against natural and by 0.0120 ± 0.0050 bits per byte against uniform."
+    )
+
+
+def test_a_predicted_loss_is_not_called_a_gain() -> None:
+    said = text.predicted(BPB, predicted(natural=(0.033, 0.004), uniform=(-0.002, 0.005)))
+    assert ", but to raise it by 0.0020" in said
+    assert said.endswith("against uniform (less than its own error).")
+
+
+def test_a_metric_that_is_better_high_is_raised() -> None:
+    accuracy = Objective(("mmlu/acc",), (1.0,), (-1,))
+    said = text.predicted(accuracy, predicted(uniform=(0.05, 0.01)))
+    assert said.startswith(
+        "The proposed mixture is predicted to raise mmlu/acc by 0.050 ± 0.010 ag"
+    )
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected_gain", "words", "tone"),
+    [
+        (0.03, 0.03, "better than natural by 0.0300 over 2 seeds, as predicted", "good"),
+        (0.03, -0.03, "better than natural by 0.0300 over 2 seeds, which contradicts", "warn"),
+        (0.001, 0.03, "tied with natural over 2 seeds (mean gain +0.0010, within seed", "warn"),
+        (-0.03, 0.03, "worse than natural by 0.0300 over 2 seeds, which contradicts the p", "bad"),
+        (-0.03, -0.03, "worse than natural by 0.0300 over 2 seeds, as predicted", "bad"),
+    ],
+)
+def test_what_was_measured_is_said_plainly(
+    measured: float, expected_gain: float, words: str, tone: str
+) -> None:
+    gains = {"natural": Gain("natural", {0: measured, 1: measured}, expected_gain, 0.004)}
+    said = text.measured(comparison("proposal", "natural"), gains, 0.0042, "")
+    assert "at the larger size (14.2M parameters, 300M tokens)" in said
+    assert words in said
+    assert text.tone(gains, 0.0042) == tone
+
+
+def test_the_worst_outcome_sets_the_tone() -> None:
+    good, bad = Gain("natural", {0: 1.0}, 1.0, 0.1), Gain("uniform", {0: -1.0}, 1.0, 0.1)
+    assert text.tone({"natural": good, "uniform": bad}, 0.01) == "bad"
+    assert text.tone({}, 0.01) == "plain"
+
+
+def test_without_repeats_the_noise_is_said_to_be_unknown() -> None:
+    gains = {"natural": Gain("natural", {0: 0.001}, 0.03, 0.004)}
+    said = text.measured(comparison("proposal", "natural"), gains, None, "")
+    assert "over 1 seed, as predicted" in said
+    assert "the noise is not known" in said
+
+
+def test_missing_measurements_are_named() -> None:
+    assert text.measured(None, {}, 0.01, "").startswith("Nothing has been measured at the target")
+    assert "not yet checked" in text.measured(comparison("proposal"), {}, 0.01, "")
+    gains = {"natural": Gain("natural", {0: 0.1}, 0.1, 0.01)}
+    said = text.measured(comparison("proposal", "natural", "uniform"), gains, 0.01, "")
+    assert "not measured against uniform with the same seed" in said
