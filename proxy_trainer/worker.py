@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
-import multiprocessing
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
 
+from proxy_trainer.processes import claimed, die_with_parent
 from proxy_trainer.train import Diverged, train
 from regmix.errors import RegmixError
 from regmix.files import write_json
-from regmix.layout import RunLayout, StudyLayout
+from regmix.layout import StudyLayout
 
 OK, BUSY, FAILED, BROKEN = 0, 3, 4, 1
 """Exit codes: trained; another process is at it; diverged and marked; could not go on."""
-
-
-@contextmanager
-def claimed(run: RunLayout) -> Iterator[bool]:
-    """Whether this process now holds the run; the system lets go of it when the process dies."""
-    with run.lock.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def work(root: Path, run_id: str, checkpoint_seconds: float) -> int:
@@ -39,7 +22,7 @@ def work(root: Path, run_id: str, checkpoint_seconds: float) -> int:
     torch.set_num_threads(1)
     study = StudyLayout(root)
     run = study.run(run_id)
-    with claimed(run) as mine:
+    with claimed(run.lock) as mine:
         if not mine:
             return BUSY
         if run.done.exists():
@@ -55,7 +38,7 @@ def work(root: Path, run_id: str, checkpoint_seconds: float) -> int:
 
 def main(root: str, run_id: str, checkpoint_seconds: float) -> None:
     """Entry point of a worker process: an error is one line in ``runs/<id>/error.txt``."""
-    _die_with_parent()
+    die_with_parent()
     run = StudyLayout(Path(root)).run(run_id)
     message = run.root / "error.txt"
     message.unlink(missing_ok=True)
@@ -65,17 +48,3 @@ def main(root: str, run_id: str, checkpoint_seconds: float) -> None:
         message.write_text(f"{exc}\n", encoding="utf-8")
         code = BROKEN
     os._exit(code)  # skips torch's slow teardown; everything is flushed and closed by now
-
-
-def _die_with_parent() -> None:
-    """End this process when the command that started it does, even by SIGKILL."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    sentinel = parent.sentinel
-
-    def watch() -> None:
-        wait([sentinel])
-        os._exit(BROKEN)
-
-    threading.Thread(target=watch, daemon=True).start()

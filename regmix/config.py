@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from regmix import yaml_io
@@ -15,7 +24,19 @@ from regmix.yaml_io import KeyPath
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[^\s/\\.][^\s\\]*$", max_length=200)]
+_NAME = re.compile(r"[^\s/\\.][^\s\\]{0,199}")
+
+
+def _valid_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            "a name has 1 to 200 characters, no spaces or backslashes, and starts with neither "
+            "'.' nor '/'"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_valid_name)]
 
 
 class Strict(BaseModel):
@@ -136,7 +157,7 @@ class SwarmConfig(Strict):
     """Mixtures to fit, uniform among them; natural, its replicates and single domains on top."""
     temperature: PositiveFloat = 0.5
     """The Dirichlet's centre is the natural mixture to this power, normalised."""
-    concentration: tuple[PositiveFloat, PositiveFloat] = (0.5, 20.0)
+    concentration: tuple[PositiveFloat, PositiveFloat] = (0.5, 5.0)
     """Range of the Dirichlet's total concentration divided by the number of domains."""
     replicates: Annotated[int, Field(ge=1)] = 3
     """Runs of the natural mixture, each with another seed: the noise floor."""
@@ -155,12 +176,26 @@ class SwarmConfig(Strict):
         return self
 
 
+def _ordered(bound: tuple[float, float]) -> tuple[float, float]:
+    if bound[0] > bound[1]:
+        raise ValueError(f"the lower bound {bound[0]:g} exceeds the upper bound {bound[1]:g}")
+    return bound
+
+
+Bound = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
+
+
 class GroupBound(Strict):
     """Bounds on the sum of several weights."""
 
     domains: tuple[str, ...]
     lower: Share = 0.0
     upper: Share = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> GroupBound:
+        _ordered((self.lower, self.upper))
+        return self
 
     @field_validator("domains", mode="before")
     @classmethod
@@ -171,7 +206,7 @@ class GroupBound(Strict):
 class SpaceConfig(Strict):
     """The allowed mixtures."""
 
-    bounds: dict[str, tuple[Share, Share]] = {}
+    bounds: dict[str, Bound] = {}
     """Per domain: [lower, upper]."""
     groups: dict[str, GroupBound] = {}
     max_epochs: PositiveFloat | None = None
@@ -297,7 +332,27 @@ def load(path: Path, model: type[ConfigT]) -> ConfigT:
     try:
         return model.model_validate(raw)
     except ValidationError as exc:
-        raise _explain(path, model, exc.errors()[0]) from exc
+        # A misspelt key first: what is missing may only be missing because of it.
+        errors = sorted(exc.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        raise _explain(path, model, errors[0]) from exc
+
+
+def check_name(value: str, where: str) -> None:
+    """Refuse what cannot be the name of a domain.
+
+    Raises:
+        UserError: with the rule.
+    """
+    try:
+        _valid_name(value)
+    except ValueError as exc:
+        raise UserError(f"{where}: domain '{value}': {exc}") from exc
+
+
+def name_from(folder: Path) -> str:
+    """A study's name that follows from its folder's."""
+    kept = "".join(c if c.isalnum() or c in "-_." else "-" for c in folder.name)
+    return kept.lstrip(".")[:200] or "study"
 
 
 def _known(path: Path, given: Any, names: tuple[str, ...], key: KeyPath) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from regmix import yaml_io
 from regmix.comparison import Comparison
+from regmix.config import check_name, name_from
 from regmix.errors import UserError
 from regmix.files import read_json, write_json, write_text
 from regmix.layout import StudyLayout
@@ -46,10 +47,14 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(0.35, 14, "50k", 30_000, 256, 2e-3, "400k", 60_000, 512, 2e-3, 1, 10_000),
-    "default": Preset(1.0, 48, "100k", 160_000, 256, 2e-3, "800k", 400_000, 512, 2e-3, 1, 24_000),
-    "large": Preset(1.0, 96, "300k", 1_000_000, 512, 2e-3, "4m", 8_000_000, 2048, 2e-3, 2, 100_000),
+    "tiny": Preset(0.35, 14, "50k", 24_000, 256, 4e-3, "400k", 48_000, 512, 3e-3, 1, 10_000),
+    "default": Preset(1.0, 48, "100k", 160_000, 256, 4e-3, "800k", 400_000, 512, 3e-3, 1, 24_000),
+    "large": Preset(1.0, 96, "300k", 1_000_000, 512, 3e-3, "4m", 8_000_000, 2048, 2e-3, 2, 100_000),
 }
+
+
+WARMUP_SHARE = 0.4
+"""Long: runs of a few hundred steps then bear twice the learning rate, with half the seed noise."""
 
 
 class Steps(Protocol):
@@ -198,7 +203,7 @@ def study_yaml(corpus: Path, root: Path, preset: Preset, size: str, seed: int) -
     ]
     return f"# Written by `regmix demo --size {size}`.\n" + yaml_io.dump(
         {
-            "name": root.name,
+            "name": name_from(root),
             "seed": seed,
             "domains": domains,
             "proxy": {
@@ -207,6 +212,7 @@ def study_yaml(corpus: Path, root: Path, preset: Preset, size: str, seed: int) -
                     "tokens": preset.proxy_tokens,
                     "batch_tokens": preset.proxy_batch,
                     "lr": preset.proxy_lr,
+                    "warmup_share": WARMUP_SHARE,
                     "eval_bytes": preset.eval_bytes,
                     "eval_points": 2,
                 },
@@ -217,6 +223,7 @@ def study_yaml(corpus: Path, root: Path, preset: Preset, size: str, seed: int) -
                     "tokens": preset.target_tokens,
                     "batch_tokens": preset.target_batch,
                     "lr": preset.target_lr,
+                    "warmup_share": WARMUP_SHARE,
                     "eval_bytes": 2 * preset.eval_bytes,
                 },
             },
@@ -242,8 +249,13 @@ def domain_files(corpus: Path) -> dict[str, tuple[Path, Path]]:
         splits[split] = {}
         for path in sorted(folder.iterdir()):
             suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
-            if suffix is not None and path.is_file():
-                splits[split][path.name.removesuffix(suffix)] = path
+            if suffix is None or path.name.startswith(".") or not path.is_file():
+                continue
+            name = path.name.removesuffix(suffix)
+            check_name(name, str(path))
+            if name in splits[split]:
+                raise UserError(f"{path}: domain '{name}' stands in {splits[split][name].name} too")
+            splits[split][name] = path
     alone = set(splits["train"]) ^ set(splits["valid"])
     if alone:
         raise UserError(

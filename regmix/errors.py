@@ -29,7 +29,7 @@ def unknown_name(kind: str, name: object, valid: Iterable[str], where: str = "")
     """
     choices = sorted(str(v) for v in valid)
     near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else "."
     shown = ", ".join(choices[:20]) + (f", … ({len(choices)} in all)" if len(choices) > 20 else "")
     place = f"{where}: " if where else ""
     return UserError(f"{place}unknown {kind} '{name}'{hint} Valid: {shown or '(none)'}")

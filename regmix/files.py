@@ -26,6 +26,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from exc
         if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{path}: not writable ({exc.strerror})") from exc
+        if exc.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
+            raise UserError(f"{path}: no file can be written there ({exc.strerror})") from exc
         raise
 
 
@@ -73,3 +75,5 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file") from exc
     except (json.JSONDecodeError, UnicodeDecodeError) as exc:
         raise UserError(f"{path}: not valid JSON ({exc})") from exc
+    except OSError as exc:
+        raise UserError(f"{path}: cannot be read ({exc.strerror})") from exc

@@ -18,6 +18,8 @@ from regmix.layout import StudyLayout
 
 ID_COLUMNS = ("run_id", "run", "id", "index", "name")
 """Columns that can hold the run's id, in the order in which they are tried."""
+_AS_TEXT = dict.fromkeys(ID_COLUMNS, str.strip)
+"""Ids are text whatever they look like: ``007`` and ``NA`` too."""
 WEIGHT_PREFIXES = ("train_", "weight/", "weight_", "weights/")
 METRIC_PREFIXES = ("metric/", "metrics/", "eval/")
 METRIC_SUFFIXES = ("_val_loss", "/val_loss", "_valid_loss")
@@ -121,10 +123,9 @@ def read_csvs(mixtures: Path, metrics: Path, *, allow_missing: bool = False) -> 
     notes = list(table.notes)
     runs, notes_join = _join(table.weights.index, values, mixtures, metrics, allow_missing)
     weights, values = table.weights.loc[runs], values.loc[runs]
-    stamp = fingerprint(
-        [list(runs), weights.to_dict("split"), values.to_dict("split")]  # content, not file
-    )
-    return ImportedRuns(weights, values, stamp, (*notes, *notes_join))
+    # Content, not file: the order of rows and columns means nothing.
+    ordered = [f.sort_index().sort_index(axis=1).to_dict("split") for f in (weights, values)]
+    return ImportedRuns(weights, values, fingerprint(ordered), (*notes, *notes_join))
 
 
 def save(layout: StudyLayout, runs: ImportedRuns, sources: Iterable[Path]) -> Path:
@@ -178,28 +179,38 @@ def read_imports(layout: StudyLayout) -> list[ImportedRuns]:
 
 
 def _read_kept(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"run_id": str}).set_index("run_id")
+    frame = pd.read_csv(path, converters=_AS_TEXT, float_precision="round_trip")
+    return frame.set_index("run_id")
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, dtype=dict.fromkeys(ID_COLUMNS, str))
+        frame = pd.read_csv(path, converters=_AS_TEXT, float_precision="round_trip")
+        names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna()
     except FileNotFoundError as exc:
         raise UserError(f"{path}: no such file") from exc
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
         raise UserError(f"{path}: not a CSV table ({exc})") from exc
+    except OSError as exc:
+        raise UserError(f"{path}: cannot be read ({exc.strerror})") from exc
     if frame.empty:
         raise UserError(f"{path}: has no rows")
+    if not names.is_unique:  # pandas would call the second one `<name>.1`
+        raise UserError(f"{path}: column '{names[names.duplicated()].iloc[0]}' is named twice")
     # A column without a name is the row number that `DataFrame.to_csv` writes.
     return frame.loc[:, [c for c in frame.columns if not re.fullmatch(r"Unnamed: \d+|", str(c))]]
 
 
 def _id_columns(frame: pd.DataFrame, path: Path) -> list[str]:
     present = [c for c in ID_COLUMNS if c in frame]
-    unique = [c for c in present if frame[c].is_unique and frame[c].notna().all()]
+    unique = [c for c in present if frame[c].is_unique and (frame[c] != "").all()]
     if not unique:
         if present:
-            twice = frame[present[0]][frame[present[0]].duplicated()].iloc[0]
+            ids = frame[present[0]]
+            if (ids == "").any():
+                row = int(np.flatnonzero(ids == "")[0]) + 1
+                raise UserError(f"{path}: row {row}: '{present[0]}' is empty")
+            twice = ids[ids.duplicated()].iloc[0]
             raise UserError(f"{path}: '{present[0]}' names run {twice} twice")
         raise UserError(
             f"{path}: no id column (one of {', '.join(ID_COLUMNS)}); columns: "
@@ -211,6 +222,8 @@ def _id_columns(frame: pd.DataFrame, path: Path) -> list[str]:
 def _numbers(frame: pd.DataFrame, id_column: str, path: Path) -> pd.DataFrame:
     """The numeric columns, indexed by id; other known id columns are dropped."""
     values = frame.set_index(id_column).drop(columns=list(ID_COLUMNS), errors="ignore")
+    if values.shape[1] == 0:
+        raise UserError(f"{path}: no column but ids ({', '.join(frame.columns)})")
     for column in values:
         if not pd.api.types.is_numeric_dtype(values[column]):
             text = pd.to_numeric(values[column], errors="coerce").isna() & values[column].notna()

@@ -18,8 +18,10 @@ from regmix.yaml_io import dump, load
 
 FloatArray = npt.NDArray[np.float64]
 
-SUM_TOLERANCE = 1e-6
-"""How far written weights may sum from 1: what six printed decimals lose, and no more."""
+EXACT = 1e-12
+"""How far a mixture's weights sum from 1 at most."""
+SUM_TOLERANCE = 1e-5
+"""How far written weights may sum from 1: what six printed decimals of 20 domains lose."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class Mixture:
                 f"{where}: weights sum to {total:.6g}, not 1 (tolerance {tolerance:g}); "
                 "divide each by the sum if only their ratios are meant"
             )
-        return cls(names, tuple(value / total for value in values))
+        if abs(total - 1) > EXACT:  # dividing again would change digits, and with them the hash
+            values = [value / total for value in values]
+        return cls(names, tuple(values))
 
     @classmethod
     def from_array(cls, domains: Sequence[str], weights: npt.ArrayLike) -> Mixture:
@@ -169,4 +173,7 @@ class MixtureFile:
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise UserError(f"{path}: weights.{name} is {value!r}, not a number")
         mixture = Mixture.of(weights, order, where=f"{path}: weights")
-        return cls(str(raw.get("name", path.stem)), mixture, dict(raw.get("provenance") or {}))
+        provenance = raw.get("provenance") or {}
+        if not isinstance(provenance, dict):
+            raise UserError(f"{path}: provenance is {provenance!r}, not a mapping")
+        return cls(str(raw.get("name", path.stem)), mixture, provenance)

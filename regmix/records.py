@@ -75,9 +75,12 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError as exc:
-                raise UserError(f"{path}:{number}: not JSON ({exc.msg})") from exc
+                event = json.loads(line)
+            except ValueError as exc:  # bytes that are no text included
+                raise UserError(f"{path}:{number}: not JSON ({exc})") from exc
+            if not isinstance(event, dict) or "type" not in event:
+                raise UserError(f"{path}:{number}: not an event (a JSON object with a 'type')")
+            yield event
 
 
 def read_runs(layout: StudyLayout) -> list[RunRecord]:

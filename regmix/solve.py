@@ -19,6 +19,9 @@ from regmix.observations import Observations
 from regmix.space import Space
 from regmix.surrogate import Surrogate, stack
 
+CAUTION = 1.0
+"""Standard deviations added to the objective in the search (DECISIONS: an optimum of the mean
+alone is drawn to where nothing was measured, and the more so the smaller the swarm)."""
 _LOCAL_ROUNDS = 8
 _LOCAL_SAMPLES = 2_000
 _CHUNK = 20_000
@@ -122,11 +125,12 @@ def _best_mean(
 
 
 def _values(surrogate: Surrogate, objective: Objective, cloud: FloatArray) -> FloatArray:
+    """What the search lowers: the predicted objective, and its uncertainty with it."""
     parts = [
-        surrogate.objective(cloud[start : start + _CHUNK], objective).mean
+        surrogate.objective(cloud[start : start + _CHUNK], objective)
         for start in range(0, len(cloud), _CHUNK)
     ]
-    return np.concatenate(parts)
+    return np.concatenate([p.mean + CAUTION * p.std for p in parts])
 
 
 def _tidy(weights: FloatArray, space: Space) -> FloatArray:

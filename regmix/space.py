@@ -15,6 +15,7 @@ from regmix.mixture import FloatArray, Mixture
 
 TOLERANCE = 1e-9
 _MAX_ROUNDS = 20
+_PROJECTIONS = 10
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Space:
         self._matrix = np.array(rows, dtype=float).reshape(len(rows), len(self.domains))
         self._lower = np.array([c.lower for c in self.constraints], dtype=float)
         self._upper = np.array([c.upper for c in self.constraints], dtype=float)
+        self._pinned = abs(self._upper - self._lower) < TOLERANCE
         self.centre = self._find_centre()
 
     @classmethod
@@ -136,17 +138,54 @@ class Space:
         return optimize.LinearConstraint(self._matrix, self._lower, self._upper)
 
     def pull(self, weights: FloatArray) -> FloatArray:
-        """Move rows straight towards the centre until they are allowed; allowed rows stay."""
-        if not self.constraints:
+        """Move rows into the space; allowed rows stay.
+
+        Rows first go to the nearest point of one broken constraint after the other, so that a
+        narrow constraint changes what it is about and little else; what is still broken after a few
+        rounds ends on the straight way to the centre.
+        """
+        outside = ~self.contains(weights)
+        if not outside.any():
             return weights
-        direction = (weights - self.centre) @ self._matrix.T
-        room_up = self._upper - self._matrix @ self.centre
-        room_down = self._matrix @ self.centre - self._lower
+        moved = weights[outside]
+        for _ in range(_PROJECTIONS):
+            moved = self._project(moved)
+        moved = self._towards_centre(self._onto_pinned(moved))
+        result = weights.copy()
+        result[outside] = moved
+        return result
+
+    def _project(self, weights: FloatArray) -> FloatArray:
+        """One round of projections onto each constraint, then back onto the simplex."""
+        for row, lower, upper in zip(self._matrix, self._lower, self._upper, strict=True):
+            normal = row - row.mean()  # the sum of the weights stays
+            square = normal @ normal
+            if square > 0:
+                value = weights @ row
+                excess = value - np.clip(value, lower, upper)
+                weights = weights - np.outer(excess / square, normal)
+        weights = np.maximum(weights, 0.0)
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+    def _onto_pinned(self, weights: FloatArray) -> FloatArray:
+        """Exactly onto the constraints that leave no room, and onto sum 1."""
+        rows = np.vstack([np.ones(len(self.domains)), self._matrix[self._pinned]])
+        off = (weights - self.centre) @ rows.T
+        return np.asarray(weights - off @ np.linalg.pinv(rows).T)
+
+    def _towards_centre(self, weights: FloatArray) -> FloatArray:
+        rows = np.vstack([self._matrix[~self._pinned], np.eye(len(self.domains))])
+        upper = np.concatenate([self._upper[~self._pinned], np.ones(len(self.domains))])
+        lower = np.concatenate([self._lower[~self._pinned], np.zeros(len(self.domains))])
+        at_centre = rows @ self.centre
+        direction = (weights - self.centre) @ rows.T
         with np.errstate(divide="ignore", invalid="ignore"):
-            step = np.where(direction > 0, room_up / direction, room_down / -direction)
+            step = np.where(
+                direction > 0, (upper - at_centre) / direction, (lower - at_centre) / direction
+            )
         step = np.where(direction == 0, np.inf, step).min(axis=1)
         scale = np.clip(step * (1 - 1e-12), 0.0, 1.0)[:, None]
-        return np.asarray(self.centre + scale * (weights - self.centre))
+        return np.asarray(np.maximum(self.centre + scale * (weights - self.centre), 0.0))
 
     def sample(
         self,
@@ -185,7 +224,7 @@ class Space:
         k = len(self.domains)
         upper = np.isfinite(self._upper)
         lower = np.isfinite(self._lower)
-        fixed = upper & lower & (self._upper - self._lower < TOLERANCE)
+        fixed = self._pinned
         up, low = upper & ~fixed, lower & ~fixed
         rows = np.concatenate([self._matrix[up], -self._matrix[low], -np.eye(k)])
         rows = np.hstack([rows, np.ones((len(rows), 1))])

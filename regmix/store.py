@@ -77,8 +77,8 @@ class Store:
             try:
                 connection = duckdb.connect(str(self._layout.store), read_only=read_only)
                 break
-            except duckdb.IOException as exc:
-                if "lock" not in str(exc).lower():
+            except duckdb.Error as exc:
+                if not _in_use(exc):
                     raise RegmixError(
                         f"{self._layout.store}: not a store that can be opened ({exc}); "
                         "delete it, it is built again from the runs"
@@ -91,6 +91,11 @@ class Store:
                 time.sleep(0.1)
         try:
             yield connection
+        except duckdb.Error as exc:
+            raise RegmixError(
+                f"{self._layout.store}: {exc}; if it is damaged, delete it: it is built again "
+                "from the runs"
+            ) from exc
         finally:
             connection.close()
 
@@ -127,8 +132,10 @@ class Store:
         self.ingest()
         with self.connect(read_only=True) as db:
             try:
+                if not duckdb.extract_statements(sql):
+                    raise UserError("sql: no statement in it")
                 return db.execute(sql).fetchdf()
-            except (duckdb.ProgrammingError, duckdb.InvalidInputException) as exc:
+            except duckdb.Error as exc:
                 raise UserError(f"sql: {exc}") from exc
 
     def observations(self, wanted_cohort: str | None = None) -> Observations:
@@ -194,6 +201,11 @@ class Store:
             db.execute(_SCHEMA)
             db.execute("delete from schema_version")
         db.execute("insert into schema_version values (?)", [SCHEMA_VERSION])
+
+
+def _in_use(error: duckdb.Error) -> bool:
+    """Whether another process, or another connection of this one, has the store open."""
+    return isinstance(error, duckdb.ConnectionException) or "Could not set lock" in str(error)
 
 
 def _stamp(record: RunRecord) -> str:
@@ -293,10 +305,10 @@ def _assemble(
     runs: pd.DataFrame, weights: pd.DataFrame, metrics: pd.DataFrame, excluded: list[str]
 ) -> Observations:
     info = runs.set_index("run_id")
+    weights, metrics = (f[f["run_id"].isin(info.index)] for f in (weights, metrics))
     order = weights.drop_duplicates("domain").sort_values("position")["domain"]
     wide_w = weights.pivot(index="run_id", columns="domain", values="requested")
     wide_w = wide_w.loc[info.index, list(order)]
-    metrics = metrics[metrics["run_id"].isin(info.index)]
     wide_m = metrics.pivot(index="run_id", columns="name", values="value").reindex(info.index)
     incomplete = wide_m.columns[wide_m.isna().any()]
     if len(incomplete):

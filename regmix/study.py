@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from regmix import comparison, config, design, fit, imports, results, sizes, solve
+from regmix import comparison, config, design, fit, imports, results, sizes, solve, yaml_io
 from regmix.comparison import Comparison
 from regmix.config import FitConfig, RunConfig, StudyConfig
 from regmix.errors import UserError
@@ -294,11 +294,17 @@ def create_for_import(root: Path, runs: imports.ImportedRuns, sources: list[Path
     if not layout.config.exists():
         lines = [
             f"# Created by `regmix import`; its {len(runs.weights)} runs were measured elsewhere.",
-            f"name: {layout.root.name}",
-            "domains:",
-            *(f"  - name: {d!r}" for d in runs.weights.columns),
+            yaml_io.dump(
+                {
+                    "name": config.name_from(layout.root),
+                    # Sorted: the order of a CSV's columns means nothing and must change nothing.
+                    "domains": [{"name": d} for d in sorted(runs.weights.columns)],
+                }
+            ),
         ]
-        write_text(layout.config, "\n".join(lines) + "\n")
+        for domain in runs.weights.columns:
+            config.check_name(domain, str(sources[0]))
+        write_text(layout.config, "\n".join(lines))
     study = Study.open(layout.root)
     if set(study.domains) != set(runs.weights.columns):
         raise UserError(

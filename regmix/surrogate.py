@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ class Surrogate:
             raw: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
         except FileNotFoundError as exc:
             raise UserError(f"{path}: no such fit; run `regmix fit`") from exc
-        except (gzip.BadGzipFile, EOFError, json.JSONDecodeError) as exc:
+        except (OSError, EOFError, zlib.error, ValueError) as exc:
             raise UserError(f"{path}: damaged ({exc}); run `regmix fit` again") from exc
         if raw.get("version") != VERSION:
             raise UserError(f"{path}: version {raw.get('version')}, expected {VERSION}; fit again")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from regmix import yaml_io
+from regmix.config import name_from
 from regmix.errors import UserError
 from regmix.files import write_text
 from regmix.layout import StudyLayout
@@ -11,7 +13,7 @@ from regmix.layout import StudyLayout
 TEMPLATE = """\
 # A study: domains of text, a small proxy, and the mixture to be found.
 # Keys that are left out take the values shown in comments. An unknown key is an error.
-name: {name}
+{name}
 seed: 0
 
 domains:                          # at least two; order is kept everywhere
@@ -40,7 +42,7 @@ target:                           # the model that the mixture is for
 swarm:
   runs: 48                        # mixtures, with uniform and every domain alone among them
   # temperature: 0.5              # natural mixture to this power is the centre of the Dirichlet
-  # concentration: [0.5, 20]
+  # concentration: [0.5, 5]
   # replicates: 3                 # natural mixture with this many seeds: the noise floor
 
 # space:                          # what a mixture may be
@@ -68,6 +70,6 @@ def write_template(folder: Path) -> Path:
     layout = StudyLayout(folder.expanduser().resolve())
     if layout.config.exists():
         raise UserError(f"{layout.config}: is there already")
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in layout.root.name).lstrip(".")
-    write_text(layout.config, TEMPLATE.format(name=name or "study", sizes=" ".join(SIZES)))
+    name = yaml_io.dump({"name": name_from(layout.root)}).strip()  # quoted where it must be
+    write_text(layout.config, TEMPLATE.format(name=name, sizes=" ".join(SIZES)))
     return layout.config

@@ -17,17 +17,27 @@ class _StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice and reads ``1e-3`` as the number it is."""
 
 
-# YAML 1.1 wants a dot in a float, so that plain PyYAML reads `1e-3` as a string.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes text which the loader above would read as a number."""
+
+
+# YAML 1.1 wants a dot in a float, so that plain PyYAML reads `1e-3` as a string. Both sides must
+# agree: a run id like `12345e678901` would be written bare and read back as a number.
+for _side in (_StrictLoader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?[eE][-+]?\d+$"),
+        list("-+0123456789"),
+    )
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key must be a single value", key_node.start_mark
+            )
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise UserError(
@@ -57,6 +67,10 @@ def load(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as exc:
         line = f":{exc.problem_mark.line + 1}" if exc.problem_mark else ""
         raise UserError(f"{path}{line}: not valid YAML ({exc.problem})") from exc
+    except (yaml.YAMLError, ValueError) as exc:  # a control character; a date that is none
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(exc).split())})") from exc
+    except OSError as exc:
+        raise UserError(f"{path}: cannot be read ({exc.strerror})") from exc
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
     return value
@@ -87,4 +101,7 @@ def _child(node: yaml.Node | None, part: str | int) -> tuple[int, yaml.Node] | N
 
 def dump(value: dict[str, Any]) -> str:
     """YAML text in the order of the keys; floats keep all their digits."""
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False))
+    text = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
+    )
+    return str(text)

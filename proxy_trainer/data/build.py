@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from proxy_trainer.processes import claimed, die_with_parent
 from regmix.config import Domain, Source, StudyConfig
 from regmix.errors import UserError
 from regmix.files import read_json, write_json, write_whole
@@ -63,13 +64,23 @@ def build(
 
     Raises:
         UserError: a source is missing or empty, a text cannot be read, too many documents lack
-            the text field, a split is empty, or the tokenizer has changed since the shards were
-            built. Nothing half-written is left that a later stage would read.
+            the text field, a split is empty, or another process builds this study. Nothing
+            half-written is left that a later stage would read.
     """
+    with claimed(layout.tokens / "lock") as mine:
+        if not mine:
+            raise UserError(f"{layout.tokens}: another `regmix data build` is at work there")
+        return _build(layout, config, workers, progress)
+
+
+def _build(
+    layout: StudyLayout, config: StudyConfig, workers: int, progress: Progress | None
+) -> DataManifest:
     inputs = {domain.name: _inputs(domain, layout.root) for domain in config.domains}
     tokenizer_path = _ensure_tokenizer(layout, config, inputs)
     tokenizer = tokenizers.load(tokenizer_path)
-    dtype = dtype_for(tokenizer.get_vocab_size())
+    vocab_size = tokenizers.vocab_size(tokenizer)
+    dtype = dtype_for(vocab_size)
     eod_id = tokenizers.end_of_document(tokenizer, tokenizer_path)
     identity = tokenizers.fingerprint(tokenizer_path)
     tasks = [
@@ -86,7 +97,7 @@ def build(
             _domain_manifest(d, [results[t.marker] for t in tasks if t.domain == d.name], config)
             for d in config.domains
         ),
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=vocab_size,
         eod_id=eod_id,
         dtype=dtype,
         tokenizer=identity,
@@ -188,9 +199,11 @@ def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> dict[Pa
         progress(len(results), len(tasks))
     if not waiting:
         return results
+    # Shards are about to change; until all have, no manifest may say what they hold.
+    waiting[0].layout.manifest.unlink(missing_ok=True)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(waiting)), context, die_with_parent) as pool:
         futures: dict[Future[dict[str, Any]], _Task] = {pool.submit(_tokenise, t): t for t in waiting}
         try:
             for future in as_completed(futures):
@@ -250,8 +263,8 @@ def _tokenise(task: _Task) -> dict[str, Any]:
     splits = {}
     for split, writer in writers.items():
         shard = writer.close(task.layout.tokens)
-        # What was skipped has no content to hash; it is counted on the side it was asked for.
-        own = split == task.split or (task.split == "both" and split == "train")
+        # What was skipped has no content to hash; it is counted with train where there is one.
+        own = split == "train" or "train" not in writers
         part = SplitManifest(
             shard.tokens, shard.documents, text_bytes[split], (shard,),
             counts.no_text if own else 0, counts.empty if own else 0,

@@ -6,10 +6,14 @@ import glob
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import zstandard
 
 from regmix.config import Source
 from regmix.errors import RegmixError, UserError
@@ -90,22 +94,22 @@ def documents(item: Input, counts: Counts) -> Iterator[str]:
     Raises:
         UserError: invalid UTF-8, a line that is not JSON, a file that does not decompress.
     """
-    for text in _values(item):
+    for number, text in enumerate(_values(item), 1):
         if not isinstance(text, str):
             counts.no_text += 1
         elif not text.strip():
             counts.empty += 1
         else:
             counts.documents += 1
-            counts.text_bytes += len(_utf8(text, item.label))
+            counts.text_bytes += len(_utf8(text, f"{item.label}: document {number}"))
             yield text
 
 
-def _utf8(text: str, label: str) -> bytes:
+def _utf8(text: str, where: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as exc:  # JSON can spell half of a surrogate pair
-        raise UserError(f"{label}: text is not valid Unicode ({exc.reason})") from exc
+        raise UserError(f"{where}: text is not valid Unicode ({exc.reason})") from exc
 
 
 def _values(item: Input) -> Iterator[object]:
@@ -115,22 +119,69 @@ def _values(item: Input) -> Iterator[object]:
     elif path.name.endswith(PARQUET):
         yield from _parquet(path, field)
     elif path.name.endswith(PLAIN_TEXT):
-        with _open(path) as stream:
-            yield _decode(stream.read(), str(path))
+        with _decompression_errors(path), _open(path) as stream:
+            content = stream.read()
+        yield _decode(content, str(path))
     else:
         yield from _json_lines(path, field)
+
+
+class _ZstdReader(io.RawIOBase):
+    """The content of a zstd file, frame after frame.
+
+    The library's own reader takes a file that is cut short for one that ends there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            chunk = self._file.read(2**14)
+            if not chunk:
+                if self._frame is not None:
+                    raise EOFError("the file ends inside a frame")
+                return 0
+            self._ready = memoryview(self._decompress(chunk))
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def _decompress(self, chunk: bytes) -> bytes:
+        parts = []
+        while chunk:
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+            parts.append(self._frame.decompress(chunk))
+            chunk = b""
+            if self._frame.eof:
+                chunk, self._frame = self._frame.unused_data, None
+        return b"".join(parts)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix == ".zst":
-        import zstandard
-
-        return io.BufferedReader(
-            zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True)
-        )
+        return io.BufferedReader(_ZstdReader(path), 2**16)
     return path.open("rb")
+
+
+@contextmanager
+def _decompression_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as exc:
+        raise UserError(f"{path}: cannot be decompressed ({exc})") from exc
 
 
 def _decode(raw: bytes, where: str) -> str:
@@ -144,13 +195,8 @@ def _decode(raw: bytes, where: str) -> str:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    import zstandard
-
-    try:
-        with _open(path) as stream:
-            yield from stream
-    except (gzip.BadGzipFile, EOFError, zstandard.ZstdError) as exc:
-        raise UserError(f"{path}: cannot be decompressed ({exc})") from exc
+    with _decompression_errors(path), _open(path) as stream:
+        yield from stream
 
 
 def _json_lines(path: Path, field: str) -> Iterator[object]:

@@ -44,7 +44,10 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def load(path: Path) -> Tokenizer:
-    """Read a ``tokenizer.json``.
+    """Read a ``tokenizer.json`` for whole texts that are nothing but text.
+
+    Truncation and padding that the file may ask for are off, and a text that spells a special
+    token (``<|endoftext|>`` in a web page) does not get that token.
 
     Raises:
         UserError: missing, or not a tokenizer.
@@ -52,9 +55,18 @@ def load(path: Path) -> Tokenizer:
     if not path.is_file():
         raise UserError(f"{path}: no such tokenizer file")
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as exc:  # the Rust library raises plain Exception
         raise UserError(f"{path}: not a tokenizer.json ({exc})") from exc
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def vocab_size(tokenizer: Tokenizer) -> int:
+    """One more than the largest id: some tokenizers leave ids out."""
+    return 1 + max(tokenizer.get_vocab().values())
 
 
 def fingerprint(path: Path) -> str:

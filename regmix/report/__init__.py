@@ -1,6 +1,6 @@
 """The report of a study: plot data, figures and one self-contained HTML page.
 
-``frames`` computes, ``figures`` draws, ``text`` puts into words, ``page`` puts together. Loads
+``frames`` computes, ``figures`` draws, ``tables`` and ``text`` write, ``page`` puts together. Loads
 matplotlib, so it is imported only by the command that writes a report.
 """
 

@@ -7,6 +7,7 @@ positive gain means that the proposal is better. Weights are shares of training 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from regmix.records import RunRecord
 from regmix.results import Fit, objective_values
 from regmix.solve import Candidate, Proposal
 from regmix.store import Store
+from regmix.surrogate import Scores
 
 PROPOSAL = "proposal"
 REFERENCES = ("natural", "uniform")
@@ -212,13 +214,13 @@ def scores(diagnostics: Mapping[str, Any]) -> pd.DataFrame:
 
 def candidates(diagnostics: Mapping[str, Any]) -> pd.DataFrame:
     """Held-out scores of every regressor that was tried: one row a metric and regressor."""
-    return pd.DataFrame(
-        [
-            {"metric": name, "regressor": tried, "chosen": tried == entry["regressor"], **result}
-            for name, entry in diagnostics["metrics"].items()
-            for tried, result in entry["candidates"].items()
-        ]
-    )
+    rows = [
+        {"metric": name, "regressor": tried, "chosen": tried == entry["regressor"], **result}
+        for name, entry in diagnostics["metrics"].items()
+        for tried, result in entry["candidates"].items()
+    ]
+    columns = ["metric", "regressor", "chosen", *(f.name for f in fields(Scores))]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def panels(spearman: pd.Series, limit: int = MAX_PANELS) -> list[str]:

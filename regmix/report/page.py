@@ -6,7 +6,6 @@ measured elsewhere) says so in a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -24,15 +23,12 @@ from regmix.mixture import Mixture
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.records import RunRecord
-from regmix.report import figures, frames, text
+from regmix.report import figures, frames, tables, text
 from regmix.results import Fit
 from regmix.study import Study
 
 OBJECTIVE_PANEL, SMALL_PANEL = 4.4, 2.5
 """Width of the held-out figures, in inches."""
-
-Columns = dict[str, tuple[str, Callable[[Any], str]]]
-"""Columns of a frame to show: heading, and how a value is written."""
 
 
 @dataclass(frozen=True)
@@ -91,22 +87,6 @@ class Evidence:
         return frames.weights({**named, **self.study.references()})
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells as text; the first column names its row."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame, columns: Columns) -> Table:
-        """A frame's columns in this order, each with its heading and how its values are written."""
-        rows = zip(
-            *([write(v) for v in frame[name]] for name, (_, write) in columns.items()), strict=True
-        )
-        return cls(tuple(heading for heading, _ in columns.values()), tuple(rows))
-
-
 def render(study: Study) -> str:
     """The report as one HTML document that needs nothing beside itself.
 
@@ -144,23 +124,13 @@ def write(study: Study) -> Path:
 
 def _answer(evidence: Evidence) -> dict[str, Any]:
     weights = evidence.weights()
-    shown = weights.rename_axis("domain").reset_index()
-    columns: Columns = {"domain": ("domain", str)}
-    columns |= {str(name): (str(name), text.percent) for name in weights}
-    if "natural" in weights and frames.PROPOSAL in weights:
-        shown["change"] = weights[frames.PROPOSAL].to_numpy() - weights["natural"].to_numpy()
-        columns["change"] = ("against natural", _points)
     return {
         "objective": evidence.objective.describe(),
         "turned": min(evidence.objective.signs) < 0,
         "figure": figures.weights(weights) if _drawable(weights) else None,
-        "weights": Table.of(shown, columns),
+        "weights": tables.shares(weights),
         **_verdict(evidence),
     }
-
-
-def _points(share: float) -> str:
-    return f"{text.signed(100 * share, 1)} pp"
 
 
 def _drawable(weights: pd.DataFrame) -> bool:
@@ -171,17 +141,14 @@ def _drawable(weights: pd.DataFrame) -> bool:
 def _verdict(evidence: Evidence) -> dict[str, Any]:
     """The answer in a sentence, its tone, and the figures that go with it."""
     fit, noise, gains = evidence.fit, evidence.noise, evidence.gains
-    best = frames.run_objectives(evidence.data, evidence.objective).iloc[0]
     if fit is None:
-        observed = f"{best['name']}, with {text.number(best['objective'])}"
-        return {"predicted": None, "measured": None, "tone": "plain", "best": observed, "cards": []}
+        return {"tone": "plain", "cards": []}
     predicted = frames.predicted_gains(fit.proposal)
     units = text.unit(fit.objective)
     return {
         "predicted": text.predicted(fit.objective, predicted),
         "measured": text.measured(evidence.comparison, gains, noise, units),
         "tone": text.tone(gains, noise),
-        "best": best["name"],
         "cards": _cards(evidence, fit, predicted),
     }
 
@@ -222,21 +189,14 @@ def _comparison(evidence: Evidence) -> dict[str, Any] | None:
     fit, comparison = evidence.fit, evidence.comparison
     if fit is None or comparison is None:
         return None
-    metrics = frames.target_metrics(comparison)
-    columns: Columns = {
-        "mixture": ("mixture", str),
-        "seed": ("seed", str),
-        "objective": ("objective", _five),
-    }
-    columns |= {m: (m, _five) for m in metrics if m not in columns}
     noise = {str(m): float(v) for m, v in evidence.data.noise().items()}
     directions = evidence.study.config.objective.directions
     by_metric = frames.metric_gains(comparison, fit, noise, directions)
     return {
         "size": f"{text.amount(comparison.parameters)} non-embedding parameters, "
         f"{text.amount(comparison.tokens)} tokens",
-        "measured": Table.of(comparison.values, columns),
-        "gains": _gain_table(evidence.gains, evidence.noise),
+        "measured": tables.measured(comparison.values, frames.target_metrics(comparison)),
+        "gains": tables.gains(evidence.gains, evidence.noise),
         "noise": text.number(evidence.noise, 2),
         "noise_known": evidence.noise is not None,
         "figures": [
@@ -244,21 +204,6 @@ def _comparison(evidence: Evidence) -> dict[str, Any] | None:
             for name in evidence.gains
         ],
     }
-
-
-def _gain_table(gains: Mapping[str, Gain], noise: float | None) -> Table:
-    seeds = sorted({seed for gain in gains.values() for seed in gain.by_seed})
-    head = ("against", "predicted", *(f"seed {s}" for s in seeds), "mean measured", "seed noise",
-            "verdict")  # fmt: skip
-    rows = []
-    for name, gain in gains.items():
-        decimals = text.decimals_for(noise or gain.predicted_std)
-        measured = [text.signed(gain.by_seed.get(s), decimals) for s in seeds]
-        word, _ = text.judgement(gain, noise)
-        predicted = text.with_error(gain.predicted, gain.predicted_std, sign=True)
-        mean = text.signed(gain.mean, decimals)
-        rows.append((name, predicted, *measured, mean, text.fixed(noise, decimals), word))
-    return Table(head, tuple(rows))
 
 
 def _belief(evidence: Evidence) -> dict[str, Any] | None:
@@ -291,52 +236,13 @@ def _belief(evidence: Evidence) -> dict[str, Any] | None:
             for name in drawn
         ],
         "hidden": len(scores) - len(drawn) if drawn else 0,
-        "table": Table.of(scores.reset_index(), _SCORES),
-        "candidates": Table.of(frames.candidates(fit.diagnostics), _CANDIDATES),
+        "table": tables.Table.of(scores.reset_index(), tables.SCORES),
+        "candidates": tables.Table.of(frames.candidates(fit.diagnostics), tables.CANDIDATES),
         "signal": None if not noise else text.number(spread / noise, 2),
         "runs": fit.diagnostics["runs"],
         "late": len(late),
         "warnings": fit.diagnostics["warnings"],
     }
-
-
-def _five(value: float) -> str:
-    return text.number(value, 5)
-
-
-def _three(value: float) -> str:
-    return text.fixed(value, 3)
-
-
-def _brief(value: float) -> str:
-    return text.number(value, 3)
-
-
-def _whole(value: float) -> str:
-    return text.percent(value, 0)
-
-
-_SCORES: Columns = {
-    "metric": ("metric", str),
-    "regressor": ("regressor", str),
-    "spearman": ("Spearman ρ", _three),
-    "r2": ("R²", _three),
-    "mae": ("MAE", _brief),
-    "coverage90": ("in 90% interval", _whole),
-    "spread": ("spread", _brief),
-    "noise": ("seed noise", _brief),
-    "snr": ("spread / noise", _brief),
-}
-_CANDIDATES: Columns = {
-    "metric": ("metric", str),
-    "regressor": ("regressor", str),
-    "chosen": ("chosen", lambda chosen: "✓" if chosen else ""),
-    "spearman": ("Spearman ρ", _three),
-    "r2": ("R²", _three),
-    "mae": ("MAE", _brief),
-    "rmse": ("RMSE", _brief),
-    "coverage90": ("in 90% interval", _whole),
-}
 
 
 def _swarm(evidence: Evidence) -> dict[str, Any]:
@@ -373,38 +279,20 @@ def _swarm(evidence: Evidence) -> dict[str, Any]:
 def _history(evidence: Evidence) -> dict[str, Any]:
     store, records = evidence.study.store, evidence.records
     states = frames.states(records).reset_index()
-    count: Columns = {s: (s, str) for s in frames.STATES}
+    count: tables.Columns = {s: (s, str) for s in frames.STATES}
     failed = frames.failures(records)
     realised = frames.realised(store, evidence.data.domains)
     targets = [r for r in records if r.spec.role == "target"]
     return {
         "trained": bool(records),
-        "states": Table.of(states, {"role": ("role", str), **count}),
-        "failures": Table.of(failed, {str(c): (str(c).replace("_", " "), str) for c in failed}),
+        "states": tables.Table.of(states, {"role": ("role", str), **count}),
+        "failures": tables.Table.of(
+            failed, {str(c): (str(c).replace("_", " "), str) for c in failed}
+        ),
         "unfinished_targets": sum(r.status in ("waiting", "started") for r in targets),
-        "costs": Table.of(store.costs(), _COSTS),
-        "difference": text.number(realised["difference"].max(), 2) if len(realised) else None,
-        "realised": Table.of(realised.reset_index(), _REALISED),
-        "environment": Table.of(frames.environments(store), _ENVIRONMENT),
+        "costs": tables.Table.of(store.costs(), tables.COSTS),
+        "difference": text.fixed(100 * realised["difference"].max(), 2) if len(realised) else None,
+        "realised": tables.Table.of(realised.reset_index(), tables.REALISED),
+        "environment": tables.Table.of(frames.environments(store), tables.ENVIRONMENT),
         "imports": [{"runs": len(i.weights), "notes": i.notes} for i in evidence.imports],
     }
-
-
-_COSTS: Columns = {
-    "role": ("role", str),
-    "runs": ("finished runs", str),
-    "tokens": ("tokens", text.amount),
-    "flops": ("FLOPs", lambda flops: f"{flops:.2e}".replace("e+", "e")),
-    "seconds": ("training time, summed", text.duration),
-}
-_REALISED: Columns = {
-    "domain": ("domain", str),
-    "runs": ("runs", str),
-    "difference": ("largest difference of share", _brief),
-    "epochs": ("most epochs in a run", _brief),
-}
-_ENVIRONMENT: Columns = {
-    "key": ("what", str),
-    "value": ("value", str),
-    "runs": ("runs", str),
-}

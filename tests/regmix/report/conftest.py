@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,43 +83,50 @@ def true_metrics(mixture: Mixture, noise: Sequence[float] = (0, 0, 0, 0)) -> dic
     }
 
 
+def build(root: Path, runs: int = 20) -> Trained:
+    """A trained study: swarm, baselines and replicates finished; nothing fitted."""
+    study = _empty_study(root)
+    natural, uniform = study.references()["natural"], study.references()["uniform"]
+    rng = np.random.default_rng(3)
+    planned: list[tuple[str, str, Mixture, int]] = [
+        ("natural", "baseline", natural, 0),
+        ("natural-seed1", "replicate", natural, 1),
+        ("natural-seed2", "replicate", natural, 2),
+        ("uniform", "baseline", uniform, 0),
+    ]
+    for i in range(runs):
+        # 64ths are exact in binary: a mixture that is read again is the same to the last digit.
+        counts = rng.multinomial(64, rng.dirichlet(np.ones(4)))
+        planned.append((f"m{i:03d}", "swarm", Mixture.from_array(DOMAINS, counts / 64), 0))
+    template = study.target_run("", uniform)
+    template = replace(template, plan=replace(template.plan, steps=10))
+    for name, role, mixture, seed in planned:
+        spec = replace(template, name=name, role=role, mixture=mixture, seed=seed)
+        study.add_run(spec)
+        _finish(study, spec, true_metrics(mixture, list(NOISE * rng.standard_normal(4))))
+    return Trained(study)
+
+
+@pytest.fixture(scope="session")
+def _templates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A trained study without and one with a fit, made once; tests get copies."""
+    bare, fitted = tmp_path_factory.mktemp("bare"), tmp_path_factory.mktemp("fitted")
+    build(bare)
+    shutil.copytree(bare, fitted, dirs_exist_ok=True)
+    Study.open(fitted).fit(settings=QUICK)
+    return bare, fitted
+
+
 @pytest.fixture
-def build(tmp_path: Path) -> Callable[..., Trained]:
-    """Builds a trained study: swarm, baselines and replicates finished; nothing fitted."""
-
-    def make(runs: int = 20) -> Trained:
-        study = _empty_study(tmp_path / "trained")
-        rng = np.random.default_rng(3)
-        planned: list[tuple[str, str, Mixture, int]] = [
-            ("natural", "baseline", study.references()["natural"], 0),
-            ("natural-seed1", "replicate", study.references()["natural"], 1),
-            ("natural-seed2", "replicate", study.references()["natural"], 2),
-            ("uniform", "baseline", study.references()["uniform"], 0),
-        ]
-        for i in range(runs):
-            # Eighths and so on are exact in binary: a mixture read again is the same to the bit.
-            counts = rng.multinomial(64, rng.dirichlet(np.ones(4)))
-            planned.append((f"m{i:03d}", "swarm", Mixture.from_array(DOMAINS, counts / 64), 0))
-        template = study.target_run("", study.references()["uniform"])
-        for name, role, mixture, seed in planned:
-            spec = replace(
-                template, name=name, role=role, mixture=mixture, seed=seed,
-                plan=replace(template.plan, steps=10),
-            )  # fmt: skip
-            study.add_run(spec)
-            noise = NOISE * rng.standard_normal(4)
-            _finish(study, spec, true_metrics(mixture, list(noise)))
-        return Trained(study)
-
-    return make
+def unfitted(_templates: tuple[Path, Path], tmp_path: Path) -> Trained:
+    """A trained study without a fit."""
+    return Trained(Study.open(shutil.copytree(_templates[0], tmp_path / "study")))
 
 
 @pytest.fixture
-def trained(build: Callable[..., Trained]) -> Trained:
+def trained(_templates: tuple[Path, Path], tmp_path: Path) -> Trained:
     """A trained study with a fit."""
-    made = build()
-    made.study.fit(settings=QUICK)
-    return made
+    return Trained(Study.open(shutil.copytree(_templates[1], tmp_path / "study")))
 
 
 def _empty_study(root: Path) -> Study:

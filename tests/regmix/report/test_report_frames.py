@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -187,14 +186,13 @@ def test_runs_are_ordered_by_objective(trained: Any) -> None:
     assert frame["objective"].iloc[0] == pytest.approx(data.metrics.loc[best].mean())
 
 
-def test_states_failures_and_records_of_finished_runs(build: Callable[..., Any]) -> None:
-    made = build(runs=9)
-    study: Study = made.study
+def test_states_failures_and_records_of_finished_runs(unfitted: Any) -> None:
+    study: Study = unfitted.study
     waiting = study.target_run("later", study.references()["uniform"], 5)
     failing = study.target_run("broken", study.references()["natural"], 6)
     study.add_run(waiting)
     study.add_run(failing)
-    made.fail("broken", "loss is nan")
+    unfitted.fail("broken", "loss is nan")
     counts = frames.states(study.runs())
     assert counts.loc["target"].to_dict() == {"done": 0, "started": 0, "waiting": 1, "failed": 1}
     assert counts["done"].sum() == len(study.runs()) - 2

@@ -1,0 +1,55 @@
+"""What processes owe each other: one at a time at a file, and none outlives its command."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from regmix.files import disk_errors
+
+GLANCE_SECONDS = 0.5
+"""How long a lock may look taken because `regmix status` is just testing it."""
+
+
+@contextmanager
+def claimed(lock: Path) -> Iterator[bool]:
+    """Whether this process now holds ``lock``; the system lets go of it when the process dies."""
+    with disk_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("a")
+    with stream:
+        yield _take(stream.fileno())
+
+
+def _take(handle: int) -> bool:
+    deadline = time.monotonic() + GLANCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+
+
+def die_with_parent() -> None:
+    """End this process when the command that started it does, even by SIGKILL."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,137 @@
+"""A small real study: three domains of generated text, built and proposed once a session."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy_trainer.data import build
+from regmix.study import Study
+
+CONSONANTS, VOWELS = "bcdfghklmnprstvz", "aeiou"
+
+
+def _prose(rng: random.Random) -> str:
+    def word() -> str:
+        return "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.randint(1, 4)))
+
+    return ". ".join(" ".join(word() for _ in range(8)).capitalize() for _ in range(4)) + "."
+
+
+def _sums(rng: random.Random) -> str:
+    pairs = [(rng.randint(0, 99), rng.randint(0, 99)) for _ in range(12)]
+    return "\n".join(f"{a} + {b} = {a + b}" for a, b in pairs)
+
+
+def _code(rng: random.Random) -> str:
+    names = [rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(3)]
+    return "\n".join(
+        f"def {name}_{rng.randint(0, 9)}(x):\n    return x {rng.choice('+-*')} {rng.randint(0, 99)}"
+        for name in names
+    )
+
+
+DOMAINS: dict[str, Callable[[random.Random], str]] = {
+    "prose": _prose,
+    "sums": _sums,
+    "code": _code,
+}
+
+STUDY = """\
+name: small
+domains:
+  - {name: prose, train: text/prose.jsonl, valid_share: 0.1}
+  - {name: sums, train: text/sums.jsonl, valid_share: 0.1}
+  - {name: code, train: text/code.jsonl, valid_share: 0.1}
+data: {tokenizer: {vocab_size: 512}}
+proxy:
+  model: {size: 50k, d_model: 16, layers: 1, heads: 2, context: 32}
+  train: {tokens: %(tokens)d, batch_tokens: 128, lr: 0.005, eval_bytes: 2000, eval_points: 2}
+swarm: {runs: 4, replicates: 2}
+launch: {workers: 2, checkpoint_seconds: 0.05}
+"""
+TOKENS = 128 * 30
+
+
+def write_texts(folder: Path, documents: int = 240) -> None:
+    """One JSON Lines file a domain; the same text every time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, make in DOMAINS.items():
+        rng = random.Random(name)
+        lines = [json.dumps({"text": make(rng)}) for _ in range(documents)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def write_study(root: Path, tokens: int = TOKENS) -> Study:
+    """The texts and study.yaml; nothing built."""
+    write_texts(root / "text")
+    (root / "study.yaml").write_text(STUDY % {"tokens": tokens})
+    return Study.open(root)
+
+
+@pytest.fixture(scope="session")
+def built_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small study with its data built; not to be written to."""
+    study = write_study(tmp_path_factory.mktemp("small"))
+    build.build(study.layout, study.config)
+    return study.layout.root
+
+
+@pytest.fixture
+def new_study(tmp_path: Path) -> Callable[..., Study]:
+    """Makes the small study, not built; ``tokens`` a run can be given."""
+
+    def make(tokens: int = TOKENS) -> Study:
+        return write_study(tmp_path / "study", tokens)
+
+    return make
+
+
+@pytest.fixture
+def copy_study(built_root: Path, tmp_path: Path) -> Callable[..., Study]:
+    """Makes a copy of the built study under a name, with ``tokens`` a run."""
+
+    def make(name: str = "study", tokens: int = TOKENS) -> Study:
+        root = tmp_path / name
+        shutil.copytree(built_root, root)
+        (root / "study.yaml").write_text(STUDY % {"tokens": tokens})
+        return Study.open(root)
+
+    return make
+
+
+@pytest.fixture
+def study(copy_study: Callable[..., Study]) -> Study:
+    """One copy of the built study."""
+    return copy_study()
+
+
+@pytest.fixture
+def regmix() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `regmix <arguments>` as a process of its own; killed after the test if it still runs."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "regmix.cli", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

@@ -1,0 +1,154 @@
+"""The shape of the code: which module may import which, and what an import may load."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "transformers", "lightgbm", "sklearn")
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("regmix", "regmix.errors", "regmix.hashing", "regmix.layout"),
+    ("regmix.files", "regmix.yaml_io"),
+    ("regmix.config", "regmix.mixture"),
+    (
+        "regmix.imports",
+        "regmix.manifest",
+        "regmix.objective",
+        "regmix.observations",
+        "regmix.regressors",
+        "regmix.sizes",
+        "regmix.space",
+    ),
+    ("regmix.design", "regmix.runs", "regmix.surrogate"),
+    ("regmix.fit", "regmix.records", "regmix.solve", "regmix.acquire"),
+    ("regmix.results", "regmix.status", "regmix.store"),
+    ("regmix.comparison",),
+    ("regmix.study",),
+    ("regmix.demo", "regmix.export", "regmix.report", "regmix.template", "regmix.testing"),
+    ("regmix.console",),
+    ("regmix.cli",),
+)
+"""From the bottom up; a module imports only what stands below it, or its own package."""
+
+
+def modules(package: str) -> dict[str, Path]:
+    found = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return found
+
+
+REGMIX = modules("regmix")
+
+
+def imported(nodes: list[ast.stmt], known: dict[str, Path]) -> set[str]:
+    """Full names of what some statements import; `from a import b` is `a.b` if that is a module."""
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where things live"
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            names |= {f if f in known else str(node.module) for f in full}
+    return names
+
+
+def at_module_level(tree: ast.Module) -> list[ast.stmt]:
+    """Statements that run at import: everything but function bodies and type-checking blocks."""
+    found: list[ast.stmt] = []
+    waiting: list[ast.stmt] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        found.append(node)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        waiting += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+    return found
+
+
+def module_level_imports(name: str) -> set[str]:
+    return imported(at_module_level(ast.parse(REGMIX[name].read_text("utf-8"))), REGMIX)
+
+
+def all_imports(name: str) -> set[str]:
+    nodes = [n for n in ast.walk(ast.parse(REGMIX[name].read_text("utf-8")))]
+    return imported([n for n in nodes if isinstance(n, ast.stmt)], REGMIX)
+
+
+def layer(name: str) -> int:
+    """The layer of a module, or of the package that it belongs to."""
+    while name:
+        for index, names in enumerate(LAYERS):
+            if name in names and (name != "regmix" or "." not in name):
+                return index
+        name = name.rpartition(".")[0]
+        if name == "regmix":
+            break
+    raise AssertionError("a new module: say in LAYERS where it stands")
+
+
+def family(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+@pytest.mark.parametrize("name", sorted(set(REGMIX) - {"regmix"}))
+def test_a_module_imports_only_what_stands_below_it(name: str) -> None:
+    own = layer(name)
+    for other in all_imports(name) & set(REGMIX):
+        assert family(other) == family(name) or layer(other) < own, f"{name} imports {other}"
+
+
+def test_no_cycle_among_module_level_imports() -> None:
+    graph = {name: module_level_imports(name) & set(REGMIX) - {name} for name in REGMIX}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(REGMIX)
+
+
+def trainer(names: set[str]) -> set[str]:
+    return {n for n in names if n.split(".")[0] == "proxy_trainer"}
+
+
+def test_only_command_bodies_import_the_trainer() -> None:
+    importers = {name for name in REGMIX if trainer(all_imports(name))}
+    assert importers == {"regmix.cli"}
+    assert not trainer(module_level_imports("regmix.cli"))
+
+
+def loaded_by(code: str) -> list[str]:
+    """Which heavy packages are loaded after some code has run in a process of its own."""
+    ask = f"{code}\nimport json, sys\nprint(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    found = subprocess.run(
+        [sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded: list[str] = json.loads(found.stdout.splitlines()[-1])
+    return loaded
+
+
+def test_import_regmix_loads_nothing_heavy() -> None:
+    assert loaded_by("import regmix") == []
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['regmix', '--help']\n"
+        "try:\n    runpy.run_module('regmix.cli', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+    )
+    assert loaded_by(code) == []
+
+
+@pytest.mark.parametrize("name", ["regmix.study", "regmix.store", "regmix.console"])
+def test_study_api_loads_no_torch(name: str) -> None:
+    assert not {"torch", "transformers"} & set(loaded_by(f"import {name}"))
