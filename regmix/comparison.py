@@ -31,8 +31,13 @@ class Gain:
         return float(np.mean(list(self.by_seed.values())))
 
     def verdict(self, noise: float | None) -> str:
-        """One word: better, worse, or tied within two seed-noise standard deviations."""
-        limit = 2 * noise / len(self.by_seed) ** 0.5 if noise else 0.0
+        """One word: better, worse, or tied within two standard deviations of such a difference.
+
+        Args:
+            noise: standard deviation of the objective between seeds; a difference of two runs has
+                √2 times that. The runs compared share their seeds, so this errs to "tied".
+        """
+        limit = 2 * noise * (2 / len(self.by_seed)) ** 0.5 if noise else 0.0
         if abs(self.mean) <= limit:
             return "tied"
         return "better" if self.mean > 0 else "worse"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import pandas as pd
 from rich.console import Console
@@ -32,6 +33,8 @@ from regmix.status import StudyStatus, tokens_so_far
 from regmix.study import Proposed, Study
 
 console = Console(highlight=False)
+say = partial(console.print, soft_wrap=True)
+"""Prints a line as long as it is, so that paths can be copied."""
 POLL_SECONDS = 0.5
 _MANY_DOMAINS = 24
 
@@ -137,8 +140,10 @@ class _Watch:
 
 
 def table(title: str | None = None, *columns: str) -> Table:
-    """A plain table; the first column is text, the others numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    """A plain table under an optional heading; the first column is text, the others numbers."""
+    if title:
+        say(f"[bold]{escape(title)}[/bold]")
+    made = Table(box=None, pad_edge=False)
     for i, name in enumerate(columns):
         made.add_column(escape(name), justify="left" if i == 0 else "right")
     return made
@@ -153,7 +158,7 @@ def show_frame(frame: pd.DataFrame, *, csv: bool) -> None:
     for row in frame.itertuples(index=False):
         shown.add_row(*(escape(f"{v:.6g}" if isinstance(v, float) else str(v)) for v in row))
     console.print(shown)
-    console.print(f"[dim]{len(frame)} rows[/dim]")
+    say(f"[dim]{len(frame)} rows[/dim]")
 
 
 def show_proposed(proposed: Proposed) -> None:
@@ -163,36 +168,34 @@ def show_proposed(proposed: Proposed) -> None:
     first = proposed.specs[0]
     tokens = sum(s.tokens for s in proposed.specs)
     flops = sum(s.flops for s in proposed.specs)
-    console.print(f"{len(proposed.specs)} runs ({parts}), {proposed.new} of them new")
-    console.print(
+    say(f"{len(proposed.specs)} runs ({parts}), {proposed.new} of them new")
+    say(
         f"proxy: {quantity(first.model.parameters)} non-embedding parameters, "
         f"{quantity(first.tokens)} tokens; all runs: {quantity(tokens)} tokens, "
         f"{quantity(flops)}FLOP"
     )
-    console.print(
+    say(
         f"space: {proposed.acceptance:.0%} of the drawn mixtures were allowed as they fell, "
         f"{proposed.pulled} were pulled inside"
     )
     for note in proposed.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+        say(f"[yellow]note:[/yellow] {escape(note)}")
 
 
 def show_status(status: StudyStatus) -> None:
     """How far a study is."""
     states = ("done", "running", "waiting", "stopped", "failed")
-    console.print("   ".join(f"{status.count(s)} {s}" for s in states))
+    say("   ".join(f"{status.count(s)} {s}" for s in states))
     rate, eta = status.tokens_per_second, status.eta_seconds
     if rate:
         left = f", ETA {duration(eta)}" if eta else ""
-        console.print(f"{quantity(rate)} tokens/s{left}")
-    console.print(f"{quantity(status.done_tokens)} of {quantity(status.planned_tokens)} tokens")
+        say(f"{quantity(rate)} tokens/s{left}")
+    say(f"{quantity(status.done_tokens)} of {quantity(status.planned_tokens)} tokens")
     for run in status.runs:
         if run.state == "failed":
-            console.print(
-                f"[red]failed[/red] {run.run_id} {escape(run.name)}: {escape(run.reason)}"
-            )
+            say(f"[red]failed[/red] {run.run_id} {escape(run.name)}: {escape(run.reason)}")
         if run.state == "running":
-            console.print(f"running {run.run_id} {escape(run.name)} {run.tokens / run.planned:.0%}")
+            say(f"running {run.run_id} {escape(run.name)} {run.tokens / run.planned:.0%}")
 
 
 def show_fit(fit: Fit, mixture_path: object) -> None:
@@ -218,8 +221,8 @@ def show_fit(fit: Fit, mixture_path: object) -> None:
     _show_candidates(fit)
     _show_weights(fit)
     for warning in d["warnings"]:
-        console.print(f"[yellow]note:[/yellow] {escape(warning)}")
-    console.print(f"mixture  {escape(str(mixture_path))}\nfit      {escape(str(fit.folder))}")
+        say(f"[yellow]note:[/yellow] {escape(warning)}")
+    say(f"mixture  {escape(str(mixture_path))}\nfit      {escape(str(fit.folder))}")
 
 
 def _ratio(spread: float, noise: float | None) -> str:
@@ -240,16 +243,16 @@ def _show_candidates(fit: Fit) -> None:
     console.print(shown)
     p = fit.proposal
     far = " — an extrapolation" if p.extrapolates else ""
-    console.print(
+    say(
         f"nearest run {escape(p.nearest_run)}, total variation {p.nearest_distance:.3f} "
         f"(runs lie {p.typical_distance:.3f} apart){far}"
     )
     single = fit.diagnostics["best_single"]
     if single:
         name, value = escape(single["name"]), single["objective"]
-        console.print(f"best single domain: {name}, measured {value:.4f}")
+        say(f"best single domain: {name}, measured {value:.4f}")
     if p.active:
-        console.print(f"held back by {escape(', '.join(p.active))}")
+        say(f"held back by {escape(', '.join(p.active))}")
 
 
 def _show_weights(fit: Fit) -> None:
@@ -262,7 +265,7 @@ def _show_weights(fit: Fit) -> None:
         shown.add_row(escape(name), *row)
     console.print(shown)
     if len(weights) > len(names):
-        console.print(f"[dim]{len(weights) - len(names)} domains with less are in the file[/dim]")
+        say(f"[dim]{len(weights) - len(names)} domains with less are in the file[/dim]")
 
 
 def show_comparison(fit: Fit, comparison: Comparison) -> None:
@@ -283,14 +286,14 @@ def show_comparison(fit: Fit, comparison: Comparison) -> None:
     noise = fit.diagnostics["objective_noise"]
     for gain in gains(fit.proposal, comparison):
         by_seed = ", ".join(f"{v:+.4f}" for v in gain.by_seed.values())
-        console.print(
+        say(
             f"against {escape(gain.reference):<8} measured gain {gain.mean:+.4f}"
             + (f" ({by_seed})" if len(gain.by_seed) > 1 else "")
             + f", predicted {gain.predicted:+.4f} ± {gain.predicted_std:.4f}: "
             f"[bold]{_words(gain.verdict(noise))}[/bold]"
         )
     if noise:
-        console.print(
+        say(
             f"seed noise of the objective at proxy size: {noise:.4f}; models compared here share "
             "their seeds, so their differences are less noisy than that"
         )
@@ -305,13 +308,13 @@ def _words(verdict: str) -> str:
 def show_summary(summary: Summary) -> None:
     """The end of the demo: mixture, prediction, measurement, cost, paths."""
     study, fit = summary.study, summary.fit
-    console.print()
+    say()
     show_fit(fit, study.layout.mixture("best"))
-    console.print()
+    say()
     show_comparison(fit, summary.comparison)
-    console.print()
+    say()
     show_costs(study, summary.seconds)
-    console.print(
+    say(
         f"study    {escape(str(study.layout.root))}\n"
         f"mixture  {escape(str(study.layout.mixture('best')))}\n"
         f"report   {escape(str(summary.report))}"
@@ -328,7 +331,7 @@ def show_costs(study: Study, seconds: dict[str, float]) -> None:
         )  # fmt: skip
     console.print(shown)
     stages = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items())
-    console.print(f"stages   {stages}; {duration(sum(seconds.values()))} in all")
+    say(f"stages   {stages}; {duration(sum(seconds.values()))} in all")
 
 
 def show_manifest(manifest: DataManifest) -> None:
@@ -343,24 +346,20 @@ def show_manifest(manifest: DataManifest) -> None:
             quantity(d.valid.tokens), str(skipped),
         )  # fmt: skip
     console.print(shown)
-    console.print(f"vocabulary {manifest.vocab_size}, data {manifest.fingerprint}")
+    say(f"vocabulary {manifest.vocab_size}, data {manifest.fingerprint}")
 
 
 def show_outcome(study: Study, done: list[str], failed: list[str], busy: list[str]) -> None:
     """How a training command ended."""
-    console.print(
-        f"{len(done)} runs done, {len(failed)} failed, {len(busy)} held by another command"
-    )
+    say(f"{len(done)} runs done, {len(failed)} failed, {len(busy)} held by another command")
     for run_id in failed:
-        console.print(
-            f"[red]failed[/red] {run_id}: see {escape(str(study.layout.run(run_id).failed))}"
-        )
+        say(f"[red]failed[/red] {run_id}: see {escape(str(study.layout.run(run_id).failed))}")
 
 
 def show_import(study: Study, runs: ImportedRuns) -> None:
     """What was taken in."""
     show_notes(runs.notes)
-    console.print(
+    say(
         f"{len(runs.weights)} runs, {runs.weights.shape[1]} domains, {runs.metrics.shape[1]} "
         f"metrics in {escape(str(study.layout.root))}"
     )
@@ -369,12 +368,12 @@ def show_import(study: Study, runs: ImportedRuns) -> None:
 def show_notes(notes: Sequence[str]) -> None:
     """Corrections and exclusions."""
     for note in notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+        say(f"[yellow]note:[/yellow] {escape(note)}")
 
 
 def show_plan(spec: RunSpec) -> None:
     """What a single run will train."""
-    console.print(
+    say(
         f"{escape(spec.name)}: {quantity(spec.model.parameters)} non-embedding parameters, "
         f"{quantity(spec.tokens)} tokens, {quantity(spec.flops)}FLOP, run {spec.run_id}"
     )
@@ -399,4 +398,4 @@ def show_model(study: Study, spec: RunSpec) -> None:
         values = (d["requested"], d["realised"], d["epochs"])
         domains.add_row(escape(d["domain"]), *(f"{v:.4f}" for v in values))
     console.print(domains)
-    console.print(f"model {escape(str(record.layout.model))}")
+    say(f"model {escape(str(record.layout.model))}")

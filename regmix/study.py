@@ -292,19 +292,9 @@ def create_for_import(root: Path, runs: imports.ImportedRuns, sources: list[Path
     """
     layout = StudyLayout(root.expanduser().resolve())
     if not layout.config.exists():
-        lines = [
-            f"# Created by `regmix import`; its {len(runs.weights)} runs were measured elsewhere.",
-            yaml_io.dump(
-                {
-                    "name": config.name_from(layout.root),
-                    # Sorted: the order of a CSV's columns means nothing and must change nothing.
-                    "domains": [{"name": d} for d in sorted(runs.weights.columns)],
-                }
-            ),
-        ]
-        for domain in runs.weights.columns:
-            config.check_name(domain, str(sources[0]))
-        write_text(layout.config, "\n".join(lines))
+        domains = [{"name": str(d)} for d in runs.weights.columns]
+        text = yaml_io.dump({"name": config.name_from(layout.root), "domains": domains})
+        write_text(layout.config, "# Created by `regmix import`: measured elsewhere.\n" + text)
     study = Study.open(layout.root)
     if set(study.domains) != set(runs.weights.columns):
         raise UserError(

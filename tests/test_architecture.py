@@ -83,7 +83,7 @@ def module_level_imports(name: str) -> set[str]:
 
 
 def all_imports(name: str) -> set[str]:
-    nodes = [n for n in ast.walk(ast.parse(REGMIX[name].read_text("utf-8")))]
+    nodes = list(ast.walk(ast.parse(REGMIX[name].read_text("utf-8"))))
     return imported([n for n in nodes if isinstance(n, ast.stmt)], REGMIX)
 
 
