@@ -29,9 +29,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + CHUNK_ROWS)
             h, t = hidden_ND[rows], target_N[rows, None]
             logits_NV = h @ weight_VD.T
-            lse_N1 = logits_NV.logsumexp(-1, keepdim=True)
-            total += (lse_N1 - logits_NV.gather(1, t)).sum() + z_loss * lse_N1.square().sum()
-            grad_NV = logits_NV.sub_(lse_N1).exp_()
+            picked_N1 = logits_NV.gather(1, t)
+            top_N1 = logits_NV.amax(-1, keepdim=True)
+            grad_NV = logits_NV.sub_(top_N1).exp_()  # one exponential serves loss and gradient
+            sum_N1 = grad_NV.sum(-1, keepdim=True)
+            grad_NV.div_(sum_N1)
+            lse_N1 = top_N1 + sum_N1.log()
+            total += (lse_N1 - picked_N1).sum() + z_loss * lse_N1.square().sum()
             if z_loss:
                 grad_NV.mul_(1 + 2 * z_loss * lse_N1)
             grad_NV.scatter_add_(1, t, grad_NV.new_full((1, 1), -1.0).expand_as(t))

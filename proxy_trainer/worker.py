@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 
+# The first optimiser of a process imports this for seconds: once in the fork server, not per run.
+import torch._dynamo
+
 from proxy_trainer.processes import claimed, die_with_parent
 from proxy_trainer.train import Diverged, train
 from regmix.errors import RegmixError

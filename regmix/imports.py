@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ ID_COLUMNS = ("run_id", "run", "id", "index", "name")
 """Columns that can hold the run's id, in the order in which they are tried."""
 _AS_TEXT = dict.fromkeys(ID_COLUMNS, str.strip)
 """Ids are text whatever they look like: ``007`` and ``NA`` too."""
+_MISSING = ["", "NA", "N/A", "NaN", "nan", "None", "null", "NULL"]
 WEIGHT_PREFIXES = ("train_", "weight/", "weight_", "weights/")
 METRIC_PREFIXES = ("metric/", "metrics/", "eval/")
 METRIC_SUFFIXES = ("_val_loss", "/val_loss", "_valid_loss")
@@ -81,7 +83,7 @@ def read_mixtures(
                 f"{path}: run {weights.index[row]}: weight of '{weights.columns[column]}' {what} "
                 f"({values[row, column]})"
             )
-    sums = values.sum(axis=1)
+    sums = np.array([math.fsum(row) for row in values])  # exact, so that column order is nothing
     off = np.abs(sums - 1)
     if (off > ROUNDING).any():
         worst = int(np.argmax(off))
@@ -179,14 +181,19 @@ def read_imports(layout: StudyLayout) -> list[ImportedRuns]:
 
 
 def _read_kept(path: Path) -> pd.DataFrame:
-    frame = pd.read_csv(path, converters=_AS_TEXT, float_precision="round_trip")
-    return frame.set_index("run_id")
+    return _read_frame(path, ()).set_index("run_id")
+
+
+def _read_frame(path: Path, names: Iterable[str]) -> pd.DataFrame:
+    """Read numbers as numbers and ids as text; only the named columns may lack a value."""
+    missing = {name: _MISSING for name in names if name not in ID_COLUMNS}
+    return pd.read_csv(path, converters=_AS_TEXT, na_values=missing, keep_default_na=False)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, converters=_AS_TEXT, float_precision="round_trip")
         names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna()
+        frame = _read_frame(path, names)
     except FileNotFoundError as exc:
         raise UserError(f"{path}: no such file") from exc
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:

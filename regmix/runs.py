@@ -34,7 +34,8 @@ class RunSpec:
     seed: int
     """Of initial weights, document order and interleaving alike."""
     keep_model: bool = False
-    """Whether the finished model is kept; not part of the identity."""
+    """Whether the finished model is kept. Part of the identity, so that a run that was trained
+    without keeping it does not pass for one that has a model."""
 
     @property
     def run_id(self) -> str:
@@ -47,6 +48,7 @@ class RunSpec:
                 "vocab_size": self.vocab_size,
                 "data": self.data,
                 "seed": self.seed,
+                "keep_model": self.keep_model,
                 "numerics": NUMERICS,
             },
             length=12,

@@ -292,7 +292,10 @@ def create_for_import(root: Path, runs: imports.ImportedRuns, sources: list[Path
     """
     layout = StudyLayout(root.expanduser().resolve())
     if not layout.config.exists():
-        domains = [{"name": str(d)} for d in runs.weights.columns]
+        for name in runs.weights.columns:
+            config.check_name(name, str(sources[0]))
+        # Sorted: the order of a CSV's columns means nothing and must change nothing.
+        domains = [{"name": str(d)} for d in sorted(runs.weights.columns)]
         text = yaml_io.dump({"name": config.name_from(layout.root), "domains": domains})
         write_text(layout.config, "# Created by `regmix import`: measured elsewhere.\n" + text)
     study = Study.open(layout.root)
