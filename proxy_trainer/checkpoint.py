@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +37,27 @@ def save(
         tensors[f"model.{name}"] = parameter.detach()
         for key in _STATE:
             tensors[f"optim.{name}.{key}"] = optimiser.state[parameter][key]
-    metadata = {"progress": json.dumps(vars(progress))}
-    write_whole(folder / FILE, lambda tmp: save_file(tensors, tmp, metadata))
+    write_tensors(folder / FILE, tensors, {"progress": json.dumps(vars(progress))})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file whole.
+
+    Raises:
+        RegmixError: the disk is full.
+        UserError: the folder is not writable.
+    """
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as exc:  # keeps the system's error only in its text
+            found = re.search(r"os error (\d+)", str(exc))
+            if found is None:
+                raise
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from exc
+
+    write_whole(path, write)
 
 
 def load(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +20,7 @@ class EventLog:
         self._path = path
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = path.open("a+b")
+            self._stream = path.open("a+b", buffering=0)
             self._drop_torn_tail()
 
     def _drop_torn_tail(self) -> None:
@@ -29,9 +31,10 @@ class EventLog:
     def write(self, kind: str, **fields: Any) -> None:
         """Append one event; NaN is refused, as JSON has none."""
         line = json.dumps({"type": kind, "time": time.time(), **fields}, allow_nan=False)
+        raw = line.encode() + b"\n"
         with disk_errors(self._path):
-            self._stream.write(line.encode() + b"\n")
-            self._stream.flush()
+            if self._stream.write(raw) != len(raw):  # a torn line, cut off at the next opening
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def __enter__(self) -> EventLog:
         return self

@@ -16,8 +16,9 @@ from regmix.errors import RegmixError
 from regmix.files import write_json
 from regmix.layout import StudyLayout
 
-OK, BUSY, FAILED, BROKEN = 0, 3, 4, 1
-"""Exit codes: trained; another process is at it; diverged and marked; could not go on."""
+OK, BUSY, FAILED, BROKEN, MUTE = 0, 3, 4, 1, 5
+"""Exit codes: trained; another process is at it; diverged and marked; could not go on; could
+neither go on nor write why, as on a full disk."""
 
 
 def work(root: Path, run_id: str, checkpoint_seconds: float) -> int:
@@ -44,10 +45,17 @@ def main(root: str, run_id: str, checkpoint_seconds: float) -> None:
     die_with_parent()
     run = StudyLayout(Path(root)).run(run_id)
     message = run.root / "error.txt"
-    message.unlink(missing_ok=True)
     try:
+        message.unlink(missing_ok=True)
         code = work(Path(root), run_id, checkpoint_seconds)
     except (RegmixError, OSError) as exc:
-        message.write_text(f"{exc}\n", encoding="utf-8")
-        code = BROKEN
+        code = _explain(message, exc)
     os._exit(code)  # skips torch's slow teardown; everything is flushed and closed by now
+
+
+def _explain(path: Path, exc: Exception) -> int:
+    try:
+        path.write_text(f"{exc}\n", encoding="utf-8")
+    except OSError:
+        return MUTE
+    return BROKEN

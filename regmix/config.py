@@ -157,7 +157,7 @@ class SwarmConfig(Strict):
     """Mixtures to fit, uniform among them; natural, its replicates and single domains on top."""
     temperature: PositiveFloat = 0.5
     """The Dirichlet's centre is the natural mixture to this power, normalised."""
-    concentration: tuple[PositiveFloat, PositiveFloat] = (0.5, 5.0)
+    concentration: tuple[PositiveFloat, PositiveFloat] = (1.0, 10.0)
     """Range of the Dirichlet's total concentration divided by the number of domains."""
     replicates: Annotated[int, Field(ge=1)] = 3
     """Runs of the natural mixture, each with another seed: the noise floor."""

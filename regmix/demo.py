@@ -48,8 +48,8 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(0.35, 14, "50k", 24_000, 256, 4e-3, "400k", 48_000, 512, 3e-3, 1, 10_000),
-    "default": Preset(1.0, 48, "100k", 160_000, 256, 4e-3, "800k", 400_000, 512, 3e-3, 1, 24_000),
-    "large": Preset(1.0, 96, "300k", 1_000_000, 512, 3e-3, "4m", 8_000_000, 2048, 2e-3, 2, 100_000),
+    "default": Preset(1.0, 28, "100k", 300_000, 256, 4e-3, "800k", 300_000, 512, 3e-3, 2, 24_000),
+    "large": Preset(1.0, 64, "300k", 2_000_000, 512, 3e-3, "4m", 4_000_000, 2048, 2e-3, 3, 100_000),
 }
 
 
@@ -214,7 +214,6 @@ def study_yaml(corpus: Path, root: Path, preset: Preset, size: str, seed: int) -
                     "lr": preset.proxy_lr,
                     "warmup_share": WARMUP_SHARE,
                     "eval_bytes": preset.eval_bytes,
-                    "eval_points": 2,
                 },
             },
             "target": {

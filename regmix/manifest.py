@@ -115,15 +115,18 @@ class DataManifest:
         if not path.exists():
             raise UserError(f"{path}: no data yet; run `regmix data build {path.parent.parent}`")
         raw = read_json(path)
-        if raw.get("version") != VERSION:
-            raise UserError(
-                f"{path}: version {raw.get('version')}, expected {VERSION}; build again"
+        try:
+            if raw["version"] != VERSION:
+                raise UserError(
+                    f"{path}: version {raw['version']}, expected {VERSION}; build again"
+                )
+            manifest = cls(
+                domains=tuple(_domain(d) for d in raw["domains"]),
+                **{key: raw[key] for key in ("vocab_size", "eod_id", "dtype", "tokenizer")},
             )
-        manifest = cls(
-            domains=tuple(_domain(d) for d in raw["domains"]),
-            **{key: raw[key] for key in ("vocab_size", "eod_id", "dtype", "tokenizer")},
-        )
-        if manifest.fingerprint != raw["fingerprint"]:
+        except (KeyError, TypeError) as exc:
+            raise UserError(f"{path}: not a data manifest ({exc!r}); build again") from exc
+        if manifest.fingerprint != raw.get("fingerprint"):
             raise UserError(f"{path}: changed since it was built; run `regmix data build` again")
         return manifest
 

@@ -62,7 +62,13 @@ class Study:
         layout = StudyLayout(Path(path).expanduser().resolve())
         if not layout.config.is_file():
             raise UserError(f"{path}: no study.yaml in it; `regmix init {path}` writes one")
-        return cls(layout, config.load_study(layout.config))
+        settings = config.load_study(layout.config)
+        for key, run in (("proxy", settings.proxy), ("target", settings.target)):
+            try:
+                sizes.plan(run.train, sizes.shape(run.model))
+            except UserError as exc:  # now, and not after the data were built
+                raise UserError(f"{layout.config}: {key}.{exc}") from exc
+        return cls(layout, settings)
 
     def __repr__(self) -> str:
         return f"Study({str(self.layout.root)!r}, domains={list(self.domains)})"
@@ -104,6 +110,8 @@ class Study:
         """
         swarm_config = self.config.swarm
         if runs is not None:
+            if runs < 1:
+                raise UserError(f"propose: {runs} runs; at least 1 is needed")
             swarm_config = swarm_config.model_copy(update={"runs": runs})
         manifest = self._built()
         swarm = design.swarm(swarm_config, self.space, manifest.natural(), self.config.seed)
@@ -236,8 +244,14 @@ class Study:
 
         Args:
             mixtures: indexed by id, one column a domain; in any order.
+
+        Raises:
+            UserError: nothing is fitted yet, or a domain of the fit has no column.
         """
         surrogate = self.latest_fit(fit_id).surrogate
+        missing = [d for d in surrogate.domains if d not in mixtures]
+        if missing:
+            raise UserError(f"predict: no column for domain {', '.join(missing)}")
         found = surrogate.predict(mixtures[list(surrogate.domains)].to_numpy(dtype=float))
         columns = {}
         for metric, prediction in found.items():

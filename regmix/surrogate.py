@@ -128,9 +128,12 @@ class Surrogate:
             raise UserError(f"{path}: no such fit; run `regmix fit`") from exc
         except (OSError, EOFError, zlib.error, ValueError) as exc:
             raise UserError(f"{path}: damaged ({exc}); run `regmix fit` again") from exc
-        if raw.get("version") != VERSION:
-            raise UserError(f"{path}: version {raw.get('version')}, expected {VERSION}; fit again")
-        return cls(tuple(raw["domains"]), tuple(_restore(m) for m in raw["metrics"]))
+        try:
+            if raw["version"] != VERSION:
+                raise UserError(f"{path}: version {raw['version']}, expected {VERSION}; fit again")
+            return cls(tuple(raw["domains"]), tuple(_restore(m) for m in raw["metrics"]))
+        except (KeyError, TypeError) as exc:
+            raise UserError(f"{path}: damaged ({exc!r}); run `regmix fit` again") from exc
 
 
 def _restore(raw: dict[str, Any]) -> FittedMetric:

@@ -39,7 +39,8 @@ def schedule(weights: FloatArray, blocks: int, seed: int = 0) -> npt.NDArray[np.
     order = np.empty(blocks, dtype=np.int32)
     for t in range(blocks):
         deficit = w * (t + 1) - counts
-        deadline = np.where(deficit >= slack - 1e-9, (1 - slack - deficit) / w, np.inf)
+        with np.errstate(over="ignore"):  # a weight near 0 has its deadline at infinity
+            deadline = np.where(deficit >= slack - 1e-9, (1 - slack - deficit) / w, np.inf)
         chosen = int(np.argmin(deadline))
         counts[chosen] += 1
         order[t] = active[chosen]
@@ -57,16 +58,23 @@ class DomainStream:
     """
 
     def __init__(self, tokens: DomainTokens, seed: int, index: int, context: int) -> None:
-        if tokens.tokens <= 2 * context:
-            raise UserError(
-                f"domain '{tokens.domain}': {tokens.tokens} training tokens are too few for a "
-                f"context of {context}; it needs more than {2 * context}"
-            )
         self._tokens = tokens
         self._key = (seed, 2, index)
         self._context = context
         self._epoch = -1
         self._starts: IntArray = np.zeros(0, dtype=np.int64)
+
+    def check_length(self) -> None:
+        """Refuse a domain that is too short to be cut into blocks.
+
+        Raises:
+            UserError: the tokens it has and the tokens it needs.
+        """
+        if self._tokens.tokens <= 2 * self._context:
+            raise UserError(
+                f"domain '{self._tokens.domain}': {self._tokens.tokens} training tokens are too few "
+                f"for a context of {self._context}; it needs more than {2 * self._context}"
+            )
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -132,6 +140,9 @@ class MixtureSampler:
             DomainStream(DomainTokens(layout, manifest, name, "train"), seed, index, context)
             for index, name in enumerate(mixture.domains)
         ]
+        for stream, weight in zip(self._streams, mixture.weights, strict=True):
+            if weight > 0:
+                stream.check_length()
 
     def batch(self, first: int, count: int) -> IntArray:
         """Blocks ``first`` to ``first + count``, shape ``(count, context + 1)``.

@@ -95,6 +95,14 @@ def _sort(
     elif code == worker.BUSY:
         outcome.busy.append(run_id)
     else:
-        note = study.run(run_id).root / "error.txt"
-        reason = note.read_text(encoding="utf-8").strip() if note.exists() else f"exit code {code}"
-        broken.append(f"run {run_id} could not go on: {reason}")
+        broken.append(f"run {run_id} could not go on: {_reason(study, run_id, code)}")
+
+
+def _reason(study: StudyLayout, run_id: str, code: int | None) -> str:
+    run = study.run(run_id)
+    note = run.root / "error.txt"
+    if code == worker.MUTE:
+        return f"{run.root}: no space left on the disk, or not writable; free some and run again"
+    if code == worker.BROKEN and note.exists():
+        return note.read_text(encoding="utf-8").strip()
+    return f"its process ended with code {code}; run again, it goes on from its checkpoint"

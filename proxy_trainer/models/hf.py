@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
+from proxy_trainer.checkpoint import write_tensors
+from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.models.gpt import GPT, INIT_STD, NORM_EPS, ROPE_THETA
 from regmix.files import write_json, write_whole
 
@@ -43,7 +43,7 @@ def save(model: GPT, folder: Path, tokenizer: Path, eod_id: int) -> None:
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if model.shape.tied_embeddings:
         del weights["lm_head.weight"]
-    write_whole(folder / "model.safetensors", lambda tmp: save_file(weights, tmp, {"format": "pt"}))
+    write_tensors(folder / "model.safetensors", weights, {"format": "pt"})
     content = tokenizer.read_bytes()
     write_whole(folder / "tokenizer.json", lambda tmp: tmp.write_bytes(content))
     write_json(
@@ -51,6 +51,7 @@ def save(model: GPT, folder: Path, tokenizer: Path, eod_id: int) -> None:
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": model.shape.context,
+            "eos_token": tokenizers.load(tokenizer).id_to_token(eod_id),
             "clean_up_tokenization_spaces": False,
         },
     )

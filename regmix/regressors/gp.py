@@ -9,11 +9,13 @@ weak log-normal priors, by L-BFGS from several fixed starts.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from scipy import linalg, optimize
+from threadpoolctl import threadpool_limits
 
 from regmix.mixture import FloatArray
 from regmix.regressors.base import Prediction
@@ -23,6 +25,16 @@ _MANY_RUNS = 200
 """From here on the likelihood has one clear mode, and one start is enough."""
 _NOISE_FLOOR = 1e-4
 """Of the standardised metric: keeps the Cholesky factor well conditioned."""
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """One thread for the linear algebra.
+
+    Matrices here are small: threads gain little on idle cores, cost a hundredfold on busy ones, and
+    their number would change the last digits of a fit.
+    """
+    limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 @dataclass
@@ -47,13 +59,14 @@ class GaussianProcess:
         z, t = np.sqrt(x), (y - self._mean) / self._scale
         d = x.shape[1]
         best: optimize.OptimizeResult | None = None
+        bounds = [(-3.0, 4.0)] * d + [(-4.0, 5.0), (-9.0, 4.0), (np.log(_NOISE_FLOOR), 1.0)]
         for length in _STARTS[: 1 if len(x) >= _MANY_RUNS else None]:
             start = np.concatenate([np.full(d, np.log(length)), [0.0, np.log(0.1), np.log(0.05)]])
-            found = optimize.minimize(
-                _negative_log_posterior, start, args=(z, t), jac=True, method="L-BFGS-B",
-                bounds=[(-3.0, 4.0)] * d + [(-4.0, 5.0), (-9.0, 4.0), (np.log(_NOISE_FLOOR), 1.0)],
-                options={"maxiter": 100},
-            )  # fmt: skip
+            with _one_thread():
+                found = optimize.minimize(
+                    _negative_log_posterior, start, args=(z, t), jac=True, method="L-BFGS-B",
+                    bounds=bounds, options={"maxiter": 100},
+                )  # fmt: skip
             if best is None or found.fun < best.fun:
                 best = found
         assert best is not None
@@ -65,14 +78,14 @@ class GaussianProcess:
         assert self._posterior is not None
         p = self._posterior
         z = np.sqrt(x)
-        cross = _kernel(z, p.z, p.theta)
-        v = linalg.solve_triangular(p.factor, cross.T, lower=True, check_finite=False)
+        with _one_thread():
+            cross = _kernel(z, p.z, p.theta)
+            v = linalg.solve_triangular(p.factor, cross.T, lower=True, check_finite=False)
+            mean = self._mean + self._scale * (cross @ p.alpha)
         _, signal, linear, noise = _unpack(p.theta)
         prior = signal + linear * (z**2).sum(1) + noise
         variance = np.maximum(prior - (v**2).sum(0), 1e-12)
-        return Prediction(
-            self._mean + self._scale * (cross @ p.alpha), self._scale * np.sqrt(variance)
-        )
+        return Prediction(mean, self._scale * np.sqrt(variance))
 
     def state(self) -> dict[str, Any]:
         """Training data and hyperparameters."""
@@ -97,8 +110,9 @@ class GaussianProcess:
         assert self._x is not None
         z, t = np.sqrt(self._x), (self._y - self._mean) / self._scale
         noise = _unpack(theta)[3]
-        factor = np.asarray(np.linalg.cholesky(_kernel(z, z, theta) + noise * np.eye(len(z))))
-        alpha = linalg.cho_solve((factor, True), t)
+        with _one_thread():
+            factor = np.asarray(np.linalg.cholesky(_kernel(z, z, theta) + noise * np.eye(len(z))))
+            alpha = linalg.cho_solve((factor, True), t)
         self._posterior = _Posterior(z, theta, factor, alpha)
 
 

@@ -6,14 +6,18 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from proxy_trainer.data import build
+from regmix.layout import RunLayout
 from regmix.study import Study
 
 CONSONANTS, VOWELS = "bcdfghklmnprstvz", "aeiou"
@@ -77,6 +81,12 @@ def write_study(root: Path, tokens: int = TOKENS) -> Study:
     return Study.open(root)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """As workers train: one thread, so that figures are the same to the bit."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def built_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small study with its data built; not to be written to."""
@@ -115,6 +125,25 @@ def study(copy_study: Callable[..., Study]) -> Study:
 
 
 @pytest.fixture
+def holder() -> Callable[[RunLayout], int | None]:
+    """The process that trains a run now, from the system's table of locks."""
+
+    def find(run: RunLayout) -> int | None:
+        if not run.lock.exists():
+            return None
+        inode = run.lock.stat().st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[-3].endswith(f":{inode}"):
+                return int(fields[-4])
+        return None
+
+    if not Path("/proc/locks").exists():
+        pytest.skip("needs /proc/locks to find the process that trains a run")
+    return find
+
+
+@pytest.fixture
 def regmix() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts `regmix <arguments>` as a process of its own; killed after the test if it still runs."""
     started: list[subprocess.Popen[str]] = []
@@ -125,6 +154,7 @@ def regmix() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
             env={**os.environ, "COLUMNS": "200"},
         )
         started.append(process)
@@ -132,6 +162,7 @@ def regmix() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     yield start
     for process in started:
-        if process.poll() is None:
-            process.kill()
+        if process.poll() is None or process.returncode < 0:  # its workers too, should any be left
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

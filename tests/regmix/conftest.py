@@ -60,7 +60,7 @@ def manifest_of(tokens: Mapping[str, int]) -> DataManifest:
     return DataManifest(domains, vocab_size=4096, eod_id=0, dtype="uint16", tokenizer="tok")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_manifest() -> Callable[[Mapping[str, int]], DataManifest]:
     """A manifest for training tokens by domain."""
     return manifest_of
@@ -155,7 +155,9 @@ class SwarmFiles:
     weights: pd.DataFrame
     values: pd.DataFrame
 
-    def write(self, weights: pd.DataFrame | None = None, values: pd.DataFrame | None = None) -> None:
+    def write(
+        self, weights: pd.DataFrame | None = None, values: pd.DataFrame | None = None
+    ) -> None:
         (self.weights if weights is None else weights).to_csv(self.mixtures, index_label="run")
         (self.values if values is None else values).to_csv(self.metrics, index_label="run")
 

@@ -135,7 +135,8 @@ def test_stage_files_are_as_strict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "name"), [("my demo", "my-demo"), (".hidden", "hidden"), ("...", "study"), ("a+b", "a-b")]
+    ("folder", "name"),
+    [("my demo", "my-demo"), (".hidden", "hidden"), ("...", "study"), ("a+b", "a-b")],
 )
 def test_a_folder_gives_a_valid_name(folder: str, name: str) -> None:
     assert name_from(Path("/x") / folder) == name

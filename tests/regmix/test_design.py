@@ -43,7 +43,9 @@ def test_a_larger_swarm_extends_a_smaller_one(
 @given(st.integers(0, 10_000))
 def test_sampled_mixtures_are_allowed_and_free_of_dust(seed: int) -> None:
     space = Space.from_config(BOUNDED, NAMES, {})
-    weights = np.array([m.weights for m in sampled(swarm(SwarmConfig(runs=20), space, NATURAL, seed))])
+    weights = np.array(
+        [m.weights for m in sampled(swarm(SwarmConfig(runs=20), space, NATURAL, seed))]
+    )
     assert space.contains(weights).all()
     assert not ((weights > 0) & (weights < MINIMUM_WEIGHT)).any()
 

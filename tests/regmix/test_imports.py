@@ -205,9 +205,7 @@ def test_an_import_is_kept_once(swarm_files: Any, tmp_path: Path) -> None:
     assert study.store.ingest() == 0
 
 
-def test_a_second_import_adds_runs_but_never_replaces_one(
-    swarm_files: Any, tmp_path: Path
-) -> None:
+def test_a_second_import_adds_runs_but_never_replaces_one(swarm_files: Any, tmp_path: Path) -> None:
     sources = [swarm_files.mixtures, swarm_files.metrics]
     create_for_import(tmp_path / "study", imports.read_csvs(*sources), sources)
     swarm_files.write(values=swarm_files.values + 1)
@@ -219,9 +217,7 @@ def test_a_second_import_adds_runs_but_never_replaces_one(
     assert len(study.observations().weights) == 48
 
 
-def test_other_domains_than_the_study_has_are_refused(
-    swarm_files: Any, tmp_path: Path
-) -> None:
+def test_other_domains_than_the_study_has_are_refused(swarm_files: Any, tmp_path: Path) -> None:
     sources = [swarm_files.mixtures, swarm_files.metrics]
     create_for_import(tmp_path / "study", imports.read_csvs(*sources), sources)
     swarm_files.write(swarm_files.weights.rename(columns={"web": "books"}))
@@ -243,14 +239,14 @@ def test_domains_that_no_study_can_name_are_refused_before_anything_is_written(
 ) -> None:
     swarm_files.write(swarm_files.weights.rename(columns={"web": "Pile CC"}))
     sources = [swarm_files.mixtures, swarm_files.metrics]
-    with pytest.raises(UserError, match=r"mixtures\.csv: domain 'Pile CC': a name has .* no spaces"):
+    with pytest.raises(
+        UserError, match=r"mixtures\.csv: domain 'Pile CC': a name has .* no spaces"
+    ):
         create_for_import(tmp_path / "study", imports.read_csvs(*sources), sources)
     assert not (tmp_path / "study" / "study.yaml").exists()
 
 
-def test_domains_that_look_like_numbers_or_need_quotes(
-    swarm_files: Any, tmp_path: Path
-) -> None:
+def test_domains_that_look_like_numbers_or_need_quotes(swarm_files: Any, tmp_path: Path) -> None:
     names = {"web": "1e5", "code": "it's:#x", "math": "数学"}
     swarm_files.write(swarm_files.weights.rename(columns=names))
     sources = [swarm_files.mixtures, swarm_files.metrics]

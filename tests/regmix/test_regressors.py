@@ -122,7 +122,9 @@ def test_awkward_swarms_are_fitted_all_the_same(name: str, case: str) -> None:
 
 def test_unknown_names_are_refused_with_the_choices() -> None:
     for call in (create, lambda n: restore(n, {})):
-        with pytest.raises(UserError, match="unknown regressor 'ligthgbm'; did you mean 'lightgbm'"):
+        with pytest.raises(
+            UserError, match="unknown regressor 'ligthgbm'; did you mean 'lightgbm'"
+        ):
             call("ligthgbm")
 
 
@@ -133,9 +135,7 @@ def test_gp_gradient_against_finite_differences(seed: int, theta: list[float]) -
     t = np.random.default_rng(seed).standard_normal(15)
     at = np.array(theta) - [0, 0, 0, 0, 0, 2, 3]
     _, gradient = _negative_log_posterior(at, z, t)
-    numeric = optimize.approx_fprime(
-        at, lambda p: _negative_log_posterior(p, z, t)[0], 1.5e-7
-    )
+    numeric = optimize.approx_fprime(at, lambda p: _negative_log_posterior(p, z, t)[0], 1.5e-7)
     assert gradient == pytest.approx(numeric, rel=2e-4, abs=2e-4 * (1 + np.abs(gradient).max()))
 
 

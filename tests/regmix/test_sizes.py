@@ -68,7 +68,9 @@ def test_dimensions_that_do_not_fit_are_refused(config: dict[str, object], messa
 
 def test_plans_that_do_not_fit_are_refused() -> None:
     model = shape(ModelConfig(size="50k"))
-    with pytest.raises(UserError, match=r"train\.tokens: 100 is less than one batch of 1,024 tokens"):
+    with pytest.raises(
+        UserError, match=r"train\.tokens: 100 is less than one batch of 1,024 tokens"
+    ):
         plan(TrainConfig(tokens=100, batch_tokens=1024), model)
     with pytest.raises(UserError, match=r"train\.eval_points: 20 for a run of 10 steps"):
         plan(TrainConfig(tokens=10_240, batch_tokens=1024, eval_points=20), model)

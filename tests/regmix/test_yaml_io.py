@@ -55,7 +55,10 @@ def test_numbers_are_read_as_people_write_them(folder: Path, text: str, value: f
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", r"x\.yaml:5: 'c' is named twice \(first in line 3\)"),
+        (
+            "a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n",
+            r"x\.yaml:5: 'c' is named twice \(first in line 3\)",
+        ),
         ("a: [1\n", r"x\.yaml:2: not valid YAML"),
         ("a: 1\n b: 2\n", r"x\.yaml:2: not valid YAML"),
         ("- 1\n", r"x\.yaml: expected a mapping of keys, found list"),

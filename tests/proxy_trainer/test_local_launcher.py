@@ -1,0 +1,200 @@
+"""Runs in processes: all of them, in spite of one that diverges, and no word of a failure lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy_trainer import steps
+from proxy_trainer.data import tokenizer as tokenizers
+from proxy_trainer.launch.local import Outcome, train_runs
+from proxy_trainer.processes import claimed
+from regmix.errors import RegmixError, UserError
+from regmix.layout import RunLayout
+from regmix.records import RunRecord, read_events
+from regmix.runs import RunSpec
+from regmix.status import status
+from regmix.study import Study
+
+pytestmark = pytest.mark.slow
+NEVER = 1e9
+
+
+def specs(study: Study) -> list[RunSpec]:
+    return list(study.propose().specs)
+
+
+def metrics(study: Study) -> dict[str, object]:
+    return {
+        r.spec.name: r.result()["metrics"] for r in study.runs() if r.status == "done"
+    }
+
+
+def test_all_runs_are_done_the_same_with_one_worker_and_two(
+    copy_study: Callable[..., Study],
+) -> None:
+    one, two = copy_study("one"), copy_study("two")
+    ids = [s.run_id for s in specs(one)]
+    specs(two)
+    outcome = train_runs(one.layout, ids, workers=1, checkpoint_seconds=NEVER)
+    assert outcome == Outcome(done=ids)
+    again = train_runs(two.layout, ids, workers=2, checkpoint_seconds=NEVER)
+    assert sorted(again.done) == sorted(ids)
+    assert len(ids) == 9
+    assert metrics(one) == metrics(two)
+    assert len(metrics(one)) == 9
+    environment = next(iter(one.runs())).result()["environment"]
+    assert environment["threads"] == 1
+    # a second call finds everything done
+    before = {r.spec.run_id: r.stamp for r in one.runs()}
+    assert steps.train(one, ids) == Outcome()
+    assert {r.spec.run_id: r.stamp for r in one.runs()} == before
+
+
+def test_one_diverges_and_the_others_go_on(study: Study) -> None:
+    sane = specs(study)[:3]
+    bad = replace(sane[0], name="bad", plan=replace(sane[0].plan, lr=1e9, clip=1e9))
+    study.add_run(bad)
+    ids = [sane[0].run_id, bad.run_id, sane[1].run_id, sane[2].run_id]
+    outcome = train_runs(study.layout, ids, workers=2, checkpoint_seconds=NEVER)
+    assert outcome.failed == [bad.run_id]
+    assert sorted(outcome.done) == sorted(s.run_id for s in sane)
+    record = RunRecord(study.layout.run(bad.run_id), bad)
+    assert record.status == "failed"
+    assert "at step" in record.failure()["reason"]
+    assert status(study.layout).count("failed") == 1
+    frame = study.store.query("select name, reason from runs where status = 'failed'")
+    assert frame["name"].tolist() == ["bad"]
+    assert "at step" in frame["reason"][0]
+
+
+def test_a_held_run_is_left_to_its_holder(study: Study) -> None:
+    first, second = (s.run_id for s in specs(study)[:2])
+    with claimed(study.layout.run(first).lock) as mine:
+        assert mine
+        outcome = train_runs(study.layout, [first, second], workers=2, checkpoint_seconds=NEVER)
+    assert outcome == Outcome(done=[second], busy=[first])
+
+
+def test_what_stops_a_run_is_told_and_nothing_new_is_started(study: Study) -> None:
+    ids = [s.run_id for s in specs(study)]
+    shard = study.layout.tokens / "code" / "train-00000.bin"
+    os.truncate(shard, shard.stat().st_size - 1)
+    with pytest.raises(
+        RegmixError, match=rf"run {ids[0]} could not go on: .*train-00000\.bin: has [\d,]+ bytes"
+    ):
+        train_runs(study.layout, ids, workers=1, checkpoint_seconds=NEVER)
+    assert not study.layout.run(ids[1]).lock.exists()
+
+
+def test_a_killed_worker_is_told_and_its_run_goes_on_later(
+    copy_study: Callable[..., Study], holder: Callable[[RunLayout], int | None]
+) -> None:
+    study = copy_study(tokens=128 * 1500)
+    spec = specs(study)[0]
+    run = study.layout.run(spec.run_id)
+    killed: list[int] = []
+
+    def kill() -> None:
+        pid = holder(run)
+        if not killed and pid is not None and list(run.checkpoints.glob("*.safetensors")):
+            assert pid != os.getpid()
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    with pytest.raises(RegmixError, match=rf"run {spec.run_id} could not go on: .* code -9"):
+        train_runs(study.layout, [spec.run_id], workers=1, checkpoint_seconds=0.05, on_poll=kill)
+    assert status(study.layout).count("stopped") == 1
+    outcome = train_runs(study.layout, [spec.run_id], workers=1, checkpoint_seconds=NEVER)
+    assert outcome.done == [spec.run_id]
+    starts = [e["step"] for e in read_events(run.events) if e["type"] == "start"]
+    assert starts[0] == 0
+    assert len(starts) == 2
+    assert starts[1] > 0, "started over although it had a checkpoint"
+
+
+def test_training_checks_the_tokenizer_first(study: Study) -> None:
+    ids = [s.run_id for s in specs(study)]
+    tokenizers.save(tokenizers.train_bpe(iter(["other"]), 257), study.layout.tokenizer)
+    with pytest.raises(UserError, match="not the one the shards were built with"):
+        steps.train(study, ids)
+    assert not study.layout.run(ids[0]).lock.exists()
+
+
+def test_data_built_again_since_the_proposal_is_told(study: Study) -> None:
+    ids = [s.run_id for s in specs(study)]
+    path = study.layout.root / "text" / "sums.jsonl"
+    path.write_text(path.read_text().replace("9", "8"))
+    steps.build_data(study)
+    with pytest.raises(RegmixError, match=r"proposed for data .* run `regmix propose` again"):
+        steps.train(study, ids)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip(f"cannot mount a small file system: {made.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path, free_kb: int) -> Path:
+    """Leave only so much free; returns the file to delete."""
+    space = os.statvfs(disk)
+    filler = disk / "filler"
+    filler.write_bytes(bytes(space.f_bavail * space.f_frsize - free_kb * 1024))
+    return filler
+
+
+def test_a_full_disk_is_told_and_training_goes_on_once_there_is_space(
+    copy_study: Callable[..., Study],
+    small_disk: Path,
+    regmix: Callable[..., subprocess.Popen[str]],
+) -> None:
+    expected = copy_study("whole", tokens=128 * 300)
+    shutil.copytree(expected.layout.root, small_disk / "study")
+    study = Study.open(small_disk / "study")
+    template = specs(expected)[0]
+    chosen = [replace(template, seed=seed) for seed in (0, 1)]
+    for spec in chosen:
+        expected.add_run(spec)
+        study.add_run(spec)
+    ids = [s.run_id for s in chosen]
+    train_runs(expected.layout, ids, workers=2, checkpoint_seconds=NEVER)
+
+    filler = fill(small_disk, free_kb=0)  # not even a word about it can be written
+    with pytest.raises(RegmixError, match=r"could not go on: .*no space left on the disk"):
+        steps.train(study, ids)
+    filler.unlink()
+
+    filler = fill(small_disk, free_kb=100)  # enough to start, too little for a checkpoint
+    command = regmix("train", study.layout.root)
+    errors = command.communicate(timeout=60)[1]
+    assert command.returncode == 1
+    assert errors.startswith("error: run ")
+    assert "last.safetensors: no space left on the disk; free some and run again" in errors
+    assert "Traceback" not in errors
+    assert any(study.layout.run(i).events.stat().st_size for i in ids)
+    assert not [i for i in ids if study.layout.run(i).done.exists()]
+    filler.unlink()
+
+    assert sorted(steps.train(study, ids).done) == sorted(ids)
+    for run_id in ids:
+        ours, theirs = (
+            json.loads(s.layout.run(run_id).done.read_text()) for s in (study, expected)
+        )
+        assert ours["metrics"] == theirs["metrics"]

@@ -1,0 +1,230 @@
+"""What a run sees is exact, seekable, and the same text for every mixture with one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from proxy_trainer.data.sampler import DomainStream, MixtureSampler, schedule
+from proxy_trainer.data.shards import DomainTokens, ShardWriter
+from regmix.errors import UserError
+from regmix.layout import StudyLayout
+from regmix.manifest import DataManifest, DomainManifest, SplitManifest
+from regmix.mixture import Mixture
+
+CONTEXT = 16
+SIZES = {"a": 1000, "b": 517, "c": 90}
+BASE = {"a": 0, "b": 10_000, "c": 20_000}
+"""Token ids tell domain and position: position p of domain d is BASE[d] + p."""
+
+
+@st.composite
+def weights(draw: st.DrawFn) -> np.ndarray:
+    raw = np.array(draw(st.lists(st.floats(0, 1), min_size=1, max_size=12)))
+    raw **= draw(st.sampled_from([1, 3, 8]))  # some of them tiny
+    assume(raw.sum() > 1e-3)
+    return raw / raw.sum()
+
+
+@given(weights(), st.integers(1, 600), st.integers(0, 5))
+@settings(max_examples=300, deadline=None)
+def test_counts_over_a_run_differ_from_the_shares_by_less_than_a_block(
+    w: np.ndarray, blocks: int, seed: int
+) -> None:
+    order = schedule(w, blocks, seed)
+    assert order.shape == (blocks,)
+    counts = np.bincount(order, minlength=len(w))
+    assert (np.abs(counts - w * blocks) < 1).all()
+    assert not counts[w == 0].any()
+
+
+@given(weights(), st.integers(1, 400))
+@settings(max_examples=200, deadline=None)
+def test_every_prefix_differs_by_less_than_a_block_up_to_the_rotation(
+    w: np.ndarray, blocks: int
+) -> None:
+    order = schedule(w, blocks, 3)
+    bound = 1 - 1 / max(2, 2 * np.count_nonzero(w) - 2)
+    shares = w * np.arange(1, blocks + 1)[:, None]
+    kept = []
+    for start in range(blocks):
+        counts = np.cumsum(np.eye(len(w))[np.roll(order, -start)], axis=0)
+        if (np.abs(counts - shares) <= bound + 1e-6).all():
+            kept.append(start)
+    assert kept, "no rotation of the schedule is even in every prefix"
+
+
+@given(weights(), st.integers(1, 400), st.integers(0, 5))
+@settings(max_examples=100, deadline=None)
+def test_every_stretch_differs_by_less_than_two_blocks(
+    w: np.ndarray, blocks: int, seed: int
+) -> None:
+    counts = np.cumsum(np.eye(len(w))[schedule(w, blocks, seed)], axis=0)
+    assert (np.abs(counts - w * np.arange(1, blocks + 1)[:, None]) < 2).all()
+
+
+def test_the_seed_rotates_the_schedule_and_nothing_else() -> None:
+    w = np.array([0.5, 0.3, 0.15, 0.05])
+    first, second = schedule(w, 997, 0), schedule(w, 997, 1)
+    assert (first != second).any()
+    rotations = {np.roll(first, shift).tobytes() for shift in range(997)}
+    assert second.tobytes() in rotations
+
+
+def test_tiny_weights_get_their_blocks() -> None:
+    w = np.array([0.9985, 0.001, 0.0005])
+    for blocks in (1000, 2000, 10_000):
+        assert np.bincount(schedule(w, blocks), minlength=3).tolist() == pytest.approx(
+            w * blocks, abs=1
+        )
+    assert np.bincount(schedule(w, 4000), minlength=3).tolist() == [3994, 4, 2]
+
+
+def test_many_equal_weights_are_dealt_in_turn() -> None:
+    order = schedule(np.full(64, 1 / 64), 64 * 5)
+    assert (np.bincount(order) == 5).all()
+
+
+def write_data(root: Path) -> tuple[StudyLayout, DataManifest]:
+    """Shards whose tokens tell where they stand: two shards for 'a', one for the others."""
+    layout = StudyLayout(root)
+    domains = []
+    for name, size in SIZES.items():
+        shards, position = [], 0
+        for index, length in enumerate([size // 3, size - size // 3] if name == "a" else [size]):
+            writer = ShardWriter(layout.domain_tokens(name) / f"train-{index}.bin", "uint16")
+            ids = list(range(BASE[name] + position, BASE[name] + position + length))
+            writer.add(ids[:10], 5)
+            writer.add(ids[10:], 7)
+            position += length
+            shards.append(writer.close(layout.tokens))
+        split = SplitManifest(size, 2 * len(shards), 12, tuple(shards))
+        domains.append(DomainManifest(name, split, split))
+    return layout, DataManifest(tuple(domains), 2**16, 0, "uint16", "t")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyLayout, DataManifest]:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+MakeSampler = Callable[..., MixtureSampler]
+
+
+@pytest.fixture(scope="module")
+def sampler(data: tuple[StudyLayout, DataManifest]) -> MakeSampler:
+    def make(*w: float, blocks: int = 200, seed: int = 0) -> MixtureSampler:
+        mixture = Mixture.of(dict(zip(SIZES, w, strict=True)))
+        return MixtureSampler(*data, mixture, context=CONTEXT, blocks=blocks, seed=seed)
+
+    return make
+
+
+def by_domain(blocks: np.ndarray) -> dict[str, np.ndarray]:
+    """The blocks of every domain in the order in which they were read."""
+    return {
+        name: blocks[(blocks[:, 0] >= base) & (blocks[:, 0] < base + 10_000)]
+        for name, base in BASE.items()
+    }
+
+
+def test_blocks_are_consecutive_tokens_of_one_domain(sampler: MakeSampler) -> None:
+    blocks = sampler(0.6, 0.3, 0.1).batch(0, 200)
+    assert blocks.shape == (200, CONTEXT + 1)
+    assert (np.diff(blocks, axis=1) == 1).all()
+    for name, own in by_domain(blocks).items():
+        assert own.min() >= BASE[name]
+        assert own.max() < BASE[name] + SIZES[name]
+
+
+@given(first=st.integers(0, 199), count=st.integers(0, 64))
+@settings(max_examples=60, deadline=None)
+def test_any_position_can_be_read_directly(sampler: MakeSampler, first: int, count: int) -> None:
+    count = min(count, 200 - first)
+    whole = sampler(0.6, 0.3, 0.1).batch(0, 200)
+    fresh = sampler(0.6, 0.3, 0.1)
+    assert (fresh.batch(first, count) == whole[first : first + count]).all()
+
+
+def test_one_seed_reads_the_same_text_of_a_domain_in_every_mixture(sampler: MakeSampler) -> None:
+    one = by_domain(sampler(0.6, 0.3, 0.1, seed=4).batch(0, 200))
+    two = by_domain(sampler(0.1, 0.3, 0.6, blocks=150, seed=4).batch(0, 150))
+    for name in SIZES:
+        shared = min(len(one[name]), len(two[name]))
+        assert shared > 10
+        assert (one[name][:shared] == two[name][:shared]).all()
+
+
+def test_another_seed_reads_in_another_order(sampler: MakeSampler) -> None:
+    one = by_domain(sampler(0.6, 0.3, 0.1, seed=0).batch(0, 200))
+    two = by_domain(sampler(0.6, 0.3, 0.1, seed=1).batch(0, 200))
+    for name in SIZES:
+        assert (one[name] != two[name]).any()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_an_epoch_reads_every_token_once_but_the_cut_ends(
+    data: tuple[StudyLayout, DataManifest], name: str
+) -> None:
+    stream = DomainStream(DomainTokens(*data, name, "train"), 5, 0, CONTEXT)
+    epochs = []
+    for epoch in range(6):
+        numbers = range(epoch * stream.blocks_per_epoch, (epoch + 1) * stream.blocks_per_epoch)
+        blocks = np.array([stream.block(n) for n in numbers])
+        inputs = blocks[:, :-1] - BASE[name]
+        assert len(np.unique(inputs)) == inputs.size
+        assert np.unique(inputs).tolist() == list(range(inputs.min(), inputs.max() + 1))
+        left_out = SIZES[name] - inputs.size
+        assert CONTEXT <= left_out < 2 * CONTEXT
+        epochs.append(inputs)
+    orders = {e.tobytes() for e in epochs}
+    assert len(orders) == 6, "two epochs have the same order"
+    assert len({int(e.min()) for e in epochs}) > 1, "the cuts never move"
+
+
+def test_a_stream_can_be_read_back_and_forth_over_epochs(
+    data: tuple[StudyLayout, DataManifest],
+) -> None:
+    stream = DomainStream(DomainTokens(*data, "c", "train"), 5, 0, CONTEXT)
+    forward = [stream.block(n) for n in range(20)]
+    backward = [stream.block(n) for n in reversed(range(20))]
+    assert all((a == b).all() for a, b in zip(forward, reversed(backward), strict=True))
+
+
+def test_realised_adds_up(sampler: MakeSampler) -> None:
+    made = sampler(0.6, 0.4, 0.0)
+    found = {r.domain: r for r in made.realised()}
+    read = by_domain(made.batch(0, 200))
+    assert sum(r.tokens for r in found.values()) == 200 * CONTEXT
+    assert sum(r.realised for r in found.values()) == pytest.approx(1)
+    for name, r in found.items():
+        assert r.tokens == len(read[name]) * CONTEXT
+        assert r.realised == len(read[name]) / 200
+        assert r.epochs == pytest.approx(r.tokens / SIZES[name])
+        assert abs(r.realised - r.requested) < 1 / 200
+    assert (found["c"].tokens, found["c"].requested) == (0, 0.0)
+
+
+def test_a_domain_shorter_than_two_contexts_is_an_error_with_its_numbers(
+    data: tuple[StudyLayout, DataManifest],
+) -> None:
+    mixture = Mixture.uniform(tuple(SIZES))
+    with pytest.raises(UserError, match=r"domain 'c': 90 training tokens .* context of 45.* 90"):
+        MixtureSampler(*data, mixture, context=45, blocks=10, seed=0)
+
+
+def test_a_short_domain_with_no_weight_is_no_error(data: tuple[StudyLayout, DataManifest]) -> None:
+    mixture = Mixture.of({"a": 0.5, "b": 0.5, "c": 0.0})
+    made = MixtureSampler(*data, mixture, context=45, blocks=10, seed=0)
+    assert len(by_domain(made.batch(0, 10))["c"]) == 0
+    assert made.realised()[2].tokens == 0
+
+
+def test_a_mixture_over_other_domains_is_an_error(data: tuple[StudyLayout, DataManifest]) -> None:
+    with pytest.raises(UserError, match="mixture is over b, a, c; the data holds a, b, c"):
+        MixtureSampler(*data, Mixture.uniform(("b", "a", "c")), context=8, blocks=1, seed=0)

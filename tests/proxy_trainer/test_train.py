@@ -1,0 +1,283 @@
+"""A run is a function of its specification: interrupted, repeated, beside others, it is the same."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy_trainer import checkpoint, worker
+from proxy_trainer.data import build
+from proxy_trainer.events import EventLog
+from proxy_trainer.train import Diverged, train
+from regmix.errors import UserError
+from regmix.layout import RunLayout
+from regmix.records import RunRecord, read_events
+from regmix.runs import RunSpec
+from regmix.study import Study
+
+NEVER = 1e9
+
+
+class Stop(Exception):
+    """As a kill: nothing after it runs."""
+
+
+def planned(study: Study, **changes: object) -> RunSpec:
+    """One run on the natural mixture, its specification written."""
+    template = study.propose().specs[0]
+    spec = replace(template, **changes)  # type: ignore[arg-type]
+    study.add_run(spec)
+    return spec
+
+
+def go(study: Study, spec: RunSpec, **options: object) -> RunLayout:
+    run = study.layout.run(spec.run_id)
+    train(study.layout, run, **{"checkpoint_seconds": NEVER, **options})  # type: ignore[arg-type]
+    return run
+
+
+def done(run: RunLayout) -> dict[str, object]:
+    return json.loads(run.done.read_text())
+
+
+def logged(run: RunLayout) -> dict[tuple[str, int, str], float]:
+    """Loss, gradient norm and metric of every step, later events replacing earlier ones."""
+    found = {}
+    for event in read_events(run.events):
+        for key in ("loss", "grad_norm", "lr", "value"):
+            if key in event:
+                found[event["type"], event["step"], event.get("name", key)] = event[key]
+    return found
+
+
+def test_a_finished_run_says_what_it_did(study: Study) -> None:
+    spec = planned(study)
+    run = go(study, spec)
+    result = done(run)
+    assert result["run_id"] == spec.run_id
+    assert (result["steps"], result["tokens"]) == (30, 3840)
+    assert result["flops"] == spec.flops
+    assert sum(d["tokens"] for d in result["domains"]) == 3840  # type: ignore[index, attr-defined]
+    events = list(read_events(run.events))
+    assert [e["step"] for e in events if e["type"] == "step"] == list(range(1, 31))
+    metrics = [(e["name"], e["step"]) for e in events if e["type"] == "metric"]
+    assert metrics == [(f"bpb/{d}", s) for s in (15, 30) for d in study.domains]
+    last = {e["name"]: e["value"] for e in events if e["type"] == "metric" and e["step"] == 30}
+    assert result["metrics"] == last
+    assert not list(run.checkpoints.glob("*"))
+    assert not run.model.exists()
+
+
+def test_training_learns(study: Study) -> None:
+    spec = planned(study)
+    steps = [e["loss"] for e in read_events(go(study, spec).events) if e["type"] == "step"]
+    assert steps[0] == pytest.approx(6.24, abs=0.1)  # log 512
+    assert sum(steps[-5:]) / 5 < steps[0] - 0.5
+
+
+@pytest.mark.parametrize("stop_at", [4, 15, 29])
+def test_interrupted_and_resumed_it_comes_to_the_same_bits(
+    copy_study: Callable[..., Study], stop_at: int
+) -> None:
+    whole, cut = copy_study("whole"), copy_study("cut")
+    spec = planned(whole)
+    assert planned(cut).run_id == spec.run_id
+    expected = go(whole, spec)
+    run = cut.layout.run(spec.run_id)
+    saved: list[int] = []
+
+    def stop(step: int, _: int) -> None:
+        if saved and step == stop_at:
+            raise Stop
+        saved.append(step)
+
+    with pytest.raises(Stop):
+        go(cut, spec, on_step=stop, checkpoint_seconds=0.0)
+    assert not run.done.exists()
+    assert (run.checkpoints / checkpoint.FILE).exists()
+    resumed: list[int] = []
+    go(cut, spec, on_step=lambda step, _: resumed.append(step))
+    assert resumed[0] == stop_at, "did not go on from its last checkpoint"
+    assert logged(run) == logged(expected)
+    ours, theirs = done(run), done(expected)
+    for key in ("metrics", "domains", "steps", "tokens", "flops"):
+        assert ours[key] == theirs[key]
+    assert not list(run.checkpoints.glob("*"))
+
+
+def test_how_often_it_is_saved_changes_no_figure(copy_study: Callable[..., Study]) -> None:
+    one, two = copy_study("one"), copy_study("two")
+    spec = planned(one)
+    planned(two)
+    assert logged(go(one, spec)) == logged(go(two, spec, checkpoint_seconds=0.0))
+
+
+def test_a_shortened_checkpoint_starts_over_and_comes_to_the_same(
+    copy_study: Callable[..., Study],
+) -> None:
+    whole, cut = copy_study("whole"), copy_study("cut")
+    spec = planned(whole)
+    planned(cut)
+    expected = go(whole, spec)
+    run = cut.layout.run(spec.run_id)
+
+    def stop(step: int, _: int) -> None:
+        if step == 20:
+            raise Stop
+
+    with pytest.raises(Stop):
+        go(cut, spec, on_step=stop, checkpoint_seconds=0.0)
+    path = run.checkpoints / checkpoint.FILE
+    os.truncate(path, path.stat().st_size // 2)
+    steps: list[int] = []
+    go(cut, spec, on_step=lambda step, _: steps.append(step))
+    assert steps[0] == 1
+    assert done(run)["metrics"] == done(expected)["metrics"]
+
+
+def test_another_seed_is_another_result(study: Study) -> None:
+    first, second = planned(study), planned(study, seed=1)
+    assert first.run_id != second.run_id
+    assert done(go(study, first))["metrics"] != done(go(study, second))["metrics"]
+
+
+def diverging(study: Study) -> RunSpec:
+    template = study.propose().specs[0]
+    return planned(study, plan=replace(template.plan, lr=1e9, clip=1e9, warmup_share=0.0))
+
+
+def test_divergence_is_an_error_with_the_step(study: Study) -> None:
+    spec = diverging(study)
+    with pytest.raises(Diverged, match=r"(loss|bpb/\w+) is (nan|inf) at step \d+"):
+        go(study, spec)
+    assert not study.layout.run(spec.run_id).done.exists()
+
+
+def test_a_diverged_run_is_marked_and_a_retry_takes_the_mark_away(study: Study) -> None:
+    spec = diverging(study)
+    run = study.layout.run(spec.run_id)
+    assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.FAILED
+    record = RunRecord(run, spec)
+    assert record.status == "failed"
+    assert "is nan at step" in record.failure()["reason"].replace("inf", "nan")
+    assert spec.run_id not in study.open_runs()
+    assert spec.run_id in study.open_runs(retry_failed=True)
+    assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.FAILED
+    sane = planned(study, seed=5)
+    assert worker.work(study.layout.root, sane.run_id, NEVER) == worker.OK
+    assert RunRecord(study.layout.run(sane.run_id), sane).status == "done"
+
+
+def test_data_changed_since_it_was_proposed_is_an_error(study: Study) -> None:
+    spec = planned(study)
+    path = study.layout.root / "text" / "sums.jsonl"
+    path.write_text(path.read_text().replace("9", "8"))
+    build.build(study.layout, study.config)
+    with pytest.raises(UserError, match=rf"proposed for data {spec.data}, the study now holds \w+"):
+        go(study, spec)
+    assert not study.layout.run(spec.run_id).done.exists()
+
+
+def test_a_shortened_shard_is_an_error_before_any_step(study: Study) -> None:
+    spec = planned(study)
+    shard = study.layout.tokens / "code" / "train-00000.bin"
+    os.truncate(shard, shard.stat().st_size - 1)
+    with pytest.raises(UserError, match=r"train-00000\.bin: has [\d,]+ bytes, the manifest says"):
+        go(study, spec)
+
+
+def test_a_specification_changed_by_hand_is_refused(study: Study) -> None:
+    spec = planned(study)
+    path = study.layout.run(spec.run_id).spec
+    path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(UserError, match="changed by hand"):
+        go(study, spec)
+
+
+def test_a_torn_last_line_of_the_log_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    with EventLog(path) as log:
+        log.write("step", step=1)
+    with path.open("ab") as stream:
+        stream.write(b'{"type": "step", "st')
+    assert [e["step"] for e in read_events(path)] == [1]
+    with EventLog(path) as log:
+        log.write("step", step=2)
+    assert [e["step"] for e in read_events(path)] == [1, 2]
+    with pytest.raises(ValueError, match="not JSON compliant"), EventLog(path) as log:
+        log.write("step", step=3, loss=float("nan"))
+    assert [e["step"] for e in read_events(path)] == [1, 2]
+
+
+def test_a_torn_log_of_a_killed_run_is_whole_after_it_goes_on(study: Study) -> None:
+    spec = planned(study)
+    run = study.layout.run(spec.run_id)
+
+    def stop(step: int, _: int) -> None:
+        if step == 10:
+            raise Stop
+
+    with pytest.raises(Stop):
+        go(study, spec, on_step=stop, checkpoint_seconds=0.0)
+    with run.events.open("ab") as stream:
+        stream.write(b'{"type": "metr')
+    go(study, spec)
+    lines = run.events.read_bytes().splitlines()
+    assert all(json.loads(line)["type"] in ("start", "step", "metric") for line in lines)
+    frame = study.store.query("select step, count(*) as n from steps group by step order by step")
+    assert frame["step"].tolist() == list(range(1, 31))
+    assert set(frame["n"]) == {1}
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(study: Study) -> None:
+    spec = planned(study)
+    run = study.layout.run(spec.run_id)
+    with run.lock.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.BUSY
+    assert not run.events.exists()
+    assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.OK
+    before = run.done.stat().st_mtime_ns
+    assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.OK
+    assert run.done.stat().st_mtime_ns == before, "trained again"
+
+
+def test_a_glance_at_the_lock_does_not_keep_a_worker_away(study: Study) -> None:
+    spec = planned(study)
+    run = study.layout.run(spec.run_id)
+    stream = run.lock.open("a")
+    fcntl.flock(stream, fcntl.LOCK_SH)  # as `regmix status` tests whether a run is held
+
+    def let_go() -> None:
+        time.sleep(0.1)
+        stream.close()
+
+    other = threading.Thread(target=let_go)
+    other.start()
+    assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.OK
+    other.join()
+
+
+def test_a_kept_model_is_the_one_that_was_measured(study: Study) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from proxy_trainer.evals import bpb
+    from proxy_trainer.models.gpt import GPT
+
+    spec = planned(study, keep_model=True)
+    run = go(study, spec)
+    theirs = AutoModelForCausalLM.from_pretrained(run.model)
+    model = GPT(spec.model, spec.vocab_size)
+    model.load_state_dict(theirs.state_dict())
+    manifest = build.load_manifest(study.layout, study.config)
+    sets = bpb.load_eval_sets(study.layout, manifest, context=32, max_bytes=2000)
+    again = {f"bpb/{d}": v for d, v in bpb.bits_per_byte(model, sets).items()}
+    assert again == done(run)["metrics"]

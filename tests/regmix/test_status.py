@@ -1,0 +1,198 @@
+"""Records and status: what run folders say, also while others write them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regmix import sizes, yaml_io
+from regmix.config import ModelConfig, TrainConfig
+from regmix.errors import UserError
+from regmix.layout import RunLayout, StudyLayout, folder_name
+from regmix.mixture import Mixture
+from regmix.records import read_events, read_runs
+from regmix.runs import RunSpec
+from regmix.status import status, tokens_so_far
+from regmix.study import Study
+
+
+@pytest.fixture
+def study(make_study: Callable[..., Study]) -> Study:
+    made = make_study()
+    made.propose()
+    return made
+
+
+def spec_of(study: Study) -> RunSpec:
+    return study.runs()[0].spec
+
+
+def test_a_specification_round_trips(study: Study) -> None:
+    for record in study.runs():
+        assert RunSpec.load(record.layout.spec) == record.spec
+        assert record.layout.run_id == record.spec.run_id
+
+
+@given(weights=st.lists(st.floats(0.001, 1), min_size=3, max_size=3), seed=st.integers(0, 2**31))
+def test_any_specification_round_trips(
+    tmp_path_factory: pytest.TempPathFactory, weights: list[float], seed: int
+) -> None:
+    """Whatever the hash looks like: `12345e678901` is text, not a number."""
+    total = sum(weights)
+    model = sizes.shape(ModelConfig(size="50k"))
+    spec = RunSpec(
+        name="any",
+        role="swarm",
+        mixture=Mixture.of({d: w / total for d, w in zip("abc", weights, strict=True)}),
+        model=model,
+        plan=sizes.plan(TrainConfig(lr=1e-3 / (1 + seed)), model),
+        vocab_size=300,
+        data=f"{seed % 10**8:08d}e{seed % 997}",
+        seed=seed,
+    )
+    path = tmp_path_factory.getbasetemp() / "specs" / spec.run_id / "spec.yaml"
+    spec.save(path)
+    assert RunSpec.load(path) == spec
+
+
+def test_identity_is_everything_that_changes_the_result(study: Study) -> None:
+    spec = spec_of(study)
+    same = [replace(spec, name="x"), replace(spec, role="target")]
+    other = [
+        replace(spec, seed=99), replace(spec, data="else"), replace(spec, vocab_size=1),
+        replace(spec, keep_model=True),
+        replace(spec, mixture=Mixture.of({"web": 0.5, "code": 0.5, "math": 0.0})),
+        replace(spec, plan=replace(spec.plan, lr=spec.plan.lr * 1.01)),
+        replace(spec, model=replace(spec.model, qk_norm=True)),
+    ]  # fmt: skip
+    assert {s.run_id for s in same} == {spec.run_id}
+    assert len({spec.run_id, *(s.run_id for s in other)}) == len(other) + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 7}, r"spec\.yaml: its content has id .*changed by hand"),
+        ({"weights": {"web": 0.5, "code": 0.4, "math": 0.0}}, r"spec\.yaml: weights: .* sum to 0\.9"),
+        ({"weights": None}, r"spec\.yaml: not a run specification"),
+        ({"plan": {"steps": 1}}, r"spec\.yaml: not a run specification .*missing"),
+        ({"run_id": "else"}, r"spec\.yaml: its content has id .*not 'else'"),
+    ],
+)  # fmt: skip
+def test_a_specification_changed_by_hand_is_refused(
+    study: Study, change: dict[str, Any], message: str
+) -> None:
+    path = study.runs()[0].layout.spec
+    path.write_text(yaml_io.dump({**yaml_io.load(path), **change}), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        read_runs(study.layout)
+
+
+def test_the_state_follows_from_the_files(study: Study, worker: Any) -> None:
+    record = study.runs()[0]
+    seen = [record.status]
+    worker.log(record, {})
+    seen.append(record.status)
+    worker.fail(record, "it broke")
+    seen.append(record.status)
+    record.layout.failed.unlink()
+    worker.mark_done(record, {"bpb/web": 1.0})
+    seen.append(record.status)
+    assert seen == ["waiting", "started", "failed", "done"]
+    assert record.result()["metrics"] == {"bpb/web": 1.0}
+
+
+def test_the_stamp_changes_with_the_files(study: Study, worker: Any) -> None:
+    record = study.runs()[0]
+    stamps = [record.stamp]
+    worker.log(record, {})
+    stamps.append(record.stamp)
+    assert record.stamp == stamps[-1]
+    worker.log(record, {})
+    stamps.append(record.stamp)
+    worker.mark_done(record, {})
+    stamps.append(record.stamp)
+    assert len(set(stamps)) == 4
+
+
+def test_events_up_to_a_line_still_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    assert list(read_events(path)) == []
+    path.write_text('{"type": "a"}\n{"type": "b"}\n{"type": "c"', encoding="utf-8")
+    assert [e["type"] for e in read_events(path)] == ["a", "b"]
+    path.write_text('{"type": "a"}\n{"typ\n{"type": "c"}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"events\.jsonl:2: not JSON"):
+        list(read_events(path))
+
+
+def test_a_whole_study_at_a_glance(study: Study, worker: Any) -> None:
+    failed, stopped, running, done, *waiting = study.runs()
+    worker.fail(failed, "loss is not finite")
+    worker.log(stopped, {}, step=10)
+    worker.finish(done)
+    running.layout.lock.touch()
+    with running.layout.lock.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = status(study.layout)
+    by_id = {r.run_id: r for r in found.runs}
+    assert by_id[failed.spec.run_id].state == "failed"
+    assert by_id[failed.spec.run_id].reason == "loss is not finite"
+    assert by_id[stopped.spec.run_id].state == "stopped"
+    assert by_id[running.spec.run_id].state == "running"
+    assert by_id[done.spec.run_id].state == "done"
+    assert found.count("waiting") == len(waiting)
+    tokens = done.spec.tokens
+    assert by_id[stopped.spec.run_id].tokens == tokens_so_far(stopped) == 10 * 1024
+    assert found.done_tokens == tokens + 10 * 1024
+    assert found.planned_tokens == tokens * (len(found.runs) - 1)
+    assert found.tokens_per_second == 0.0
+    assert found.eta_seconds is None
+    after = {r.run_id: r.state for r in status(study.layout).runs}
+    assert after[running.spec.run_id] == "waiting"  # the lock is free, and nothing was written
+
+
+def test_rate_and_time_left_from_the_log(study: Study) -> None:
+    record = study.runs()[0]
+    now = time.time()
+    events = [
+        {"type": "step", "step": s, "tokens": s * 1024, "time": now - 20 + s} for s in (5, 10, 15)
+    ]
+    record.layout.events.write_text(
+        "".join(json.dumps(e) + "\n" for e in events), encoding="utf-8"
+    )
+    found = status(study.layout)
+    assert found.tokens_per_second == pytest.approx(15 * 1024 / 15, rel=0.1)
+    left = found.planned_tokens - 15 * 1024
+    assert found.eta_seconds == pytest.approx(left / found.tokens_per_second)
+
+
+def test_a_study_without_runs(tmp_path: Path) -> None:
+    found = status(StudyLayout(tmp_path))
+    assert (found.runs, found.planned_tokens, found.eta_seconds) == ((), 0, None)
+
+
+@given(st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=6, unique=True))
+def test_folder_names_are_single_and_distinct(names: list[str]) -> None:
+    folders = [folder_name(n) for n in names]
+    assert len(set(folders)) == len(names)
+    for folder in folders:
+        assert Path("/tokens") / folder != Path("/tokens")
+        assert (Path("/tokens") / folder).parent == Path("/tokens")
+        assert folder not in (".", "..")
+
+
+def test_run_layout_names_its_files(tmp_path: Path) -> None:
+    run = StudyLayout(tmp_path).run("abc")
+    assert run == RunLayout(tmp_path / "runs" / "abc")
+    files = {run.spec, run.events, run.done, run.failed, run.lock, run.model, run.checkpoints}
+    assert len(files) == 7
+    assert {f.parent for f in files} == {run.root}

@@ -1,0 +1,253 @@
+"""Study: propose, observe, fit and predict from Python, on a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from regmix import imports
+from regmix.config import FitConfig, StageConfig
+from regmix.errors import UserError
+from regmix.mixture import Mixture, MixtureFile
+from regmix.study import Study, create_for_import
+from regmix.template import write_template
+
+Make = Callable[..., Study]
+QUICK = FitConfig(regressor="gp", samples=2000, repeats=1)
+
+
+def run_files(study: Study) -> dict[str, bytes]:
+    root = study.layout.runs
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*.yaml"))}
+
+
+def test_identical_seeds_give_identical_run_files(make_study: Make) -> None:
+    one, other = make_study(folder="one"), make_study(folder="other")
+    assert one.propose().specs == other.propose().specs
+    assert run_files(one) == run_files(other)
+    assert len(run_files(one)) == 18
+
+
+def test_another_seed_gives_other_runs(make_study: Make) -> None:
+    one = make_study()
+    one.propose()
+    before = set(run_files(one))
+    one.layout.config.write_text(
+        one.layout.config.read_text("utf-8").replace("seed: 3", "seed: 4"), encoding="utf-8"
+    )
+    Study.open(one.layout.root).propose()
+    assert len(set(run_files(one)) - before) == 18 - 2  # two replicates of natural share a seed
+
+
+def test_proposing_again_adds_nothing_and_more_extends(make_study: Make) -> None:
+    study = make_study()
+    assert study.propose().new == 18
+    before = run_files(study)
+    assert study.propose().new == 0
+    assert run_files(study) == before
+    larger = study.propose(20)
+    assert larger.new == 8
+    assert before.items() <= run_files(study).items()
+    with pytest.raises(UserError, match="propose: 0 runs; at least 1"):
+        study.propose(0)
+
+
+def test_runs_that_are_still_open(make_study: Make, worker: Any) -> None:
+    study = make_study()
+    with pytest.raises(UserError, match="no run yet; `regmix propose` plans some"):
+        study.open_runs()
+    study.propose()
+    first, second, *_ = study.runs()
+    worker.finish(first)
+    worker.fail(second, "it broke")
+    ids = {r.spec.run_id for r in study.runs()}
+    assert set(study.open_runs()) == ids - {first.spec.run_id, second.spec.run_id}
+    assert set(study.open_runs(retry_failed=True)) == ids - {first.spec.run_id}
+
+
+def test_fit_writes_what_it_found_and_reads_it_back(trained: Study) -> None:
+    found = trained.fit()
+    again = trained.latest_fit()
+    assert again.fit_id == found.fit_id
+    assert again.proposal == found.proposal
+    assert again.objective == found.objective
+    assert again.diagnostics == json.loads(json.dumps(found.diagnostics))
+    assert trained.best() == found.best
+    file = MixtureFile.load(trained.layout.mixture("best"), trained.domains)
+    assert file.mixture == found.best
+    assert file.provenance["fit"] == found.fit_id
+    assert list(again.held_out.index) == list(trained.observations().weights.index)
+    for name, (mean, std) in found.surrogate.predict_one(found.best).items():
+        assert found.proposal.best.metrics[name] == pytest.approx((mean, std), rel=1e-9)
+    names = [c.name for c in found.proposal.baselines]
+    assert names == ["natural", "uniform", "best run"]
+    assert found.proposal.best.objective[0] < found.proposal.baselines[0].objective[0]
+
+
+def test_the_same_fit_has_the_same_id_and_another_another(trained: Study) -> None:
+    first = trained.fit()
+    assert trained.fit().fit_id == first.fit_id
+    assert trained.fit("bpb/web").fit_id != first.fit_id
+    other = trained.fit(settings=QUICK.model_copy(update={"folds": 4}))
+    assert other.fit_id != first.fit_id
+    assert trained.latest_fit().fit_id == other.fit_id
+    assert trained.latest_fit(first.fit_id).proposal == first.proposal
+    with pytest.raises(UserError, match=rf"no fit 'nope' in .*{first.fit_id}"):
+        trained.latest_fit("nope")
+
+
+def test_one_target_alone(trained: Study) -> None:
+    found = trained.fit("math")
+    assert found.objective.metrics == ("bpb/math",)
+    assert found.surrogate.metric_names == ("bpb/math",)
+    assert found.best["math"] > 0.5
+    assert trained.layout.mixture("best-bpb-math").exists()
+    with pytest.raises(UserError, match="'bpb' could be any of bpb/code, bpb/math, bpb/web"):
+        trained.fit("bpb")
+    with pytest.raises(UserError, match="unknown metric 'bpb/mth'; did you mean 'bpb/math'"):
+        trained.fit("bpb/mth")
+
+
+def test_the_proposal_obeys_the_space(make_study: Make, worker: Any) -> None:
+    study = make_study("space: {bounds: {web: [0.5, 0.6]}, max_epochs: 4, budget_tokens: 2000000}")
+    study.propose()
+    worker.finish_all(study)
+    found = study.fit()
+    assert study.space.contains(found.best.array())[0]
+    assert 0.5 <= found.best["web"] <= 0.6
+    assert found.best["math"] <= 0.2 + 1e-9  # 4 epochs of 100k tokens in 2M
+    # Without constraints the optimum is uniform, by symmetry.
+    assert found.best.as_dict() == pytest.approx({"web": 0.5, "code": 0.3, "math": 0.2}, abs=0.03)
+    assert set(found.proposal.active) <= {"bounds.web", "max_epochs.math"}
+
+
+def test_predictions_do_not_depend_on_the_order_of_columns(trained: Study) -> None:
+    trained.fit()
+    rng = np.random.default_rng(0)
+    mixtures = pd.DataFrame(rng.dirichlet(np.ones(3), 5), columns=["math", "web", "code"])
+    one = trained.predict(mixtures)
+    other = trained.predict(mixtures[["web", "code", "math"]])
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    assert list(one) == [f"bpb/{d}{s}" for d in ("code", "math", "web") for s in ("", "_std")]
+    truth = 2 + 1.5 * np.exp(-3 * mixtures["web"])
+    assert (one["bpb/web"] - truth).abs().max() < 0.1
+    with pytest.raises(UserError, match="predict: no column for domain math"):
+        trained.predict(mixtures[["web", "code"]])
+
+
+def test_nothing_can_be_asked_of_a_fit_that_is_not_there(trained: Study) -> None:
+    with pytest.raises(UserError, match="nothing is fitted yet; run `regmix fit"):
+        trained.predict(pd.DataFrame())
+    with pytest.raises(UserError, match="nothing is fitted yet"):
+        trained.best()
+
+
+def test_shuffled_imports_give_identical_fits(swarm_files: Any, tmp_path: Path) -> None:
+    fits = []
+    for number in range(2):
+        runs = imports.read_csvs(swarm_files.mixtures, swarm_files.metrics)
+        sources = [swarm_files.mixtures, swarm_files.metrics]
+        study = create_for_import(tmp_path / f"s{number}", runs, sources)
+        settings = FitConfig(samples=2000, repeats=1, folds=2)
+        fits.append(study.fit("loss", settings=settings))
+        swarm_files.write(
+            swarm_files.weights.sample(frac=1, random_state=8)[["math", "code", "web"]],
+            swarm_files.values.sample(frac=1, random_state=9)[["acc", "loss"]],
+        )
+    assert fits[0].fit_id == fits[1].fit_id
+    assert fits[0].proposal == fits[1].proposal
+    assert fits[0].diagnostics == fits[1].diagnostics
+    surrogates = [f.folder / "surrogate.json.gz" for f in fits]
+    assert surrogates[0].read_bytes() == surrogates[1].read_bytes()
+
+
+def test_an_import_finds_its_known_optimum(swarm_files: Any, tmp_path: Path) -> None:
+    sources = [swarm_files.mixtures, swarm_files.metrics]
+    study = create_for_import(tmp_path / "study", imports.read_csvs(*sources), sources)
+    best = study.fit("loss", settings=QUICK).best
+    assert best.distance(Mixture.of({"web": 0.5, "code": 0.3, "math": 0.2})) < 0.05
+    assert study.fit("acc", settings=QUICK).best["math"] > 0.9
+
+
+def test_comparison_pairs_by_seed(trained: Study, worker: Any) -> None:
+    assert trained.fit().fit_id
+    assert trained.comparison() is None
+    mixtures = {"proposal": trained.best(), **trained.references()}
+    for seed in (3, 4):
+        for number, (name, mixture) in enumerate(mixtures.items()):
+            spec = trained.target_run(name, mixture, seed)
+            assert trained.add_run(spec)
+            assert not trained.add_run(spec)
+            record = next(r for r in trained.runs() if r.spec.run_id == spec.run_id)
+            worker.finish(record, {f"bpb/{d}": 2.0 + number + 0.01 * seed for d in mixture.domains})
+    found = trained.comparison()
+    assert found is not None
+    assert len(found.values) == 6
+    gain = found.gain("uniform", (1.0, 0.1))
+    assert gain is not None
+    assert gain.by_seed == pytest.approx({3: 2.0, 4: 2.0})
+    assert gain.verdict(0.01) == "better"
+
+
+def test_a_stage_that_repeats_too_often_is_refused_with_numbers(make_study: Make) -> None:
+    study = make_study(tokens={"web": 600_000, "code": 300_000, "math": 1000})
+    settings: dict[str, Any] = {
+        "study": ".", "mixture": "m.yaml", "name": "final",
+        "model": {"size": "50k"}, "train": {"tokens": 20_480, "batch_tokens": 1024},
+    }  # fmt: skip
+    stage = StageConfig.model_validate({**settings, "max_epochs": 4.0})
+    mixture = Mixture.of({"web": 0.25, "code": 0.25, "math": 0.5})
+    with pytest.raises(UserError) as error:
+        study.stage_run(stage, mixture)
+    assert "domain 'math': 0.5 of 20,480 tokens asks 10.24 epochs of its 1,000" in str(error.value)
+    assert "max_epochs is 4, short by 6,240 tokens" in str(error.value)
+    free = StageConfig.model_validate(settings)
+    assert study.stage_run(free, mixture).tokens == 20_480
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("size: 50k", "size: 50kk"),
+         r"study\.yaml: proxy\.model\.size: unknown size '50kk'; did you mean '50k'"),
+        (("size: 100k", "size: 50k, heads: 5"), r"study\.yaml: target\.model: d_model 48 must be"),
+        (("tokens: 40960", "tokens: 10"), r"study\.yaml: proxy\.train\.tokens: 10 is less than one"),
+    ],
+)  # fmt: skip
+def test_sizes_are_checked_when_a_study_is_opened(
+    make_study: Make, change: tuple[str, str], message: str
+) -> None:
+    path = make_study().layout.config
+    path.write_text(path.read_text("utf-8").replace(*change), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        Study.open(path.parent)
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path, make_study: Make) -> None:
+    with pytest.raises(UserError, match=r"no study\.yaml in it; `regmix init .*` writes one"):
+        Study.open(tmp_path)
+    study = make_study()
+    study.layout.manifest.unlink()
+    with pytest.raises(UserError, match="the data is not built; run `regmix data build"):
+        Study.open(study.layout.root).propose()
+
+
+def test_data_built_for_other_domains_are_refused(make_study: Make) -> None:
+    study = make_study(tokens={"web": 10, "code": 20})
+    with pytest.raises(UserError, match="built for web, code, but the study names web, code, math"):
+        study.propose()
+
+
+@pytest.mark.parametrize("folder", ["plain", "2024", "1e5", "on", "null", "my study", ".hidden"])
+def test_the_template_opens_in_any_folder(tmp_path: Path, folder: str) -> None:
+    path = write_template(tmp_path / folder)
+    study = Study.open(tmp_path / folder)
+    assert study.domains == ("web", "code")
+    with pytest.raises(UserError, match="is there already"):
+        write_template(path.parent)
