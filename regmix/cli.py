@@ -109,7 +109,8 @@ def init(
     from regmix import console
     from regmix.template import write_template
 
-    console.console.print(f"wrote {write_template(folder)}; edit it, then `regmix data build`")
+    text = f"wrote {write_template(folder)}; edit it, then `regmix data build`"
+    console.console.print(text, markup=False)
 
 
 @data_app.command("build")
@@ -240,7 +241,8 @@ def predict(
     found = opened.predict(table.weights, fit_id).rename_axis(table.id_column)
     write_text(output, found.to_csv())
     console.show_notes(table.notes)
-    console.console.print(f"{len(found)} mixtures, {found.shape[1] // 2} metrics: {output}")
+    text = f"{len(found)} mixtures, {found.shape[1] // 2} metrics: {output}"
+    console.console.print(text, markup=False)
 
 
 @app.command()
@@ -265,7 +267,7 @@ def report(study: StudyPath) -> None:
     from regmix import report as report_module
     from regmix.study import Study
 
-    console.console.print(f"report {report_module.write(Study.open(study))}")
+    console.console.print(f"report {report_module.write(Study.open(study))}", markup=False)
 
 
 if __name__ == "__main__":

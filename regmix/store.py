@@ -166,7 +166,14 @@ class Store:
                 "select run_id, domain, position, requested from mixtures"
             ).fetchdf()
             metrics = db.execute(_LAST_VALUES).fetchdf()
-        return _assemble(runs, weights, metrics, [f"{n} (another proxy)" for n in others["name"]])
+            failed = db.execute(
+                "select name, reason from runs where status = 'failed' and cohort = ? "
+                "order by name",
+                [chosen],
+            ).fetchall()
+        left_out = [f"{name} (failed: {reason})" for name, reason in failed]
+        left_out += [f"{name} (another proxy)" for name in others["name"]]
+        return _assemble(runs, weights, metrics, left_out)
 
     def targets(self) -> pd.DataFrame:
         """Finished target runs: mixture (its hash), seed, cohort, parameters, tokens, metrics."""

@@ -165,7 +165,7 @@ def test_a_full_disk_is_told_and_training_goes_on_once_there_is_space(
     small_disk: Path,
     regmix: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    expected = copy_study("whole", tokens=128 * 300)
+    expected = copy_study("whole", tokens=128 * 200)
     shutil.copytree(expected.layout.root, small_disk / "study")
     study = Study.open(small_disk / "study")
     template = specs(expected)[0]

@@ -34,7 +34,7 @@ proxy:
 target:
   model: {size: 100k}
   train: {tokens: 81920, batch_tokens: 1024}
-swarm: {runs: 12}
+swarm: {runs: 12, concentration: [0.5, 20]}
 fit: {regressor: gp, samples: 2000, repeats: 1}
 """
 

@@ -39,8 +39,14 @@ def test_domains_are_files_by_name(tmp_path: Path) -> None:
         (("train/a.jsonl", "train/b.jsonl", "valid/a.jsonl"), "b stands in only one of train and"),
         (("train/a.jsonl", "valid/a.jsonl"), "1 domains found; a mixture needs two or more"),
         ((), "0 domains found"),
-        (("train/a.jsonl", "train/a.txt", "valid/a.jsonl"), r"a\.txt: domain 'a' stands in a\.jsonl"),
-        (("train/my web.jsonl", "valid/my web.jsonl"), r"my web\.jsonl: domain 'my web': a name has"),
+        (
+            ("train/a.jsonl", "train/a.txt", "valid/a.jsonl"),
+            r"a\.txt: domain 'a' stands in a\.jsonl",
+        ),
+        (
+            ("train/my web.jsonl", "valid/my web.jsonl"),
+            r"my web\.jsonl: domain 'my web': a name has",
+        ),
     ],
 )
 def test_what_is_no_corpus_is_refused(tmp_path: Path, files: tuple[str, ...], message: str) -> None:

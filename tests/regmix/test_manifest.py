@@ -79,7 +79,8 @@ def changed(raw: dict[str, Any]) -> dict[str, Any]:
     ("change", "message"),
     [
         (changed, r"manifest\.json: changed since it was built; run `regmix data build` again"),
-        (lambda raw: {**raw, "version": 99}, r"manifest\.json: version 99, expected 1; build again"),
+        (lambda raw: {**raw, "version": 99},
+         r"manifest\.json: version 99, expected 1; build again"),
         (lambda raw: {k: v for k, v in raw.items() if k != "domains"},
          r"manifest\.json: not a data manifest .*'domains'"),
         (lambda raw: [raw], r"manifest\.json: not a data manifest"),

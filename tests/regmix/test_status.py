@@ -82,7 +82,8 @@ def test_identity_is_everything_that_changes_the_result(study: Study) -> None:
     ("change", "message"),
     [
         ({"seed": 7}, r"spec\.yaml: its content has id .*changed by hand"),
-        ({"weights": {"web": 0.5, "code": 0.4, "math": 0.0}}, r"spec\.yaml: weights: .* sum to 0\.9"),
+        ({"weights": {"web": 0.5, "code": 0.4, "math": 0.0}},
+         r"spec\.yaml: weights: .* sum to 0\.9"),
         ({"weights": None}, r"spec\.yaml: not a run specification"),
         ({"plan": {"steps": 1}}, r"spec\.yaml: not a run specification .*missing"),
         ({"run_id": "else"}, r"spec\.yaml: its content has id .*not 'else'"),
@@ -166,9 +167,7 @@ def test_rate_and_time_left_from_the_log(study: Study) -> None:
     events = [
         {"type": "step", "step": s, "tokens": s * 1024, "time": now - 20 + s} for s in (5, 10, 15)
     ]
-    record.layout.events.write_text(
-        "".join(json.dumps(e) + "\n" for e in events), encoding="utf-8"
-    )
+    record.layout.events.write_text("".join(json.dumps(e) + "\n" for e in events), encoding="utf-8")
     found = status(study.layout)
     assert found.tokens_per_second == pytest.approx(15 * 1024 / 15, rel=0.1)
     left = found.planned_tokens - 15 * 1024

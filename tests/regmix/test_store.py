@@ -81,7 +81,7 @@ def test_a_run_whose_files_change_is_replaced_as_a_whole(trained: Study, worker:
     worker.finish(record, {"bpb/web": 1.25, "bpb/code": 1.5, "bpb/math": 1.75})
     assert trained.store.ingest() == 1
     found = trained.store.query(
-        f"select name, value from metrics where run_id = '{record.spec.run_id}'"  # noqa: S608
+        f"select name, value from metrics where run_id = '{record.spec.run_id}'"
     )
     assert dict(zip(found["name"], found["value"], strict=True)) == {
         "bpb/web": 1.25, "bpb/code": 1.5, "bpb/math": 1.75
@@ -115,7 +115,9 @@ def test_unfinished_and_failed_runs_are_kept_but_not_observed(
     assert frame.loc[failed.spec.run_id, "reason"] == "loss is not finite in step 3"
     assert frame.loc[started.spec.run_id, "status"] == "started"
     assert frame.loc[waiting.spec.run_id, "status"] == "waiting"
-    observed = set(study.observations().weights.index)
+    data = study.observations()
+    assert f"{failed.spec.name} (failed: loss is not finite in step 3)" in data.excluded
+    observed = set(data.weights.index)
     assert not observed & {r.spec.run_id for r in (failed, started, waiting)}
     worker.finish(started)
     assert study.store.ingest() == 1
@@ -217,7 +219,7 @@ def test_sql_that_writes_or_is_wrong_is_refused_and_changes_nothing(trained: Stu
         "create table mine as select 1", "update runs set seed = 1", "selec 1",
         "select * from nothing", "select cast('a' as integer)", "", "   ", "-- nothing",
     ):  # fmt: skip
-        with pytest.raises(UserError, match="^sql: "):
+        with pytest.raises(UserError, match=r"^sql: "):
             trained.store.query(sql)
     assert_same(before, contents(trained))
     assert trained.store.query("select count(*) as n from runs")["n"].tolist() == [18]

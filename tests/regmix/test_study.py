@@ -130,13 +130,14 @@ def test_the_proposal_obeys_the_space(make_study: Make, worker: Any) -> None:
 def test_predictions_do_not_depend_on_the_order_of_columns(trained: Study) -> None:
     trained.fit()
     rng = np.random.default_rng(0)
-    mixtures = pd.DataFrame(rng.dirichlet(np.ones(3), 5), columns=["math", "web", "code"])
+    inside = 0.5 / 3 + 0.5 * rng.dirichlet(np.ones(3), 5)
+    mixtures = pd.DataFrame(inside, columns=["math", "web", "code"])
     one = trained.predict(mixtures)
     other = trained.predict(mixtures[["web", "code", "math"]])
     pd.testing.assert_frame_equal(one, other, check_exact=True)
     assert list(one) == [f"bpb/{d}{s}" for d in ("code", "math", "web") for s in ("", "_std")]
     truth = 2 + 1.5 * np.exp(-3 * mixtures["web"])
-    assert (one["bpb/web"] - truth).abs().max() < 0.1
+    assert (one["bpb/web"] - truth).abs().max() < 0.05
     with pytest.raises(UserError, match="predict: no column for domain math"):
         trained.predict(mixtures[["web", "code"]])
 
@@ -217,7 +218,7 @@ def test_a_stage_that_repeats_too_often_is_refused_with_numbers(make_study: Make
         (("size: 50k", "size: 50kk"),
          r"study\.yaml: proxy\.model\.size: unknown size '50kk'; did you mean '50k'"),
         (("size: 100k", "size: 50k, heads: 5"), r"study\.yaml: target\.model: d_model 48 must be"),
-        (("tokens: 40960", "tokens: 10"), r"study\.yaml: proxy\.train\.tokens: 10 is less than one"),
+        (("tokens: 40960", "tokens: 10"), r"study\.yaml: proxy\.train\.tokens: 10 is less than"),
     ],
 )  # fmt: skip
 def test_sizes_are_checked_when_a_study_is_opened(

@@ -1,0 +1,148 @@
+"""`regmix run`: a stage file becomes a measured model, or an error with its numbers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from proxy_trainer import stages
+from proxy_trainer.data import tokenizer as tokenizers
+from regmix.errors import UserError
+from regmix.study import Study
+
+STAGE = """\
+study: study
+mixture: mix.yaml
+name: final
+seed: 3
+model: {size: 50k, d_model: 16, layers: 1, heads: 2, context: 64, qk_norm: true}
+train: {tokens: 12800, batch_tokens: 256, lr: 0.005, eval_bytes: 1000}
+"""
+WEIGHTS = {"prose": 0.5, "sums": 0.3, "code": 0.2}
+
+
+@pytest.fixture
+def stage(study: Study) -> Callable[..., Path]:
+    """Writes a stage file beside the study, with further lines and with weights."""
+
+    def write(further: str = "", weights: dict[str, float] = WEIGHTS) -> Path:
+        folder = study.layout.root.parent
+        mixture = {"kind": "mixture", "name": "mix", "weights": weights}
+        (folder / "mix.yaml").write_text(yaml.safe_dump(mixture, sort_keys=False))
+        path = folder / "stage.yaml"
+        path.write_text(STAGE + further)
+        return path
+
+    return write
+
+
+def test_a_stage_is_planned_as_it_is_written(stage: Callable[..., Path], study: Study) -> None:
+    opened, spec = stages.plan(stage())
+    assert opened.layout == study.layout
+    assert spec.mixture.as_dict() == WEIGHTS
+    assert (spec.name, spec.seed, spec.role, spec.keep_model) == ("final", 3, "target", True)
+    assert (spec.plan.steps, spec.plan.batch, spec.model.context) == (50, 4, 64)
+    assert stages.plan(stage())[1].run_id == spec.run_id
+    assert [r.spec for r in study.runs()] == [spec]
+
+
+def test_weights_in_another_order_are_the_same_run(stage: Callable[..., Path]) -> None:
+    first = stages.plan(stage())[1]
+    second = stages.plan(stage(weights=dict(reversed(WEIGHTS.items()))))[1]
+    assert second.run_id == first.run_id
+
+
+def test_too_many_epochs_are_refused_with_the_numbers(
+    stage: Callable[..., Path], study: Study
+) -> None:
+    assert study.manifest is not None
+    available = study.manifest.domain("code").train.tokens
+    with pytest.raises(UserError) as caught:
+        stages.plan(stage("max_epochs: 0.2\n"))
+    asked, short = 0.2 * 12_800, 0.2 * 12_800 - 0.2 * available
+    assert str(caught.value) == (
+        f"domain 'code': 0.2 of 12,800 tokens asks {asked / available:.2f} epochs of its "
+        f"{available:,}; max_epochs is 0.2, short by {int(short):,} tokens"
+    ) or "domain 'prose': 0.5 of 12,800 tokens asks" in str(caught.value)
+    assert study.runs() == []
+    stages.plan(stage("max_epochs: 2\n"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"prose": 0.5, "sums": 0.3, "programs": 0.2}, "unknown domain 'programs'"),
+        ({"prose": 0.5, "sums": 0.5}, "no weight for 'code'"),
+        ({"prose": 0.5, "sums": 0.5, "code": 0.2}, "weights sum to 1.2, not 1"),
+        ({"prose": 1.5, "sums": -0.5, "code": 0.0}, "weight of 'sums' is -0.5"),
+    ],
+)
+def test_a_mixture_that_does_not_fit_is_refused(
+    stage: Callable[..., Path], study: Study, weights: dict[str, float], message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"mix\.yaml: .*{message}"):
+        stages.plan(stage(weights=weights))
+    assert study.runs() == []
+
+
+def test_an_unknown_key_is_refused_with_the_nearest(stage: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r"stage\.yaml:7: .*'max_epoch'; did you mean 'max_epochs'"):
+        stages.plan(stage("max_epoch: 4\n"))
+
+
+@pytest.mark.slow
+def test_from_the_stage_file_to_a_model_that_transformers_loads(
+    stage: Callable[..., Path], study: Study, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    path = stage("max_epochs: 2\n")
+    command = regmix("run", path)
+    output, errors = command.communicate(timeout=120)
+    assert command.returncode == 0, errors
+    [record] = study.runs()
+    result = record.result()
+    for name, value in result["metrics"].items():
+        assert f"{name}  {value:.4f}" in output
+    assert str(record.layout.model) in output
+    assert result["steps"] == 50
+    assert sum(d["tokens"] for d in result["domains"]) == 12_800
+    assert [d["requested"] for d in result["domains"]] == list(WEIGHTS.values())
+    assert all(abs(d["requested"] - d["realised"]) < 1 / 200 for d in result["domains"])
+
+    model = AutoModelForCausalLM.from_pretrained(record.layout.model)
+    assert type(model).__name__ == "Qwen3ForCausalLM"
+    tokenizer = AutoTokenizer.from_pretrained(record.layout.model)
+    ours = tokenizers.load(study.layout.tokenizer)
+    text = json.loads((study.layout.root / "text/code.jsonl").read_text().split("\n")[0])["text"]
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    assert ids[0].tolist() == ours.encode(text).ids
+    with torch.no_grad():
+        loss = model(ids[:, :64], labels=ids[:, :64]).loss.item()
+    assert loss < 5.9, "no better than before training (log 512 = 6.24)"
+
+    before = record.stamp
+    again = regmix("run", path)
+    assert again.wait(timeout=120) == 0
+    assert study.runs()[0].stamp == before, "trained again"
+
+
+@pytest.mark.slow
+def test_the_command_exits_with_2_on_what_cannot_be_done_as_asked(
+    stage: Callable[..., Path], study: Study, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    epochs = regmix("run", stage("max_epochs: 0.2\n"))
+    _, errors = epochs.communicate(timeout=60)
+    assert epochs.returncode == 2
+    assert "max_epochs is 0.2, short by" in errors
+    other = regmix("run", stage(weights={"prose": 0.5, "sums": 0.3, "web": 0.2}))
+    _, errors = other.communicate(timeout=60)
+    assert other.returncode == 2
+    assert "unknown domain 'web'" in errors
+    assert "Traceback" not in errors
+    assert study.runs() == []
