@@ -204,7 +204,9 @@ def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> dict[Pa
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(waiting)), context, die_with_parent) as pool:
-        futures: dict[Future[dict[str, Any]], _Task] = {pool.submit(_tokenise, t): t for t in waiting}
+        futures: dict[Future[dict[str, Any]], _Task] = {
+            pool.submit(_tokenise, t): t for t in waiting
+        }
         try:
             for future in as_completed(futures):
                 results[futures[future].marker] = future.result()
@@ -308,7 +310,7 @@ def _check_skipped(name: str, split: str, parts: list[SplitManifest], limit: flo
     seen = missing + sum(p.documents + p.skipped_empty for p in parts)
     if seen and missing / seen > limit:
         raise UserError(
-            f"domain '{name}', {split}: {missing} of {seen} documents ({missing / seen:.1%}) have no "
-            f"text in the text field; at most {limit:.1%} may (data.max_missing_text); "
+            f"domain '{name}', {split}: {missing} of {seen} documents ({missing / seen:.1%}) have "
+            f"no text in the text field; at most {limit:.1%} may (data.max_missing_text); "
             "is text_field right?"
         )

@@ -72,8 +72,8 @@ class DomainStream:
         """
         if self._tokens.tokens <= 2 * self._context:
             raise UserError(
-                f"domain '{self._tokens.domain}': {self._tokens.tokens} training tokens are too few "
-                f"for a context of {self._context}; it needs more than {2 * self._context}"
+                f"domain '{self._tokens.domain}': {self._tokens.tokens} training tokens are too "
+                f"few for a context of {self._context}; it needs more than {2 * self._context}"
             )
 
     @property
@@ -166,9 +166,7 @@ class MixtureSampler:
                 tokens=int(count * self.context),
                 epochs=float(count * self.context / stream.tokens_per_epoch),
             )
-            for name, count, stream in zip(
-                self.mixture.domains, counts, self._streams, strict=True
-            )
+            for name, count, stream in zip(self.mixture.domains, counts, self._streams, strict=True)
         ]
 
 

@@ -25,7 +25,9 @@ CONSONANTS, VOWELS = "bcdfghklmnprstvz", "aeiou"
 
 def _prose(rng: random.Random) -> str:
     def word() -> str:
-        return "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.randint(1, 4)))
+        return "".join(
+            rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.randint(1, 4))
+        )
 
     return ". ".join(" ".join(word() for _ in range(8)).capitalize() for _ in range(4)) + "."
 
@@ -145,7 +147,7 @@ def holder() -> Callable[[RunLayout], int | None]:
 
 @pytest.fixture
 def regmix() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `regmix <arguments>` as a process of its own; killed after the test if it still runs."""
+    """Starts `regmix <arguments>` as a process; killed after the test if it still runs."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: object) -> subprocess.Popen[str]:

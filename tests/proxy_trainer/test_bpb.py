@@ -26,7 +26,9 @@ ALL = 10**9
 
 
 def made(context: int = 32, vocab: int = 512) -> GPT:
-    model = GPT(shape(ModelConfig(size="50k", d_model=32, layers=2, heads=2, context=context)), vocab)
+    model = GPT(
+        shape(ModelConfig(size="50k", d_model=32, layers=2, heads=2, context=context)), vocab
+    )
     model.initialise(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -49,7 +51,7 @@ def valid_texts(study: Study, domain: str) -> list[str]:
 
 @torch.no_grad()
 def direct_nats(model: torch.nn.Module, ids: list[int], eod: int, context: int) -> float:
-    """Nats of one document: every token given those before it in its window, the first given eod."""
+    """Nats of one document: a token is given those before it in its window, the first eod."""
     total = 0.0
     for start in range(0, len(ids), context):
         window = ids[start : start + context]
@@ -146,7 +148,9 @@ def test_a_limit_cuts_at_a_token_and_counts_the_bytes_that_are_left(
 
 
 def test_a_cut_never_falls_inside_a_character(tmp_path: Path) -> None:
-    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": f"plain {i}"}) + "\n" for i in range(9)))
+    (tmp_path / "t.jsonl").write_text(
+        "".join(json.dumps({"text": f"plain {i}"}) + "\n" for i in range(9))
+    )
     text = "数学の🙂" * 50  # no merges are learnt for it: three or four tokens a character
     (tmp_path / "v.jsonl").write_text(json.dumps({"text": text}) + "\n")
     (tmp_path / "study.yaml").write_text(

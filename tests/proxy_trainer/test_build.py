@@ -183,7 +183,9 @@ def test_skipped_documents_are_counted_where_a_file_falls_wholly_into_valid(tmp_
 
 
 def test_an_empty_valid_split_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    documents = [t for i in range(400) if not build.is_valid_document(t := f"doc {i} {i * i}", 0.02)]
+    documents = [
+        t for i in range(400) if not build.is_valid_document(t := f"doc {i} {i * i}", 0.02)
+    ]
     write(tmp_path / "a.jsonl", documents)
     study = make(tmp_path, {"a": "train: a.jsonl"})
     with pytest.raises(UserError, match=r"domain 'a': its valid split is empty; .*valid_share"):
@@ -275,7 +277,8 @@ def test_a_shortened_shard_is_named_when_it_is_read(study: Study, suffix: str) -
     size = path.stat().st_size
     os.truncate(path, size - 1)
     with pytest.raises(
-        UserError, match=rf"train-00000\.bin{suffix}: has {size - 1:,} bytes, the manifest says {size:,}"
+        UserError,
+        match=rf"train-00000\.bin{suffix}: has {size - 1:,} bytes, the manifest says {size:,}",
     ):
         DomainTokens(study.layout, manifest, "prose", "train")
     path.unlink()
@@ -347,7 +350,9 @@ def test_a_second_build_at_the_same_time_is_refused(study: Study) -> None:
 
 
 def children(pid: int) -> set[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True
+    )
     direct = {int(p) for p in listed.stdout.split()}
     return direct.union(*(children(p) for p in direct)) if direct else set()
 

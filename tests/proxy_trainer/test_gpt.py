@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.models import hf
-from proxy_trainer.models.gpt import INIT_STD, GPT, rope_table, rotate
+from proxy_trainer.models.gpt import GPT, INIT_STD, rope_table, rotate
 from regmix.config import ModelConfig
 from regmix.sizes import ModelShape, shape
 

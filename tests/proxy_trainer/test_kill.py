@@ -17,7 +17,7 @@ from regmix.records import read_events
 from regmix.study import Study
 
 pytestmark = pytest.mark.slow
-TOKENS = 128 * 800
+TOKENS = 128 * 600
 START_SECONDS = 60
 """In which a command must have come to training."""
 

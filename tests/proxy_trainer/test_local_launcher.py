@@ -33,9 +33,7 @@ def specs(study: Study) -> list[RunSpec]:
 
 
 def metrics(study: Study) -> dict[str, object]:
-    return {
-        r.spec.name: r.result()["metrics"] for r in study.runs() if r.status == "done"
-    }
+    return {r.spec.name: r.result()["metrics"] for r in study.runs() if r.status == "done"}
 
 
 def test_all_runs_are_done_the_same_with_one_worker_and_two(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,14 +43,14 @@ def test_cosine_falls_along_a_half_wave_to_its_end_value(ratio: float) -> None:
     assert (found[int(middle)] + found[math.ceil(middle)]) / 2 == pytest.approx(
         0.01 * (1 + ratio) / 2, rel=1e-4
     )
-    assert all(a >= b for a, b in zip(found[10:], found[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(found[10:]))
 
 
 def test_wsd_stays_and_then_falls_in_a_straight_line() -> None:
     found = rates(planned(schedule="wsd", decay_share=0.25, min_lr_ratio=0.1, warmup_share=0.05))
     assert found[10:150] == pytest.approx([0.01] * 140)
     assert found[-1] == pytest.approx(0.001)
-    steps = [a - b for a, b in zip(found[149:], found[150:], strict=False)]
+    steps = [a - b for a, b in pairwise(found[149:])]
     assert steps == pytest.approx([0.009 / 50] * 50)
 
 

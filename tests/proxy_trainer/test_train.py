@@ -1,4 +1,4 @@
-"""A run is a function of its specification: interrupted, repeated, beside others, it is the same."""
+"""A run is a function of its specification: interrupted, repeated, resumed, it is the same."""
 
 from __future__ import annotations
 
