@@ -2,9 +2,9 @@
 
     python -m benchmarks.demo OUT [--corpus DIR] [--seeds 5] [--size default]
 
-Per seed: the swarm's spread over its seed noise, the held-out rank correlation of the objective, and
-the measured gain of the proposed mixture over natural and uniform at the larger size, beside the
-predicted one. The demo's studies stay in OUT; running again does only what is missing.
+Per seed: the swarm's spread over its seed noise, the held-out rank correlation of the objective,
+and the measured gain of the proposed mixture over natural and uniform at the larger size, beside
+the predicted one. The demo's studies stay in OUT; running again does only what is missing.
 """
 
 from __future__ import annotations

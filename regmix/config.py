@@ -138,7 +138,7 @@ class TrainConfig(Strict):
     clip: PositiveFloat = 1.0
     z_loss: Annotated[float, Field(ge=0)] = 0.0
     eval_bytes: Positive = 60_000
-    """Validation text scored per domain: whole documents in content-hash order up to this."""
+    """Validation text scored per domain: documents in a fixed order, the last one cut."""
     eval_points: Annotated[int, Field(ge=1)] = 1
     """Evaluations over the run, evenly spaced in tokens; the last is at its end."""
 
@@ -157,7 +157,7 @@ class SwarmConfig(Strict):
     """Mixtures to fit, uniform among them; natural, its replicates and single domains on top."""
     temperature: PositiveFloat = 0.5
     """The Dirichlet's centre is the natural mixture to this power, normalised."""
-    concentration: tuple[PositiveFloat, PositiveFloat] = (1.0, 10.0)
+    concentration: tuple[PositiveFloat, PositiveFloat] = (0.5, 5.0)
     """Range of the Dirichlet's total concentration divided by the number of domains."""
     replicates: Annotated[int, Field(ge=1)] = 3
     """Runs of the natural mixture, each with another seed: the noise floor."""

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from regmix import yaml_io
 from regmix.comparison import Comparison
-from regmix.config import check_name, name_from
+from regmix.config import TrainConfig, check_name, name_from
 from regmix.errors import UserError
 from regmix.files import read_json, write_json, write_text
 from regmix.layout import StudyLayout
@@ -34,27 +34,53 @@ class Preset:
     corpus_scale: float
     mixtures: int
     proxy_size: str
-    proxy_tokens: int
-    proxy_batch: int
-    proxy_lr: float
+    proxy: TrainConfig
     target_size: str
-    target_tokens: int
-    target_batch: int
-    target_lr: float
+    target: TrainConfig
     target_seeds: int
-    eval_bytes: int
-    """Per domain and proxy; targets are measured on twice as much."""
+
+
+def _settings(
+    tokens: int, batch_tokens: int, lr: float, warmup_share: float, eval_bytes: int
+) -> TrainConfig:
+    return TrainConfig(
+        tokens=tokens,
+        batch_tokens=batch_tokens,
+        lr=lr,
+        warmup_share=warmup_share,
+        eval_bytes=eval_bytes,
+    )
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(0.35, 14, "50k", 24_000, 256, 4e-3, "400k", 48_000, 512, 3e-3, 1, 10_000),
-    "default": Preset(1.0, 28, "100k", 300_000, 256, 4e-3, "800k", 300_000, 512, 3e-3, 2, 24_000),
-    "large": Preset(1.0, 64, "300k", 2_000_000, 512, 3e-3, "4m", 4_000_000, 2048, 2e-3, 3, 100_000),
+    "tiny": Preset(
+        corpus_scale=0.35,
+        mixtures=14,
+        proxy_size="50k",
+        proxy=_settings(24_000, 256, 4e-3, 0.4, 10_000),
+        target_size="400k",
+        target=_settings(32_000, 256, 2e-3, 0.2, 20_000),
+        target_seeds=1,
+    ),
+    "default": Preset(
+        corpus_scale=1.0,
+        mixtures=32,
+        proxy_size="100k",
+        proxy=_settings(160_000, 256, 4e-3, 0.4, 24_000),
+        target_size="800k",
+        target=_settings(200_000, 256, 1e-3, 0.1, 48_000),
+        target_seeds=2,
+    ),
+    "large": Preset(
+        corpus_scale=1.0,
+        mixtures=64,
+        proxy_size="300k",
+        proxy=_settings(2_000_000, 512, 3e-3, 0.4, 100_000),
+        target_size="4m",
+        target=_settings(3_000_000, 1024, 1e-3, 0.1, 200_000),
+        target_seeds=3,
+    ),
 }
-
-
-WARMUP_SHARE = 0.4
-"""Long: runs of a few hundred steps then bear twice the learning rate, with half the seed noise."""
 
 
 class Steps(Protocol):
@@ -206,29 +232,15 @@ def study_yaml(corpus: Path, root: Path, preset: Preset, size: str, seed: int) -
             "name": name_from(root),
             "seed": seed,
             "domains": domains,
-            "proxy": {
-                "model": {"size": preset.proxy_size},
-                "train": {
-                    "tokens": preset.proxy_tokens,
-                    "batch_tokens": preset.proxy_batch,
-                    "lr": preset.proxy_lr,
-                    "warmup_share": WARMUP_SHARE,
-                    "eval_bytes": preset.eval_bytes,
-                },
-            },
-            "target": {
-                "model": {"size": preset.target_size},
-                "train": {
-                    "tokens": preset.target_tokens,
-                    "batch_tokens": preset.target_batch,
-                    "lr": preset.target_lr,
-                    "warmup_share": WARMUP_SHARE,
-                    "eval_bytes": 2 * preset.eval_bytes,
-                },
-            },
+            "proxy": _run_yaml(preset.proxy_size, preset.proxy),
+            "target": _run_yaml(preset.target_size, preset.target),
             "swarm": {"runs": preset.mixtures},
         }
     )
+
+
+def _run_yaml(size: str, train: TrainConfig) -> dict[str, Any]:
+    return {"model": {"size": size}, "train": train.model_dump(exclude_defaults=True)}
 
 
 def domain_files(corpus: Path) -> dict[str, tuple[Path, Path]]:

@@ -42,7 +42,7 @@ target:                           # the model that the mixture is for
 swarm:
   runs: 48                        # mixtures, with uniform and every domain alone among them
   # temperature: 0.5              # natural mixture to this power is the centre of the Dirichlet
-  # concentration: [1, 10]
+  # concentration: [0.5, 5]
   # replicates: 3                 # natural mixture with this many seeds: the noise floor
 
 # space:                          # what a mixture may be

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from proxy_trainer.corpus.base import DomainRecipe, Shard, Work
 from proxy_trainer.corpus.selection import Document, make_document, unique
+from proxy_trainer.processes import die_with_parent
 from regmix.errors import RegmixError
 
 Progress = Callable[[str, int, int], None]
@@ -64,7 +65,7 @@ def _harvests(
         return
     # Spawned, not forked: the caller may hold threads (torch does), which a fork would break.
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, mp_context=context)
+    executor = ProcessPoolExecutor(workers, context, die_with_parent)
     try:
         running = [
             (recipe, [executor.submit(_harvest, recipe, shard, seed) for shard in shards])

@@ -68,19 +68,16 @@ def _eval_set(
     targets: list[IntArray] = []
     used = 0
     for index in np.random.default_rng(0).permutation(tokens.documents):
-        if used >= max_bytes:
-            break
-        ids, size = _cut(
-            tokens.document(int(index))[:-1],
-            int(tokens.text_bytes[index]),
-            tokenizer,
-            max_bytes - used,
-        )
+        whole, size = tokens.document(int(index))[:-1], int(tokens.text_bytes[index])
+        last = used + size >= max_bytes
+        ids, size = _cut(whole, size, tokenizer, max_bytes - used)
         used += size
         line = np.concatenate([[eod_id], ids])
         for start in range(0, len(ids), context):
             inputs.append(line[start : min(start + context, len(ids))])
             targets.append(line[start + 1 : start + context + 1])
+        if last:
+            break
     return EvalSet(tokens.domain, inputs, targets, used)
 
 

@@ -53,7 +53,8 @@ def test_scale_never_shrinks_valid_below_its_minimum() -> None:
 def test_short_texts_are_no_documents_and_bad_characters_are_replaced() -> None:
     assert make_document("too short", "s") is None
     document = make_document("a lone surrogate \ud800 cannot be written as UTF-8 text", "s")
-    assert document is not None and "?" in document.text
+    assert document is not None
+    assert "?" in document.text
 
 
 def test_unique_keeps_the_first_and_remembers() -> None:
