@@ -76,9 +76,9 @@ def test_the_study_opens_and_follows_the_preset(tmp_path: Path, size: str, folde
     assert study.config.seed == 7
     assert study.config.swarm.runs == preset.mixtures
     assert study.config.proxy.model.size == preset.proxy_size
-    assert study.config.proxy.train.tokens == preset.proxy_tokens
+    assert study.config.proxy.train == preset.proxy
     assert study.config.target.model.size == preset.target_size
-    assert study.config.target.train.eval_bytes == 2 * preset.eval_bytes
+    assert study.config.target.train == preset.target
     assert study.config.domains[1].train[0].path == "corpus/train/web.jsonl"
 
 
