@@ -110,7 +110,7 @@ def init(
     from regmix.template import write_template
 
     text = f"wrote {write_template(folder)}; edit it, then `regmix data build`"
-    console.console.print(text, markup=False)
+    console.say(text, markup=False)
 
 
 @data_app.command("build")
@@ -242,7 +242,7 @@ def predict(
     write_text(output, found.to_csv())
     console.show_notes(table.notes)
     text = f"{len(found)} mixtures, {found.shape[1] // 2} metrics: {output}"
-    console.console.print(text, markup=False)
+    console.say(text, markup=False)
 
 
 @app.command()
@@ -267,7 +267,7 @@ def report(study: StudyPath) -> None:
     from regmix import report as report_module
     from regmix.study import Study
 
-    console.console.print(f"report {report_module.write(Study.open(study))}", markup=False)
+    console.say(f"report {report_module.write(Study.open(study))}", markup=False)
 
 
 if __name__ == "__main__":

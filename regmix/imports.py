@@ -25,6 +25,8 @@ _MISSING = ["", "NA", "N/A", "NaN", "nan", "None", "null", "NULL"]
 WEIGHT_PREFIXES = ("train_", "weight/", "weight_", "weights/")
 METRIC_PREFIXES = ("metric/", "metrics/", "eval/")
 METRIC_SUFFIXES = ("_val_loss", "/val_loss", "_valid_loss")
+RESERVED = ("objective", "mixture", "seed", "tokens", "parameters", "cohort", "role", "run_id")
+"""Names that a metric cannot have, since results stand beside columns of these names."""
 ROUNDING = 0.005
 """How far a row of published weights may sum from 1: printed with three decimals, no more."""
 
@@ -122,12 +124,28 @@ def read_csvs(mixtures: Path, metrics: Path, *, allow_missing: bool = False) -> 
     table = read_mixtures(mixtures, id_column=shared[0])
     values = _numbers(right, shared[0], metrics)
     values.columns = pd.Index(_strip(values.columns, METRIC_PREFIXES, METRIC_SUFFIXES))
+    _check_metric_names(list(values.columns), metrics)
     notes = list(table.notes)
     runs, notes_join = _join(table.weights.index, values, mixtures, metrics, allow_missing)
     weights, values = table.weights.loc[runs], values.loc[runs]
     # Content, not file: the order of rows and columns means nothing.
     ordered = [f.sort_index().sort_index(axis=1).to_dict("split") for f in (weights, values)]
     return ImportedRuns(weights, values, fingerprint(ordered), (*notes, *notes_join))
+
+
+def _check_metric_names(names: Sequence[str], path: Path) -> None:
+    """Refuse names that tables of results give to other columns."""
+    for name in names:
+        if name in RESERVED:
+            raise UserError(
+                f"{path}: metric '{name}' is named like a column of every table of results "
+                f"({', '.join(RESERVED)}); rename it"
+            )
+        if name.endswith("_std") and name.removesuffix("_std") in names:
+            raise UserError(
+                f"{path}: '{name}' stands beside '{name.removesuffix('_std')}'; predictions name "
+                "standard deviations so; rename or drop it"
+            )
 
 
 def save(layout: StudyLayout, runs: ImportedRuns, sources: Iterable[Path]) -> Path:

@@ -126,6 +126,8 @@ def test_faulty_mixtures_are_refused(
          r"2 runs are in .*mixtures\.csv but not in .*metrics\.csv: r01, r02"),
         (lambda m: m.rename(index={"r04": "r03"}), r"metrics\.csv: 'run' names run r03 twice"),
         (lambda m: m[[]], r"metrics\.csv: no column but ids \(run\)"),
+        (lambda m: m.rename(columns={"loss": "seed"}), r"metric 'seed' is named like a column"),
+        (lambda m: m.assign(loss_std=m["loss"]), r"'loss_std' stands beside 'loss'"),
     ],
 )  # fmt: skip
 def test_faulty_metrics_are_refused(
