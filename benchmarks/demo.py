@@ -38,8 +38,10 @@ def main() -> None:
     table = pd.DataFrame(rows)
     wins = int(((table["gain_natural"] > 0) & (table["gain_uniform"] > 0)).sum())
     print(f"\nbeat both natural and uniform: {wins} of {len(table)} seeds")
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
     name = f"demo-{args.corpus.name if args.corpus else 'default'}-{platform.machine()}.csv"
-    table.to_csv(Path(__file__).parent / "results" / name, index=False, float_format="%.6g")
+    table.to_csv(results / name, index=False, float_format="%.6g")
 
 
 def run_demo(folder: Path, corpus: Path | None, seed: int, size: str) -> None:

@@ -22,7 +22,7 @@ from regmix.errors import RegmixError, UserError
 from regmix.files import write_json
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
-from regmix.runs import RunSpec
+from regmix.runs import NUMERICS, RunSpec
 
 LOG_POINTS = 50
 """Training-loss events a run."""
@@ -66,6 +66,11 @@ def train(
         Diverged: the loss became NaN or infinite.
     """
     spec = RunSpec.load(run.spec)
+    if spec.numerics != NUMERICS:
+        raise UserError(
+            f"{run.spec}: planned for version {spec.numerics} of the numerics, this is {NUMERICS}; "
+            "run `regmix propose` again"
+        )
     manifest = DataManifest.load(study.manifest)
     if manifest.fingerprint != spec.data:
         raise UserError(

@@ -49,13 +49,15 @@ def main(root: str, run_id: str, checkpoint_seconds: float) -> None:
         message.unlink(missing_ok=True)
         code = work(Path(root), run_id, checkpoint_seconds)
     except (RegmixError, OSError) as exc:
-        code = _explain(message, exc)
+        code = _explain(message, str(exc))
+    except Exception as exc:  # the process's boundary: whatever it is, the person must be told
+        code = _explain(message, f"{type(exc).__name__}: {exc} (a defect)")
     os._exit(code)  # skips torch's slow teardown; everything is flushed and closed by now
 
 
-def _explain(path: Path, exc: Exception) -> int:
+def _explain(path: Path, reason: str) -> int:
     try:
-        path.write_text(f"{exc}\n", encoding="utf-8")
+        path.write_text(f"{reason}\n", encoding="utf-8")
     except OSError:
         return MUTE
     return BROKEN

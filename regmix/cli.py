@@ -82,7 +82,7 @@ def demo(
     corpus: Annotated[
         Path | None, typer.Option(help="train/<domain>.jsonl and valid/<domain>.jsonl.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, text order and swarm.")] = 0,
 ) -> None:
     """Find a mixture on real text, train with it, and compare it with the alternatives."""
     from proxy_trainer import steps
@@ -130,7 +130,8 @@ def data_build(study: StudyPath) -> None:
 def propose(
     study: StudyPath,
     runs: Annotated[
-        int | None, typer.Option("-n", "--runs", min=1, help="Mixtures, baselines included.")
+        int | None,
+        typer.Option("-n", "--runs", min=1, help="Mixtures; natural and single domains on top."),
     ] = None,
 ) -> None:
     """Plan a swarm: one specification a run; asking for more later adds to it."""
@@ -256,7 +257,9 @@ def run(
     opened, spec = stages.plan(stage)
     console.show_plan(spec)
     with console.TerminalDisplay().training(opened, [spec.run_id], spec.name) as poll:
-        steps.train(opened, [spec.run_id], poll)
+        outcome = steps.train(opened, [spec.run_id], poll)
+    if outcome.busy:
+        raise RegmixError(f"run {spec.run_id} is being trained by another command")
     console.show_model(opened, spec)
 
 

@@ -78,7 +78,7 @@ def gains(proposal: Proposal, comparison: Comparison) -> list[Gain]:
 
 
 def measured(store: Store, objective: Objective, named: dict[str, Mixture]) -> Comparison | None:
-    """The finished target runs on the named mixtures, largest model first; None if there are none.
+    """The finished target runs on the named mixtures, of one size; None if there are none.
 
     Args:
         named: mixtures by the name under which to show them; other target runs are left out.
@@ -88,7 +88,11 @@ def measured(store: Store, objective: Objective, named: dict[str, Mixture]) -> C
     frame = frame[frame["mixture"].isin(list(names))]
     if frame.empty:
         return None
-    cohort = frame.sort_values(["parameters", "tokens"]).iloc[-1]["cohort"]
+    # The models that say most: of one size and horizon, on the most of the mixtures, then largest.
+    by_cohort = frame.groupby("cohort").agg(
+        mixtures=("mixture", "nunique"), parameters=("parameters", "max"), tokens=("tokens", "max")
+    )
+    cohort = by_cohort.sort_values(["mixtures", "parameters", "tokens"]).index[-1]
     frame = frame[frame["cohort"] == cohort].copy()
     frame["mixture"] = frame["mixture"].map(names)
     values = objective.value({m: frame[m].to_numpy() for m in objective.metrics})

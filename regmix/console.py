@@ -40,12 +40,13 @@ _MANY_DOMAINS = 24
 
 
 class _Eta(ProgressColumn):
-    """Time left at the mean rate so far."""
+    """Time left at the mean rate since the bar began; what was done before does not count."""
 
     def render(self, task: Task) -> Text:
-        if not task.total or not task.completed or task.finished:
+        done = task.completed - task.fields.get("begun", 0.0)
+        if not task.total or done <= 0 or task.finished:
             return Text("")
-        left = (task.elapsed or 0.0) * (task.total / task.completed - 1)
+        left = (task.elapsed or 0.0) * (task.total - task.completed) / done
         return Text(f"ETA {duration(left)}")
 
 
@@ -100,8 +101,9 @@ class TerminalDisplay:
         """A bar over the tokens of some runs; yields what to call while they train."""
         records = {r.spec.run_id: r for r in study.runs() if r.spec.run_id in set(run_ids)}
         with _bar() as bar:
-            task = bar.add_task(title, total=sum(r.spec.flops for r in records.values()), note="")
             watch = _Watch(records)
+            total = sum(r.spec.flops for r in records.values())
+            task = bar.add_task(escape(title), total=total, note="", begun=watch.look()[0])
 
             def poll(*, now: bool = False) -> None:
                 if watch.due() or now:
@@ -220,6 +222,9 @@ def show_fit(fit: Fit, mixture_path: object) -> None:
     console.print(shown)
     _show_candidates(fit)
     _show_weights(fit)
+    if d["excluded"]:
+        say(f"left out {len(d['excluded'])} runs: {escape('; '.join(d['excluded'][:6]))}"
+            + (" …" if len(d["excluded"]) > 6 else ""))  # fmt: skip
     for warning in d["warnings"]:
         say(f"[yellow]note:[/yellow] {escape(warning)}")
     say(f"mixture  {escape(str(mixture_path))}\nfit      {escape(str(fit.folder))}")

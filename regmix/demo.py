@@ -142,7 +142,9 @@ def run(
         RegmixError: a run could not go on.
     """
     layout = StudyLayout(folder.expanduser().resolve())
-    clock = _Clock(layout.root / "demo.json", {"size": size, "corpus": str(corpus), "seed": seed})
+    clock = _Clock(
+        layout.root / "demo.json", {"size": size, "corpus": _shown(corpus), "seed": seed}
+    )
     preset = PRESETS[size]
     with clock.stage("corpus"), display.stage("Corpus") as progress:
         if corpus is None:
@@ -158,19 +160,31 @@ def run(
         ids = _add_targets(study, study.references(), preset.target_seeds)
         ids += [s.run_id for s in study.propose().specs]
         with display.training(study, ids, "Swarm and baselines") as poll:
-            steps.train(study, ids, poll)
+            _check_alone(steps.train(study, ids, poll).busy, layout.root)
     with clock.stage("fit"), display.stage("Fit and solve") as progress:
         fit = study.fit(progress=progress)
     with clock.stage("proposal"):
         ids = _add_targets(study, {"proposal": fit.best}, preset.target_seeds)
         with display.training(study, ids, "Proposed mixture") as poll:
-            steps.train(study, ids, poll)
+            _check_alone(steps.train(study, ids, poll).busy, layout.root)
     comparison = study.comparison()
     if comparison is None:
         raise UserError(f"{layout.root}: no larger model finished; see `regmix status {folder}`")
     with clock.stage("report"), display.stage("Report") as progress:
         report = write_report(study)
     return Summary(study, fit, comparison, clock.seconds, report)
+
+
+def _shown(corpus: Path | None) -> str | None:
+    return None if corpus is None else str(corpus.expanduser().resolve())
+
+
+def _check_alone(busy: Sequence[str], root: Path) -> None:
+    """Stop before fitting a swarm of which another command still trains a part."""
+    if busy:
+        raise UserError(
+            f"{root}: {len(busy)} runs are being trained by another command; wait for it to end"
+        )
 
 
 def _add_targets(study: Study, mixtures: dict[str, Mixture], seeds: int) -> list[str]:

@@ -27,6 +27,8 @@ MANY_RUNS = 256
 """From here on one repeat of the folds says enough."""
 TIE = 0.02
 """A later (less simple) candidate must lower the held-out RMSE by this share to be chosen."""
+ADVISED_SNR, ADVISED_SPEARMAN = 8.0, 0.9
+"""What a swarm should reach for its optimum to be trusted (DECISIONS)."""
 Progress = Callable[[int, int], None]
 
 
@@ -72,11 +74,15 @@ def fit(
         if progress:
             progress(number + 1, len(metrics))
     frame = pd.DataFrame(held_out, index=data.weights.index[order])
+    scores = _objective_scores(data, frame, objective)
     return FitResult(
         surrogate=Surrogate(data.domains, tuple(fitted)),
         held_out=frame.loc[data.weights.index],
-        objective_scores=_objective_scores(data, frame, objective),
-        warnings=tuple(_warnings(data, metrics, fitted)),
+        objective_scores=scores,
+        warnings=(
+            *_objective_warnings(data, objective, scores),
+            *_warnings(data, metrics, fitted),
+        ),
     )
 
 
@@ -139,6 +145,22 @@ def _objective_scores(data: Observations, held_out: pd.DataFrame, objective: Obj
              for c, m in zip(objective.coefficients, objective.metrics, strict=True)]  # fmt: skip
     std = np.sqrt(np.sum(np.square(parts), axis=0))
     return _score(truth, Prediction(mean, std), 1.0)
+
+
+def _objective_warnings(data: Observations, objective: Objective, scores: Scores) -> Iterator[str]:
+    """What makes the decision itself doubtful."""
+    noise = data.objective_noise(objective.value)
+    spread = float(objective.value({m: data.y(m) for m in objective.metrics}).std())
+    if spread < ADVISED_SNR * noise:
+        yield (
+            f"objective: the swarm's spread is {spread / noise:.1f}x the seed noise; below "
+            f"{ADVISED_SNR:g}x an optimum can be a coin toss; longer proxies help most"
+        )
+    if scores.spearman < ADVISED_SPEARMAN:
+        yield (
+            f"objective: held-out rank correlation {scores.spearman:.2f}, below "
+            f"{ADVISED_SPEARMAN:g}: take the proposal with care"
+        )
 
 
 def _warnings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,8 +92,19 @@ class Observations:
             return pd.Series(np.nan, index=self.metrics.columns)
         values = self.replicates[list(self.metric_names)]
         groups = values.groupby(self.replicates["mixture"])
-        residual = values - groups.transform("mean")
         freedom = len(values) - groups.ngroups
         if freedom < 1:
             return pd.Series(np.nan, index=self.metrics.columns)
+        residual = values - groups.transform("mean")
         return ((residual**2).sum() / freedom) ** 0.5
+
+    def objective_noise(self, value: Callable[[Mapping[str, FloatArray]], FloatArray]) -> float:
+        """The same for an objective: ``value`` maps metric arrays to it. NaN without repeats."""
+        if self.replicates.empty:
+            return float("nan")
+        columns = {m: self.replicates[m].to_numpy(dtype=float) for m in self.metric_names}
+        total = pd.Series(value(columns), self.replicates.index)
+        groups = total.groupby(self.replicates["mixture"])
+        freedom = len(total) - groups.ngroups
+        residual = total - groups.transform("mean")
+        return float((residual**2).sum() / freedom) ** 0.5 if freedom else float("nan")

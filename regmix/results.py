@@ -92,7 +92,7 @@ def save(
         "domains": list(data.domains),
         "objective": {**asdict(objective), "text": objective.describe()},
         "objective_scores": asdict(result.objective_scores),
-        "objective_noise": _or_none(objective_noise(data, objective)),
+        "objective_noise": _or_none(data.objective_noise(objective.value)),
         "objective_spread": float(objective_values(data, objective).std()),
         "best_single": best_single(data, objective),
         "metrics": {
@@ -135,9 +135,11 @@ def load(layout: StudyLayout, identity: str | None = None) -> Fit:
             raise UserError(f"{layout.root}: nothing is fitted yet; run `regmix fit {layout.root}`")
         identity = str(read_json(latest)["fit_id"])
     folder = layout.fits / identity
-    if not (folder / "diagnostics.json").exists():
-        known = ", ".join(sorted(p.parent.name for p in layout.fits.glob("*/diagnostics.json")))
-        raise UserError(f"no fit '{identity}' in {layout.fits}; there are: {known or 'none'}")
+    known = sorted(p.parent.name for p in layout.fits.glob("*/diagnostics.json"))
+    if identity not in known:
+        raise UserError(
+            f"no fit '{identity}' in {layout.fits}; there are: {', '.join(known) or 'none'}"
+        )
     diagnostics = read_json(folder / "diagnostics.json")
     raw = diagnostics["objective"]
     objective = Objective(tuple(raw["metrics"]), tuple(raw["weights"]), tuple(raw["signs"]))
@@ -158,19 +160,6 @@ def best_single(data: Observations, objective: Objective) -> dict[str, Any] | No
     values = objective.value({m: data.singles[m].to_numpy() for m in objective.metrics})
     best = int(values.argmin())
     return {"name": str(data.singles.index[best]), "objective": float(values[best])}
-
-
-def objective_noise(data: Observations, objective: Objective) -> float:
-    """Standard deviation of the objective between seeds of one mixture; NaN without repeats."""
-    repeats = data.replicates
-    if repeats.empty:
-        return float("nan")
-    values = pd.Series(
-        objective.value({m: repeats[m].to_numpy() for m in objective.metrics}), repeats.index
-    )
-    residual = values - values.groupby(repeats["mixture"]).transform("mean")
-    freedom = len(values) - repeats["mixture"].nunique()
-    return float((residual**2).sum() / freedom) ** 0.5 if freedom else float("nan")
 
 
 def _or_none(value: float) -> float | None:

@@ -33,6 +33,8 @@ class RunSpec:
     """Fingerprint of the token shards."""
     seed: int
     """Of initial weights, document order and interleaving alike."""
+    numerics: int = NUMERICS
+    """Version of the training code's numerics that the run was planned for."""
     keep_model: bool = False
     """Whether the finished model is kept. Part of the identity, so that a run that was trained
     without keeping it does not pass for one that has a model."""
@@ -49,7 +51,7 @@ class RunSpec:
                 "data": self.data,
                 "seed": self.seed,
                 "keep_model": self.keep_model,
-                "numerics": NUMERICS,
+                "numerics": self.numerics,
             },
             length=12,
         )
@@ -74,7 +76,7 @@ class RunSpec:
         return {
             "kind": "run",
             "run_id": self.run_id,
-            "numerics": NUMERICS,
+            "numerics": self.numerics,
             "name": self.name,
             "role": self.role,
             "seed": self.seed,
@@ -108,6 +110,7 @@ class RunSpec:
                 vocab_size=raw["vocab_size"],
                 data=raw["data"],
                 seed=raw["seed"],
+                numerics=raw["numerics"],
                 keep_model=raw["keep_model"],
             )
         except (KeyError, TypeError) as exc:

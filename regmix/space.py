@@ -15,6 +15,8 @@ from regmix.mixture import FloatArray, Mixture
 
 TOLERANCE = 1e-9
 _MAX_ROUNDS = 20
+_MIN_DRAWS = 1000
+"""Draws that are tried at least, however few mixtures are wanted."""
 _PROJECTIONS = 10
 
 
@@ -198,13 +200,13 @@ class Space:
         """Dirichlet mixtures around ``centre``, inside the space.
 
         Each has its own total concentration, log-uniform over ``concentration`` times the number
-        of domains. Draws outside are rejected; if too few are left after 20 rounds, the
-        rest are pulled towards the centre of the space until they are allowed.
+        of domains. Draws outside are rejected; if too few are left after 20 rounds and 1,000
+        draws, the rest are pulled towards the centre of the space until they are allowed.
         """
         kept: list[FloatArray] = []
         proposed = have = 0
         rejected = np.zeros((0, len(self.domains)))
-        for _ in range(_MAX_ROUNDS):
+        for _ in range(max(_MAX_ROUNDS, _MIN_DRAWS // count if count else 0)):
             drawn = _dirichlet(count, rng, centre, concentration)
             allowed = self.contains(drawn)
             need = count - have

@@ -28,6 +28,8 @@ from regmix.runs import RunSpec
 
 SCHEMA_VERSION = 1
 LOCK_SECONDS = 30.0
+IMPORT = "import"
+"""The cohort of runs that were measured elsewhere."""
 PROXY_ROLES = ("swarm", "baseline", "replicate", "single", "import")
 
 _SCHEMA = """
@@ -56,7 +58,8 @@ _RUN_TABLES = ("runs", "mixtures", "metrics", "steps", "costs", "environments")
 
 def cohort(spec: RunSpec) -> str:
     """What runs must share to be comparable: model, training settings, data. Not the seed."""
-    return fingerprint([asdict(spec.model), asdict(spec.plan), spec.vocab_size, spec.data])
+    parts = [asdict(spec.model), asdict(spec.plan), spec.vocab_size, spec.data, spec.numerics]
+    return fingerprint(parts)
 
 
 class Store:
@@ -131,6 +134,7 @@ class Store:
         """
         self.ingest()
         with self.connect(read_only=True) as db:
+            db.execute("set enable_external_access = false")  # no COPY … TO a file either
             try:
                 if not duckdb.extract_statements(sql):
                     raise UserError("sql: no statement in it")
@@ -142,10 +146,11 @@ class Store:
         """Finished proxies of one cohort, with the last value of every metric.
 
         Args:
-            wanted_cohort: default: the cohort with the most finished runs.
+            wanted_cohort: the present proxy's; default: the cohort with the most finished runs.
 
         Raises:
-            UserError: nothing is measured yet, or runs lack metrics that others have.
+            UserError: nothing is measured yet, only other proxies are, or runs lack metrics that
+                others have.
         """
         self.ingest()
         with self.connect(read_only=True) as db:
@@ -160,7 +165,7 @@ class Store:
                     "`regmix train`, or `regmix import`"
                 )
             counts = runs["cohort"].value_counts()
-            chosen = wanted_cohort if wanted_cohort in counts.index else str(counts.index[0])
+            chosen = _choose_cohort(counts, wanted_cohort, str(self._layout.root))
             runs, others = runs[runs["cohort"] == chosen], runs[runs["cohort"] != chosen]
             weights = db.execute(
                 "select run_id, domain, position, requested from mixtures"
@@ -208,6 +213,18 @@ class Store:
             db.execute(_SCHEMA)
             db.execute("delete from schema_version")
         db.execute("insert into schema_version values (?)", [SCHEMA_VERSION])
+
+
+def _choose_cohort(counts: pd.Series, wanted: str | None, root: str) -> str:
+    """The wanted cohort, an import where nothing else is, or the largest if none is wanted."""
+    if wanted is None or wanted in counts.index:
+        return wanted or str(counts.index[0])
+    if list(counts.index) == [IMPORT]:
+        return IMPORT
+    raise UserError(
+        f"{root}: none of the {int(counts.sum())} finished runs is of the proxy and the data that "
+        "the study now describes; run `regmix propose` and `regmix train`, or undo the change"
+    )
 
 
 def _in_use(error: duckdb.Error) -> bool:

@@ -20,7 +20,7 @@ from regmix.errors import UserError
 from regmix.files import write_text
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
-from regmix.mixture import Mixture, MixtureFile
+from regmix.mixture import Mixture
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.records import RunRecord, read_runs
@@ -102,7 +102,7 @@ class Study:
         """Plan a swarm: write one specification a run; what is already there is kept.
 
         Args:
-            runs: mixtures, baselines included; default: the study's ``swarm.runs``. Asking for
+            runs: mixtures to fit, uniform among them; default: the study's ``swarm.runs``. Asking for
                 more later adds to the same swarm.
 
         Raises:
@@ -163,7 +163,10 @@ class Study:
         return True
 
     def open_runs(self, *, retry_failed: bool = False) -> list[str]:
-        """Run ids that are still to be trained, in the order in which they were planned.
+        """Run ids that are still to be trained: of the present data, and of the present proxy.
+
+        Runs that were planned for other data or another proxy stay where they are and are not
+        trained; the larger models of ``regmix run`` are.
 
         Raises:
             UserError: nothing was proposed.
@@ -172,7 +175,15 @@ class Study:
         if not records:
             raise UserError(f"{self.layout.root}: no run yet; `regmix propose` plans some")
         skip = ("done",) if retry_failed else ("done", "failed")
-        return [r.spec.run_id for r in records if r.status not in skip]
+        present = cohort(self._template(self.config.proxy))
+        data = self._built().fingerprint
+        return [
+            r.spec.run_id
+            for r in records
+            if r.status not in skip
+            and r.spec.data == data
+            and (r.spec.role == "target" or cohort(r.spec) == present)
+        ]
 
     def observations(self) -> Observations:
         """Mixtures and metrics of the finished proxies, as labelled frames.
@@ -203,6 +214,8 @@ class Study:
             UserError: too few runs, an unknown metric or regressor, or an infeasible space.
         """
         settings = settings or self.config.fit
+        if name is not None and (Path(name).name != name or name.startswith(".")):
+            raise UserError(f"name '{name}': a mixture file's name holds no folder")
         data = self.observations()
         if target is None:
             metrics = list(data.metric_names)
@@ -263,12 +276,6 @@ class Study:
         found = self.latest_fit()
         named = {"proposal": found.best, **self.references()}
         return comparison.measured(self.store, found.objective, named)
-
-    def save_mixture(self, name: str, mixture: Mixture, provenance: str) -> Path:
-        """Write ``mixes/<name>.yaml``."""
-        path = self.layout.mixture(name)
-        MixtureFile(name, mixture, {"from": provenance}).save(path)
-        return path
 
     def _built(self) -> DataManifest:
         if self.manifest is None:

@@ -40,7 +40,7 @@ target:                           # the model that the mixture is for
   model: {{size: 15m}}
 
 swarm:
-  runs: 48                        # mixtures, with uniform and every domain alone among them
+  runs: 48                        # mixtures, uniform among them; natural and single domains on top
   # temperature: 0.5              # natural mixture to this power is the centre of the Dirichlet
   # concentration: [0.5, 5]
   # replicates: 3                 # natural mixture with this many seeds: the noise floor

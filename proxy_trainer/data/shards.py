@@ -32,7 +32,7 @@ def dtype_for(vocab_size: int) -> str:
 
 
 class ShardWriter:
-    """Writes one shard under temporary names; :meth:`close` renames both files."""
+    """Writes one shard; the token file gets its name only when :meth:`close` finds it whole."""
 
     def __init__(self, path: Path, dtype: str) -> None:
         self.path = path

@@ -127,7 +127,10 @@ def _gain_rows(
     predicted: tuple[float, float],
     noise: float | None,
 ) -> list[dict[str, Any]]:
-    limit = 2 * noise / len(by_seed) ** 0.5 if noise is not None and by_seed else float("nan")
+    # As `Gain.verdict`: a difference of two runs has √2 times the noise of one.
+    limit = float("nan")
+    if noise is not None and by_seed:
+        limit = 2 * noise * (2 / len(by_seed)) ** 0.5
     mean, std = predicted
     extra = {"predicted": mean, "predicted_std": std, "limit": limit}
     return [{**where, "seed": seed, "gain": gain, **extra} for seed, gain in by_seed.items()]

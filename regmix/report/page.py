@@ -73,7 +73,7 @@ class Evidence:
         if self.fit is not None:
             noise: float | None = self.fit.diagnostics["objective_noise"]
             return noise
-        found = results.objective_noise(self.data, self.objective)
+        found = self.data.objective_noise(self.objective.value)
         return None if found != found else found
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from regmix import imports
+from regmix import imports, sizes
 from regmix.config import FitConfig
 from regmix.files import write_json, write_text
 from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest
@@ -99,7 +99,9 @@ def build(root: Path, runs: int = 20) -> Trained:
         counts = rng.multinomial(64, rng.dirichlet(np.ones(4)))
         planned.append((f"m{i:03d}", "swarm", Mixture.from_array(DOMAINS, counts / 64), 0))
     template = study.target_run("", uniform)
-    template = replace(template, plan=replace(template.plan, steps=10))
+    model = sizes.shape(study.config.proxy.model)
+    plan = sizes.plan(study.config.proxy.train, model)
+    template = replace(template, model=model, plan=plan, keep_model=False)
     for name, role, mixture, seed in planned:
         spec = replace(template, name=name, role=role, mixture=mixture, seed=seed)
         study.add_run(spec)

@@ -96,7 +96,7 @@ def test_metric_gains_are_turned_so_that_positive_is_better() -> None:
     assert by_label["loss"]["predicted"].iloc[0] == pytest.approx(0.4)
     assert by_label["loss"]["predicted_std"].iloc[0] == pytest.approx(0.05)
     assert np.isnan(by_label["acc"]["predicted"].iloc[0]), "accuracy was not fitted"
-    assert by_label["objective"]["limit"].iloc[0] == pytest.approx(2 * 0.01 / 2**0.5)
+    assert by_label["objective"]["limit"].iloc[0] == pytest.approx(2 * 0.01)
     assert np.isnan(by_label["acc"]["limit"].iloc[0])
     assert frame.drop_duplicates("label")["row"].to_list() == [0, 1, 2]
 
