@@ -102,8 +102,8 @@ class Study:
         """Plan a swarm: write one specification a run; what is already there is kept.
 
         Args:
-            runs: mixtures to fit, uniform among them; default: the study's ``swarm.runs``. Asking for
-                more later adds to the same swarm.
+            runs: mixtures to fit, uniform among them; default: the study's ``swarm.runs``. Asking
+                for more later adds to the same swarm.
 
         Raises:
             UserError: the data is not built, or too few runs are asked for.

@@ -20,7 +20,7 @@ from proxy_trainer.train import Diverged, train
 from regmix.errors import UserError
 from regmix.layout import RunLayout
 from regmix.records import RunRecord, read_events
-from regmix.runs import RunSpec
+from regmix.runs import NUMERICS, RunSpec
 from regmix.study import Study
 
 NEVER = 1e9
@@ -150,8 +150,8 @@ def test_another_seed_is_another_result(study: Study) -> None:
 
 
 def diverging(study: Study) -> RunSpec:
-    template = study.propose().specs[0]
-    return planned(study, plan=replace(template.plan, lr=1e9, clip=1e9, warmup_share=0.0))
+    plan = replace(study.propose().specs[0].plan, lr=1e9, clip=1e9, warmup_share=0.0)
+    return planned(study, role="target", plan=plan)  # no other proxy, which would not be trained
 
 
 def test_divergence_is_an_error_with_the_step(study: Study) -> None:
@@ -184,6 +184,14 @@ def test_data_changed_since_it_was_proposed_is_an_error(study: Study) -> None:
     with pytest.raises(UserError, match=rf"proposed for data {spec.data}, the study now holds \w+"):
         go(study, spec)
     assert not study.layout.run(spec.run_id).done.exists()
+
+
+def test_a_run_planned_for_other_numerics_is_an_error(study: Study) -> None:
+    spec = replace(planned(study), numerics=NUMERICS - 1)
+    study.add_run(spec)
+    assert RunSpec.load(study.layout.run(spec.run_id).spec) == spec
+    with pytest.raises(UserError, match=f"planned for version {NUMERICS - 1} of the numerics"):
+        go(study, spec)
 
 
 def test_a_shortened_shard_is_an_error_before_any_step(study: Study) -> None:

@@ -188,3 +188,15 @@ def test_config_becomes_constraints_with_names() -> None:
 def test_a_constraint_on_an_unknown_domain_is_refused() -> None:
     with pytest.raises(UserError, match=r"constraint cap: unknown domain 'z'. Valid: a, b"):
         Space(["a", "b"], [Constraint("cap", {"z": 1.0}, upper=0.5)])
+
+
+def test_one_mixture_at_a_time_is_rejected_as_patiently_as_many() -> None:
+    space = Space(("a", "b", "c"), [Constraint("narrow", {"a": 1.0}, lower=0.6)])
+    found = [
+        space.sample(
+            1, np.random.default_rng(i), centre=np.full(3, 1 / 3), concentration=(1.0, 3.0)
+        )
+        for i in range(60)
+    ]
+    assert sum(f.pulled for f in found) == 0
+    assert all(space.contains(f.weights).all() for f in found)

@@ -212,6 +212,15 @@ def test_targets_and_costs(trained: Study, worker: Any) -> None:
     assert costs["flops"].sum() == pytest.approx(sum(r.spec.flops for r in trained.runs()))
 
 
+def test_sql_reaches_no_file_outside_the_store(trained: Study, tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    (tmp_path / "in.csv").write_text("a\n1\n", encoding="utf-8")
+    for sql in (f"copy (select 1) to '{target}'", f"select * from '{tmp_path / 'in.csv'}'"):
+        with pytest.raises(UserError, match=r"^sql: "):
+            trained.store.query(sql)
+    assert not target.exists()
+
+
 def test_sql_that_writes_or_is_wrong_is_refused_and_changes_nothing(trained: Study) -> None:
     before = contents(trained)
     for sql in (

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from regmix import imports
-from regmix.config import FitConfig, StageConfig
+from regmix.config import FitConfig, ModelConfig, RunConfig, StageConfig
 from regmix.errors import UserError
 from regmix.mixture import Mixture, MixtureFile
 from regmix.study import Study, create_for_import
@@ -20,6 +20,12 @@ from regmix.template import write_template
 
 Make = Callable[..., Study]
 QUICK = FitConfig(regressor="gp", samples=2000, repeats=1)
+
+
+def another_proxy(study: Study) -> Study:
+    """The same folder after its ``proxy:`` was changed."""
+    proxy = RunConfig(model=ModelConfig(size="4m"))
+    return Study(study.layout, study.config.model_copy(update={"proxy": proxy}))
 
 
 def run_files(study: Study) -> dict[str, bytes]:
@@ -194,6 +200,72 @@ def test_comparison_pairs_by_seed(trained: Study, worker: Any) -> None:
     assert gain is not None
     assert gain.by_seed == pytest.approx({3: 2.0, 4: 2.0})
     assert gain.verdict(0.01) == "better"
+
+
+def test_runs_for_other_data_or_another_proxy_are_not_trained(make_study: Make) -> None:
+    study = make_study()
+    study.propose()
+    old = set(study.open_runs())
+    newer = make_study(tokens={"web": 700_000, "code": 300_000, "math": 100_000})
+    assert newer.open_runs() == []
+    newer.propose()
+    assert newer.open_runs()
+    assert not old & set(newer.open_runs())
+    study = another_proxy(newer)
+    assert study.open_runs() == []
+    spec = study.target_run("larger", Mixture.uniform(study.domains))
+    study.add_run(spec)
+    assert study.open_runs() == [spec.run_id]
+
+
+def test_runs_of_a_former_proxy_are_never_fitted_in_silence(make_study: Make, worker: Any) -> None:
+    study = make_study()
+    study.propose()
+    worker.finish_all(study)
+    with pytest.raises(UserError, match=r"none of the \d+ finished runs is of the proxy"):
+        another_proxy(study).observations()
+
+
+def test_a_larger_model_alone_does_not_hide_the_comparison(trained: Study, worker: Any) -> None:
+    assert trained.fit(settings=QUICK).fit_id
+    for number, (name, mixture) in enumerate(
+        {"proposal": trained.best(), **trained.references()}.items()
+    ):
+        spec = trained.target_run(name, mixture)
+        trained.add_run(spec)
+        _finish_target(trained, worker, spec.run_id, 2.0 + number)
+    alone = StageConfig(study=".", mixture="best.yaml", name="alone", model=ModelConfig(size="60m"))
+    spec = trained.stage_run(alone, trained.best())
+    trained.add_run(spec)
+    _finish_target(trained, worker, spec.run_id, 1.0)
+    found = trained.comparison()
+    assert found is not None
+    assert set(found.values["mixture"]) == {"proposal", "natural", "uniform"}
+
+
+def _finish_target(study: Study, worker: Any, run_id: str, value: float) -> None:
+    record = next(r for r in study.runs() if r.spec.run_id == run_id)
+    worker.finish(record, {f"bpb/{d}": value for d in study.domains})
+
+
+@pytest.mark.parametrize("name", ["../best", "a/b", ".hidden"])
+def test_a_mixture_file_stays_in_its_folder(trained: Study, name: str) -> None:
+    with pytest.raises(UserError, match="holds no folder"):
+        trained.fit(settings=QUICK, name=name)
+    assert trained.fit(settings=QUICK).fit_id
+    with pytest.raises(UserError, match="no fit"):
+        trained.latest_fit(f"../fits/{trained.latest_fit().fit_id}")
+
+
+def test_a_noisy_swarm_is_called_a_coin_toss(make_study: Make, worker: Any) -> None:
+    study = make_study()
+    study.propose()
+    rng = np.random.default_rng(0)
+    for record in study.runs():
+        worker.finish(record, {f"bpb/{d}": 2 + rng.normal() for d in study.domains})
+    warnings = study.fit(settings=QUICK).diagnostics["warnings"]
+    assert any("spread is" in w and "coin toss" in w for w in warnings)
+    assert any("held-out rank correlation" in w and "take the proposal" in w for w in warnings)
 
 
 def test_a_stage_that_repeats_too_often_is_refused_with_numbers(make_study: Make) -> None:
