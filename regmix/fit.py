@@ -150,7 +150,7 @@ def _objective_scores(data: Observations, held_out: pd.DataFrame, objective: Obj
 def _objective_warnings(data: Observations, objective: Objective, scores: Scores) -> Iterator[str]:
     """What makes the decision itself doubtful."""
     noise = data.objective_noise(objective.value)
-    spread = float(objective.value({m: data.y(m) for m in objective.metrics}).std())
+    spread = float(objective.value({m: data.y(m) for m in objective.metrics}).std(ddof=1))
     if spread < ADVISED_SNR * noise:
         yield (
             f"objective: the swarm's spread is {spread / noise:.1f}x the seed noise; below "
