@@ -152,3 +152,20 @@ def test_help_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize("name", ["regmix.study", "regmix.store", "regmix.console"])
 def test_study_api_loads_no_torch(name: str) -> None:
     assert not {"torch", "transformers"} & set(loaded_by(f"import {name}"))
+
+
+TRAINER = modules("proxy_trainer")
+TYPES = {
+    "regmix", "regmix.config", "regmix.errors", "regmix.files", "regmix.hashing", "regmix.layout",
+    "regmix.manifest", "regmix.mixture", "regmix.runs", "regmix.sizes",
+}  # fmt: skip
+ENTRANCES = {"proxy_trainer.stages", "proxy_trainer.steps"}
+"""Where a command enters the trainer, with a study in its hand."""
+
+
+@pytest.mark.parametrize("name", sorted(TRAINER))
+def test_the_trainer_knows_types_and_files_of_regmix_alone(name: str) -> None:
+    nodes = list(ast.walk(ast.parse(TRAINER[name].read_text("utf-8"))))
+    found = imported([n for n in nodes if isinstance(n, ast.stmt)], REGMIX)
+    ours = {other for other in found if family(other).startswith("regmix")}
+    assert ours <= TYPES | ({"regmix.study"} if name in ENTRANCES else set())

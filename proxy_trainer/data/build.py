@@ -12,6 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from proxy_trainer.data import tokenizer as tokenizers
+from proxy_trainer.data.shards import ShardWriter, check_shard_size, dtype_for
+from proxy_trainer.data.sources import Counts, Input, documents, expand
 from proxy_trainer.processes import claimed, die_with_parent
 from regmix.config import Domain, Source, StudyConfig
 from regmix.errors import UserError
@@ -19,10 +22,6 @@ from regmix.files import read_json, write_json, write_whole
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest, split_from_dict
-
-from . import tokenizer as tokenizers
-from .shards import ShardWriter, check_shard_size, dtype_for
-from .sources import Counts, Input, documents, expand
 
 BATCH_DOCUMENTS = 256
 Progress = Callable[[int, int], None]

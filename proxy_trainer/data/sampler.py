@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from proxy_trainer.data.shards import DomainTokens, IntArray
 from regmix.errors import UserError
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
 from regmix.mixture import FloatArray, Mixture
-
-from .shards import DomainTokens, IntArray
 
 
 def schedule(weights: FloatArray, blocks: int, seed: int = 0) -> npt.NDArray[np.int32]:
