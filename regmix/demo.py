@@ -274,8 +274,10 @@ def domain_files(corpus: Path) -> dict[str, tuple[Path, Path]]:
         splits[split] = {}
         for path in sorted(folder.iterdir()):
             suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
-            if suffix is None or path.name.startswith(".") or not path.is_file():
+            if path.name.startswith((".", "README", "LICENSE")) or not path.is_file():
                 continue
+            if suffix is None:
+                raise UserError(f"{path}: none of the suffixes {', '.join(SUFFIXES)}; move it away")
             name = path.name.removesuffix(suffix)
             check_name(name, str(path))
             if name in splits[split]:

@@ -96,3 +96,11 @@ def test_the_real_corpus_is_one(real_data: Path) -> None:
     found = domain_files(real_data / "corpus")
     assert sorted(found) == ["books", "code", "docs", "knowledge", "math", "wiki"]
     assert all(train.is_file() and valid.is_file() for train, valid in found.values())
+
+
+@pytest.mark.parametrize("name", ["math.jsonl.xz", "math.csv"])
+def test_a_file_that_cannot_be_read_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    text = corpus(tmp_path, *(f"{s}/{d}.jsonl" for s in ("train", "valid") for d in ("a", "b")))
+    (text / "train" / name).write_text("x", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"{name}: none of the suffixes \.jsonl"):
+        domain_files(text)
