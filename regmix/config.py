@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -24,6 +25,7 @@ from regmix.yaml_io import KeyPath
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+_PATTERN = re.compile(r"[*?\[]")
 _NAME = re.compile(r"[^\s/\\.][^\s\\]{0,199}")
 
 
@@ -75,6 +77,9 @@ class Domain(Strict):
     valid_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     tags: tuple[str, ...] = ()
     group: str | None = None
+    """What it belongs to: groups can be bounded as one."""
+    tokens: Positive | None = None
+    """Training tokens there are of it; only where the data is not built here."""
 
     @field_validator("train", "valid", mode="before")
     @classmethod
@@ -185,22 +190,48 @@ def _ordered(bound: tuple[float, float]) -> tuple[float, float]:
 Bound = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 
 
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
 class GroupBound(Strict):
     """Bounds on the sum of several weights."""
 
-    domains: tuple[str, ...]
+    domains: Names = ()
+    """Names or patterns, such as ``web/*``."""
+    group: str | None = None
+    """Instead: all domains of this ``group``."""
+    tag: str | None = None
+    """Instead: all domains with this tag."""
     lower: Share = 0.0
     upper: Share = 1.0
 
     @model_validator(mode="after")
-    def _ordered(self) -> GroupBound:
+    def _checked(self) -> GroupBound:
+        if bool(self.domains) + (self.group is not None) + (self.tag is not None) != 1:
+            raise ValueError("give one of 'domains', 'group' and 'tag'")
         _ordered((self.lower, self.upper))
         return self
 
-    @field_validator("domains", mode="before")
-    @classmethod
-    def _list(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
+
+class RatioBound(Strict):
+    """Bounds on one sum of weights over another."""
+
+    of: Annotated[Names, Field(min_length=1)]
+    to: Annotated[Names, Field(min_length=1)]
+    lower: Annotated[float, Field(ge=0)] = 0.0
+    upper: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _checked(self) -> RatioBound:
+        if self.upper is not None:
+            _ordered((self.lower, self.upper))
+        elif self.lower == 0:
+            raise ValueError("give 'lower' or 'upper'")
+        return self
 
 
 class SpaceConfig(Strict):
@@ -209,6 +240,9 @@ class SpaceConfig(Strict):
     bounds: dict[str, Bound] = {}
     """Per domain: [lower, upper]."""
     groups: dict[str, GroupBound] = {}
+    ratios: dict[str, RatioBound] = {}
+    pinned: dict[str, dict[str, PositiveFloat]] = {}
+    """By a name of your own: domains that keep these shares relative to each other."""
     max_epochs: PositiveFloat | None = None
     """Repetition cap: weight · budget_tokens ≤ max_epochs · available tokens."""
     budget_tokens: Positive | None = None
@@ -222,19 +256,46 @@ class SpaceConfig(Strict):
         return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
 
     @model_validator(mode="after")
-    def _budget(self) -> SpaceConfig:
+    def _checked(self) -> SpaceConfig:
         if self.max_epochs is not None and self.budget_tokens is None:
             raise ValueError("max_epochs needs budget_tokens")
+        for name, shares in self.pinned.items():
+            if len(shares) < 2:
+                raise ValueError(f"pinned.{name}: shares of two or more domains are needed")
+        pinned = [d for shares in self.pinned.values() for d in shares]
+        for domain in pinned:
+            if pinned.count(domain) > 1:
+                raise ValueError(f"pinned: domain '{domain}' stands in two sets; join them")
         return self
 
 
-class ObjectiveConfig(Strict):
-    """What is optimised: a weighted mean of metrics, lower-is-better ones as they are."""
+class LimitsConfig(Strict):
+    """No metric may be worse than at a reference mixture by more than a share of its value."""
 
+    reference: str = "natural"
+    """natural, uniform, or a mixture file's name in ``mixes/``."""
+    worse: float | None = None
+    """Share allowed for every metric of the objective; 0: none may be worse."""
+    metrics: dict[str, float] = {}
+    """Shares for single metrics; they go before ``worse``."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.9
+    """Probability with which each limit is to hold, by the surrogate."""
+
+
+class ObjectiveConfig(Strict):
+    """What is optimised; lower-is-better metrics as they are, the others turned."""
+
+    kind: Literal["weighted", "relative", "worst"] = "weighted"
+    """Weighted mean; weighted mean of relative losses against ``reference``; the worst of them."""
     weights: dict[str, PositiveFloat] = {}
     """Metric to weight; empty: every bpb/<domain>, or every metric if there is none."""
     directions: dict[str, Literal["lower", "higher"]] = {}
     """Only for metrics whose name does not tell."""
+    snr_weights: bool = False
+    """Multiply each weight by the share of the metric's variance that is not seed noise."""
+    reference: str = "natural"
+    """natural, uniform, or a mixture file's name in ``mixes/``; for relative and worst."""
+    limits: LimitsConfig = LimitsConfig()
 
 
 class FitConfig(Strict):
@@ -242,11 +303,21 @@ class FitConfig(Strict):
 
     regressor: str = "auto"
     folds: Annotated[int, Field(ge=2)] = 5
-    repeats: Annotated[int, Field(ge=1)] = 2
-    samples: Positive = 100_000
+    repeats: Annotated[int, Field(ge=1)] | None = None
+    """Of the folds; empty: 3 below 96 runs, 2 below 256, then 1."""
+    monotone: dict[str, dict[str, Literal["rising", "falling"]]] = {}
+    """Metric to domain to direction, for regressors that can be held to it (lightgbm)."""
+    samples: Positive = 20_000
     """Mixtures simulated by the solver."""
     top_k: Positive = 100
     """Best simulated mixtures whose mean starts the local search."""
+    caution: Annotated[float, Field(ge=0)] | None = None
+    """Standard deviations added to the objective in the search; empty: 0 for a convex surrogate,
+    else 1."""
+    kl: Annotated[float, Field(ge=0)] = 0.0
+    """Pull to natural: this many swarm spreads of the objective per nat of divergence."""
+    bootstraps: Annotated[int, Field(ge=0)] = 12
+    """Refits on resampled runs that say how far the optimum moves."""
 
 
 class LaunchConfig(Strict):
@@ -318,7 +389,14 @@ def load_study(path: Path) -> StudyConfig:
             raise UserError(f"{where}: domain '{name}' is named twice")
     _known(path, config.space.bounds, names, ("space", "bounds"))
     for group, bound in config.space.groups.items():
-        _known(path, bound.domains, names, ("space", "groups", group, "domains"))
+        plain = [d for d in bound.domains if not _PATTERN.search(d)]
+        _known(path, plain, names, ("space", "groups", group, "domains"))
+    for ratio, sides in config.space.ratios.items():
+        for side, given in (("of", sides.of), ("to", sides.to)):
+            plain = [d for d in given if not _PATTERN.search(d)]
+            _known(path, plain, names, ("space", "ratios", ratio, side))
+    for name, shares in config.space.pinned.items():
+        _known(path, shares, names, ("space", "pinned", name))
     return config
 
 

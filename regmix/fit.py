@@ -1,13 +1,14 @@
 """Fit: cross-validate candidates per metric, choose, calibrate, fit on all runs.
 
 Selection is honest: a regressor is scored, chosen and calibrated on held-out folds of the training
-runs alone. The folds are drawn over run ids in sorted order, so shuffled input gives the same fit.
+runs alone. Rows are taken in the order of their run ids and metrics in the order of their names, so
+that shuffled input gives the same fit to the last digit. Nothing here knows the objective.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,20 +16,20 @@ import pandas as pd
 from scipy import stats
 
 from regmix.config import FitConfig
-from regmix.errors import UserError
+from regmix.errors import UserError, unknown_name
 from regmix.mixture import FloatArray
-from regmix.objective import Objective
+from regmix.noise import relative_variances
 from regmix.observations import Observations
-from regmix.regressors import NAMES, Prediction, create
+from regmix.regressors import CANDIDATES, Context, Prediction, Regressor, regressor
+from regmix.regressors.ensemble import Ensemble, Share, stacked_held_out, weigh
+from regmix.regressors.held_out import Folds, HeldOut, conformal_scale, held_out
 from regmix.surrogate import FittedMetric, Scores, Surrogate
 
 MINIMUM_RUNS = 8
-MANY_RUNS = 256
-"""From here on one repeat of the folds says enough."""
-TIE = 0.02
+MANY_RUNS, FEW_RUNS = 256, 96
+"""From the first on one repeat of the folds says enough; below the second, two are too few."""
+TIE = 0.01
 """A later (less simple) candidate must lower the held-out RMSE by this share to be chosen."""
-ADVISED_SNR, ADVISED_SPEARMAN = 8.0, 0.9
-"""What a swarm should reach for its optimum to be trusted (DECISIONS)."""
 Progress = Callable[[int, int], None]
 
 
@@ -38,98 +39,155 @@ class FitResult:
 
     surrogate: Surrogate
     held_out: pd.DataFrame
-    """Indexed by run id: per metric ``<metric>`` (mean) and ``<metric>_std``."""
-    objective_scores: Scores
-    warnings: tuple[str, ...]
+    """Indexed by run id: per metric ``<metric>`` (mean) and ``<metric>_std``, calibrated."""
 
 
 def fit(
     data: Observations,
     metrics: Sequence[str],
-    objective: Objective,
     config: FitConfig,
     progress: Progress | None = None,
 ) -> FitResult:
     """Fit a surrogate to a study's observations.
 
     Args:
-        metrics: which metrics; must include the objective's.
-        progress: called with (regressors fitted to metrics, in all).
+        metrics: which metrics.
+        progress: called with (steps done, in all).
 
     Raises:
-        UserError: too few runs, or an unknown regressor.
+        UserError: too few runs, an unknown regressor, or ``fit.monotone`` names what is not there.
     """
     runs = len(data.weights)
     if runs < MINIMUM_RUNS:
         raise UserError(f"{runs} runs are too few to fit; at least {MINIMUM_RUNS} are needed")
     order = np.argsort(data.weights.index.to_numpy(dtype=str))
+    names = sorted(metrics)
     x = data.x()[order]
-    names = NAMES if config.regressor == "auto" else (config.regressor,)
-    fitted, held_out = [], {}
-    for number, metric in enumerate(metrics):
-        y = data.y(metric)[order]
-        chosen, prediction = _fit_metric(metric, x, y, names, config)
-        fitted.append(chosen)
-        held_out[metric], held_out[f"{metric}_std"] = prediction.mean, prediction.std
+    y = np.column_stack([data.y(m)[order] for m in names])
+    noise = relative_variances(data, names)
+    context = Context(
+        None if noise is None else noise[order], _monotone(config, names, data.domains)
+    )
+    folds = _folds(runs, config)
+    options = _try(config.regressor, x, y, context, folds, progress)
+    chosen = [_choose(options, i, y[:, i], config.regressor) for i in range(len(names))]
+    models = _fit_chosen([name for name, _ in chosen], options, x, y, context)
+    fitted, columns = [], {}
+    for i, (metric, (name, scores)) in enumerate(zip(names, chosen, strict=True)):
+        own = options[name].metric(i)
+        scale, shown = conformal_scale(y[:, i], own), own.average()
+        fitted.append(FittedMetric(metric, name, models[i], scale, scores[name], scores))
+        columns[metric], columns[f"{metric}_std"] = shown.mean, shown.std * scale
+    frame = pd.DataFrame(columns, index=data.weights.index[order])
+    by_name = {m.name: m for m in fitted}
+    ordered = tuple(by_name[m] for m in metrics)
+    surrogate = Surrogate(data.domains, ordered, _correlation(data, frame, metrics))
+    return FitResult(surrogate, frame.loc[data.weights.index])
+
+
+def _folds(runs: int, config: FitConfig) -> Folds:
+    automatic = 1 if runs >= MANY_RUNS else 2 if runs >= FEW_RUNS else 3
+    return Folds.draw(runs, config.folds, config.repeats or automatic)
+
+
+def _monotone(
+    config: FitConfig, metrics: Sequence[str], domains: Sequence[str]
+) -> np.ndarray | None:
+    if not config.monotone:
+        return None
+    found = np.zeros((len(metrics), len(domains)), dtype=np.int64)
+    for metric, by_domain in config.monotone.items():
+        for domain, way in by_domain.items():
+            if domain not in domains:
+                raise unknown_name("domain", domain, domains, f"fit.monotone.{metric}")
+            if metric in metrics:
+                sign = 1 if way == "rising" else -1
+                found[list(metrics).index(metric), list(domains).index(domain)] = sign
+    return found
+
+
+def _try(
+    asked: str,
+    x: FloatArray,
+    y: FloatArray,
+    context: Context,
+    folds: Folds,
+    progress: Progress | None,
+) -> dict[str, HeldOut]:
+    """Held-out predictions of all that may be chosen, the simpler first."""
+    stacked = asked in ("auto", Ensemble.name)
+    names = CANDIDATES if stacked else (asked,)
+    held = {}
+    for number, name in enumerate(names):
+        held[name] = held_out(regressor(name), x, y, folds, context)
         if progress:
-            progress(number + 1, len(metrics))
-    frame = pd.DataFrame(held_out, index=data.weights.index[order])
-    scores = _objective_scores(data, frame, objective)
-    return FitResult(
-        surrogate=Surrogate(data.domains, tuple(fitted)),
-        held_out=frame.loc[data.weights.index],
-        objective_scores=scores,
-        warnings=(
-            *_objective_warnings(data, objective, scores),
-            *_warnings(data, metrics, fitted),
-        ),
+            progress(number + 1, len(names) + 1)  # the last step is the fit on all runs
+    if stacked:
+        parts = [
+            stacked_held_out([h.metric(i) for h in held.values()], y[:, i], folds)
+            for i in range(y.shape[1])
+        ]
+        held[Ensemble.name] = HeldOut(
+            np.concatenate([p.mean for p in parts], axis=2),
+            np.concatenate([p.std for p in parts], axis=2),
+        )
+    return held
+
+
+def _choose(
+    options: dict[str, HeldOut], metric: int, y: FloatArray, asked: str
+) -> tuple[str, dict[str, Scores]]:
+    """The simplest option that is as good as the best, and what each scored."""
+    scores = {name: _score(y, held.metric(metric)) for name, held in options.items()}
+    if asked != "auto":
+        return asked, scores
+    least = min(s.rmse for s in scores.values())
+    return next(n for n, s in scores.items() if s.rmse <= least * (1 + TIE)), scores
+
+
+def _fit_chosen(
+    chosen: Sequence[str],
+    options: dict[str, HeldOut],
+    x: FloatArray,
+    y: FloatArray,
+    context: Context,
+) -> list[Regressor]:
+    """Fit each metric's chosen regressor to all runs; one ensemble member serves many metrics."""
+    bases = {name: held for name, held in options.items() if name != Ensemble.name}
+    shares = [
+        weigh({n: held.metric(i) for n, held in bases.items()}, y[:, i])
+        if name == Ensemble.name
+        else {name: Share(1.0, 1.0)}
+        for i, name in enumerate(chosen)
+    ]
+    ensembles = Ensemble.fit_members(shares, x, y, context)
+    return [
+        whole if name == Ensemble.name else whole.members[0].model
+        for name, whole in zip(chosen, ensembles, strict=True)
+    ]
+
+
+def _score(y: FloatArray, found: HeldOut) -> Scores:
+    """Scores over all repeats, after calibration; each is the mean over the repeats."""
+    scale = conformal_scale(y, found)
+    repeats = zip(found.mean[..., 0], found.std[..., 0] * scale, strict=True)
+    each = [score(y, Prediction(mean, std)) for mean, std in repeats]
+    return Scores(
+        spearman=float(np.mean([s.spearman for s in each])),
+        r2=float(np.mean([s.r2 for s in each])),
+        mae=float(np.mean([s.mae for s in each])),
+        rmse=math.sqrt(float(np.mean([s.rmse**2 for s in each]))),
+        coverage90=float(np.mean([s.coverage90 for s in each])),
     )
 
 
-def _fit_metric(
-    metric: str, x: FloatArray, y: FloatArray, names: Sequence[str], config: FitConfig
-) -> tuple[FittedMetric, Prediction]:
-    tried = {name: _cross_validate(name, x, y, config) for name in names}
-    scores = {name: _score(y, *out) for name, out in tried.items()}
-    chosen = names[0]
-    for name in names[1:]:
-        if scores[name].rmse < (1 - TIE) * scores[chosen].rmse:
-            chosen = name
-    prediction, scale = tried[chosen]
-    calibrated = Prediction(prediction.mean, prediction.std * scale)
-    model = create(chosen).fit(x, y)
-    return FittedMetric(metric, chosen, model, scale, scores[chosen], scores), calibrated
-
-
-def _cross_validate(
-    name: str, x: FloatArray, y: FloatArray, config: FitConfig
-) -> tuple[Prediction, float]:
-    """Held-out prediction of every run (mean over repeats) and the scale that calibrates it."""
-    repeats = 1 if len(x) >= MANY_RUNS else config.repeats
-    mean, variance = np.zeros((repeats, len(x))), np.zeros((repeats, len(x)))
-    for repeat in range(repeats):
-        for train, test in folds(len(x), config.folds, seed=repeat):
-            found = create(name).fit(x[train], y[train]).predict(x[test])
-            mean[repeat, test], variance[repeat, test] = found.mean, found.std**2
-    z2 = (y - mean) ** 2 / np.maximum(variance, 1e-24)
-    return Prediction(mean.mean(0), np.sqrt(variance.mean(0))), float(np.sqrt(z2.mean()))
-
-
-def folds(runs: int, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Train and test rows of k shuffled folds, a function of the number of runs and the seed."""
-    order = np.random.default_rng([seed, 4]).permutation(runs)
-    parts = np.array_split(order, min(count, runs))
-    for part in parts:
-        yield np.setdiff1d(order, part), np.sort(part)
-
-
-def _score(y: FloatArray, prediction: Prediction, scale: float) -> Scores:
-    residual = y - prediction.mean
+def score(y: FloatArray, found: Prediction) -> Scores:
+    """How well predictions, shape ``(n,)``, fit what was measured."""
+    residual = y - found.mean
     spread = float(((y - y.mean()) ** 2).mean())
-    constant = np.ptp(prediction.mean) == 0 or np.ptp(y) == 0
-    inside = np.abs(residual) <= stats.norm.ppf(0.95) * prediction.std * scale
+    inside = np.abs(residual) <= stats.norm.ppf(0.95) * found.std
     return Scores(
-        spearman=0.0 if constant else float(stats.spearmanr(y, prediction.mean).statistic),
+        spearman=rank_correlation(y, found.mean),
         r2=1 - float((residual**2).mean()) / spread if spread else 0.0,
         mae=float(np.abs(residual).mean()),
         rmse=math.sqrt(float((residual**2).mean())),
@@ -137,47 +195,23 @@ def _score(y: FloatArray, prediction: Prediction, scale: float) -> Scores:
     )
 
 
-def _objective_scores(data: Observations, held_out: pd.DataFrame, objective: Objective) -> Scores:
-    aligned = held_out.loc[data.weights.index]
-    truth = objective.value({m: data.y(m) for m in objective.metrics})
-    mean = objective.value({m: aligned[m].to_numpy() for m in objective.metrics})
-    parts = [c * aligned[f"{m}_std"].to_numpy()
-             for c, m in zip(objective.coefficients, objective.metrics, strict=True)]  # fmt: skip
-    std = np.sqrt(np.sum(np.square(parts), axis=0))
-    return _score(truth, Prediction(mean, std), 1.0)
+def rank_correlation(truth: FloatArray, predicted: FloatArray) -> float:
+    """Spearman's rank correlation; 0 where one side is constant and ranks nothing."""
+    if np.ptp(truth) == 0 or np.ptp(predicted) == 0:
+        return 0.0
+    return float(stats.spearmanr(truth, predicted).statistic)
 
 
-def _objective_warnings(data: Observations, objective: Objective, scores: Scores) -> Iterator[str]:
-    """What makes the decision itself doubtful."""
-    noise = data.objective_noise(objective.value)
-    spread = float(objective.value({m: data.y(m) for m in objective.metrics}).std(ddof=1))
-    if spread < ADVISED_SNR * noise:
-        yield (
-            f"objective: the swarm's spread is {spread / noise:.1f}x the seed noise; below "
-            f"{ADVISED_SNR:g}x an optimum can be a coin toss; longer proxies help most"
-        )
-    if scores.spearman < ADVISED_SPEARMAN:
-        yield (
-            f"objective: held-out rank correlation {scores.spearman:.2f}, below "
-            f"{ADVISED_SPEARMAN:g}: take the proposal with care"
-        )
+def _correlation(data: Observations, held: pd.DataFrame, metrics: Sequence[str]) -> FloatArray:
+    """Correlation of the metrics' prediction errors, shrunk (OAS; Chen et al. 2010, eq. 23).
 
+    Errors go together: a run that is unlucky in its seed is so on most metrics. A sum of metrics
+    whose errors were taken as independent would look surer than it is.
+    """
+    from sklearn.covariance import oas
 
-def _warnings(
-    data: Observations, metrics: Sequence[str], fitted: Sequence[FittedMetric]
-) -> Iterator[str]:
-    runs, domains = data.weights.shape
-    if runs < 3 * domains:
-        yield (
-            f"{runs} runs for {domains} domains: effects of single domains can hardly be told "
-            f"apart; {3 * domains} or more are advised (Olmix, arXiv 2602.12237)"
-        )
-    for name in data.domains:
-        if data.weights[name].std() < 0.01:
-            yield f"domain '{name}' hardly varies over the runs; its effect cannot be identified"
-    noise = data.noise()
-    for metric, entry in zip(metrics, fitted, strict=True):
-        if entry.scores.spearman < 0.5:
-            yield f"{metric}: held-out rank correlation {entry.scores.spearman:.2f}; not reliable"
-        if data.spread()[metric] < 3 * noise[metric]:
-            yield f"{metric}: the swarm's spread is below 3x the seed noise; more tokens are needed"
+    truth = data.metrics.loc[held.index]  # the order of the run ids, so that nothing else matters
+    z = np.column_stack([(truth[m] - held[m]) / held[f"{m}_std"] for m in metrics])
+    covariance = np.atleast_2d(oas(z, assume_centered=True)[0])
+    root = np.sqrt(np.diag(covariance))
+    return np.asarray(covariance / np.outer(root, root))

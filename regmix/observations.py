@@ -29,6 +29,8 @@ class Observations:
     """``name``, ``role``, ``seed``, ``tokens`` of every run."""
     replicates: pd.DataFrame
     """Metrics of repeated mixtures, indexed by run id, with a column ``mixture`` (its hash)."""
+    replicate_weights: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Weights of the repeated mixtures, indexed by their hash."""
     singles: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Metrics of runs on one domain alone, by run name: references, not for fitting."""
     excluded: tuple[str, ...] = ()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from regmix import yaml_io
+from regmix import assess, yaml_io
 from regmix.errors import UserError
 from regmix.files import read_json, write_json, write_text
 from regmix.fit import FitResult
@@ -17,10 +18,11 @@ from regmix.layout import StudyLayout
 from regmix.mixture import Mixture, MixtureFile
 from regmix.objective import Objective
 from regmix.observations import Observations
-from regmix.solve import Candidate, Proposal
+from regmix.solve import Proposal
 from regmix.surrogate import Surrogate
 
 LATEST = "latest.json"
+SURROGATE, HELD_OUT, DIAGNOSTICS = "surrogate.json.gz", "held_out.csv", "diagnostics.json"
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,12 @@ class Fit:
     @property
     def surrogate(self) -> Surrogate:
         """The fitted regressors."""
-        return Surrogate.load(self.folder / "surrogate.json.gz")
+        return Surrogate.load(self.folder / SURROGATE)
 
     @property
     def held_out(self) -> pd.DataFrame:
         """Held-out predictions by run id: ``<metric>`` and ``<metric>_std``."""
-        return pd.read_csv(self.folder / "held_out.csv", dtype={"run_id": str}).set_index("run_id")
+        return _read_held_out(self.folder)
 
     @property
     def mixture_name(self) -> str:
@@ -54,46 +56,94 @@ class Fit:
         return self.proposal.best.mixture
 
 
-def fit_id(data: Observations, metrics: list[str], objective: Objective, settings: Any) -> str:
-    """Identity of a fit: everything that changes its result."""
+def surrogate_id(data: Observations, metrics: Sequence[str], settings: Any) -> str:
+    """Identity of a surrogate: everything that changes its predictions."""
     ordered = data.frame().sort_index()
+    repeats = data.replicates.sort_index().round(12)
     return fingerprint(
         [
             ordered.index.tolist(),
             ordered.drop(columns=data.info.columns).round(12).to_dict("list"),
-            metrics,
-            asdict(objective),
+            repeats.to_dict("list"),
+            sorted(metrics),
             settings,
         ],
         length=12,
     )
 
 
+def fit_id(surrogate: str, objective: Objective, settings: Any) -> str:
+    """Identity of a fit: of its surrogate, and of everything that changes the proposal."""
+    return fingerprint([surrogate, asdict(objective), settings], length=12)
+
+
+def find_surrogate(layout: StudyLayout, identity: str) -> FitResult | None:
+    """A surrogate that an earlier fit left behind: a changed objective never refits."""
+    for path in sorted(layout.fits.glob("*/diagnostics.json")):
+        if read_json(path).get("surrogate_id") == identity:
+            folder = path.parent
+            return FitResult(Surrogate.load(folder / SURROGATE), _read_held_out(folder))
+    return None
+
+
 def save(
     layout: StudyLayout,
     identity: str,
     result: FitResult,
-    objective: Objective,
     proposal: Proposal,
-    data: Observations,
-    mixture_name: str,
+    diagnostics: dict[str, Any],
+    provenance: dict[str, Any],
 ) -> Fit:
     """Write a fit's folder and the mixture file, and make it the latest."""
     folder = layout.fits / identity
+    result.surrogate.save(folder / SURROGATE)
+    write_text(folder / HELD_OUT, result.held_out.rename_axis("run_id").to_csv())
+    write_text(folder / "proposal.yaml", yaml_io.dump(proposal.as_dict()))
+    name = diagnostics["mixture_name"]
+    predicted = {m: {"mean": v, "std": s} for m, (v, s) in proposal.best.metrics.items()}
+    mixture = MixtureFile(name, proposal.best.mixture, {**provenance, "predicted": predicted})
+    mixture.save(folder / "mixture.yaml")
+    # Last: a folder without diagnostics is not a fit yet.
+    write_json(folder / DIAGNOSTICS, diagnostics)
+    return publish(layout, identity)
+
+
+def publish(layout: StudyLayout, identity: str) -> Fit:
+    """Make a fit on disk the latest, and its mixture the one of that name."""
+    found = load(layout, identity)
+    kept = MixtureFile.load(found.folder / "mixture.yaml")
+    kept.save(layout.mixture(found.mixture_name))
+    write_json(layout.fits / LATEST, {"fit_id": identity})
+    return found
+
+
+def exists(layout: StudyLayout, identity: str) -> bool:
+    """Whether a fit was finished."""
+    return (layout.fits / identity / DIAGNOSTICS).exists()
+
+
+def diagnose(
+    data: Observations,
+    result: FitResult,
+    objective: Objective,
+    identity: Mapping[str, str],
+) -> dict[str, Any]:
+    """What a fit records about itself, as plain values.
+
+    Args:
+        identity: ``fit_id``, ``surrogate_id`` and ``mixture_name``.
+    """
     surrogate = result.surrogate
-    surrogate.save(folder / "surrogate.json.gz")
-    held_out = result.held_out.rename_axis("run_id").to_csv()
-    write_text(folder / "held_out.csv", held_out)
     noise, spread = data.noise(), data.spread()
-    diagnostics = {
-        "fit_id": identity,
-        "mixture_name": mixture_name,
+    scores = assess.objective_scores(data, result.held_out, surrogate, objective)
+    return {
+        **identity,
         "runs": len(data.weights),
         "domains": list(data.domains),
         "objective": {**asdict(objective), "text": objective.describe()},
-        "objective_scores": asdict(result.objective_scores),
+        "objective_scores": asdict(scores),
         "objective_noise": _or_none(data.objective_noise(objective.value)),
-        "objective_spread": float(objective_values(data, objective).std()),
+        "objective_spread": float(assess.values(data, objective).std(ddof=1)),
         "best_single": best_single(data, objective),
         "metrics": {
             m.name: {
@@ -105,22 +155,9 @@ def save(
             }
             for m in surrogate.metrics
         },
-        "warnings": list(result.warnings),
+        "warnings": list(assess.warnings(data, surrogate, objective, scores)),
         "excluded": list(data.excluded),
     }
-    write_json(folder / "diagnostics.json", diagnostics)
-    write_text(folder / "proposal.yaml", yaml_io.dump(_proposal_dict(proposal)))
-    provenance = {
-        "fit": identity,
-        "objective": objective.describe(),
-        "runs": len(data.weights),
-        "predicted": {m: {"mean": v, "std": s} for m, (v, s) in proposal.best.metrics.items()},
-    }
-    mixture = MixtureFile(mixture_name, proposal.best.mixture, provenance)
-    mixture.save(layout.mixture(mixture_name))
-    mixture.save(folder / "mixture.yaml")
-    write_json(layout.fits / LATEST, {"fit_id": identity})
-    return Fit(identity, folder, objective, proposal, diagnostics)
 
 
 def load(layout: StudyLayout, identity: str | None = None) -> Fit:
@@ -142,15 +179,21 @@ def load(layout: StudyLayout, identity: str | None = None) -> Fit:
         )
     diagnostics = read_json(folder / "diagnostics.json")
     raw = diagnostics["objective"]
-    objective = Objective(tuple(raw["metrics"]), tuple(raw["weights"]), tuple(raw["signs"]))
-    proposal = _proposal_from_dict(yaml_io.load(folder / "proposal.yaml"))
+    objective = Objective(
+        metrics=tuple(raw["metrics"]),
+        weights=tuple(raw["weights"]),
+        signs=tuple(raw["signs"]),
+        kind=raw["kind"],
+        reference=raw["reference"],
+        reference_values=tuple(raw["reference_values"]),
+    )
+    proposal = Proposal.of(yaml_io.load(folder / "proposal.yaml"))
     return Fit(identity, folder, objective, proposal, diagnostics)
 
 
 def objective_values(data: Observations, objective: Objective) -> pd.Series:
     """The objective of every run, by run id."""
-    values = objective.value({m: data.y(m) for m in objective.metrics})
-    return pd.Series(values, index=data.weights.index, name="objective")
+    return pd.Series(assess.values(data, objective), index=data.weights.index, name="objective")
 
 
 def best_single(data: Observations, objective: Objective) -> dict[str, Any] | None:
@@ -166,45 +209,6 @@ def _or_none(value: float) -> float | None:
     return None if value != value else value
 
 
-def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
-    return {
-        "name": candidate.name,
-        "weights": candidate.mixture.as_dict(),
-        "objective": {"mean": candidate.objective[0], "std": candidate.objective[1]},
-        "metrics": {m: {"mean": v, "std": s} for m, (v, s) in candidate.metrics.items()},
-        "probability_beaten": candidate.probability_beaten,
-    }
-
-
-def _candidate_from_dict(raw: dict[str, Any]) -> Candidate:
-    return Candidate(
-        name=raw["name"],
-        mixture=Mixture.of(raw["weights"]),
-        objective=(raw["objective"]["mean"], raw["objective"]["std"]),
-        metrics={m: (v["mean"], v["std"]) for m, v in raw["metrics"].items()},
-        probability_beaten=raw["probability_beaten"],
-    )
-
-
-def _proposal_dict(proposal: Proposal) -> dict[str, Any]:
-    return {
-        "kind": "proposal",
-        "best": _candidate_dict(proposal.best),
-        "baselines": [_candidate_dict(c) for c in proposal.baselines],
-        "active_constraints": list(proposal.active),
-        "nearest_run": proposal.nearest_run,
-        "nearest_distance": proposal.nearest_distance,
-        "typical_distance": proposal.typical_distance,
-        "extrapolates": proposal.extrapolates,
-    }
-
-
-def _proposal_from_dict(raw: dict[str, Any]) -> Proposal:
-    return Proposal(
-        best=_candidate_from_dict(raw["best"]),
-        baselines=tuple(_candidate_from_dict(c) for c in raw["baselines"]),
-        active=tuple(raw["active_constraints"]),
-        nearest_run=raw["nearest_run"],
-        nearest_distance=raw["nearest_distance"],
-        typical_distance=raw["typical_distance"],
-    )
+def _read_held_out(folder: Path) -> pd.DataFrame:
+    frame = pd.read_csv(folder / HELD_OUT, dtype={"run_id": str}, float_precision="round_trip")
+    return frame.set_index("run_id")

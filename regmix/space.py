@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from regmix.config import SpaceConfig
+from regmix.config import Domain, GroupBound, SpaceConfig
 from regmix.errors import UserError, unknown_name
 from regmix.mixture import FloatArray, Mixture
+from regmix.polytope import Polytope
 
 TOLERANCE = 1e-9
 _MAX_ROUNDS = 20
@@ -22,12 +24,14 @@ _PROJECTIONS = 10
 
 @dataclass(frozen=True)
 class Constraint:
-    """``lower ≤ Σ coefficients · weights ≤ upper``, with a name that a person recognises."""
+    """``lower <= Σ coefficients · weights <= upper``, with a name that a person recognises."""
 
     name: str
     coefficients: Mapping[str, float]
     lower: float = -np.inf
     upper: float = np.inf
+    note: str = ""
+    """Where the numbers come from, for messages."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,24 @@ class Sample:
 class Space:
     """The simplex over ``domains``, cut by linear constraints."""
 
-    def __init__(self, domains: Sequence[str], constraints: Iterable[Constraint] = ()) -> None:
+    def __init__(
+        self,
+        domains: Sequence[str],
+        constraints: Iterable[Constraint] = (),
+        pinned: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         """Validate the constraints' names.
+
+        Args:
+            pinned: by name, shares that some domains keep relative to each other.
 
         Raises:
             UserError: a constraint names a domain that there is not, or the space is empty; then
                 with the numbers of what is in conflict.
         """
         self.domains = tuple(domains)
-        self.constraints = tuple(constraints)
+        self.pinned = {name: dict(shares) for name, shares in (pinned or {}).items()}
+        self.constraints = (*constraints, *_pins(self.pinned))
         for constraint in self.constraints:
             for name in constraint.coefficients:
                 if name not in self.domains:
@@ -66,56 +79,77 @@ class Space:
                         "domain", name, self.domains, f"constraint {constraint.name}"
                     )
         rows = [[c.coefficients.get(d, 0.0) for d in self.domains] for c in self.constraints]
-        self._matrix = np.array(rows, dtype=float).reshape(len(rows), len(self.domains))
-        self._lower = np.array([c.lower for c in self.constraints], dtype=float)
-        self._upper = np.array([c.upper for c in self.constraints], dtype=float)
-        self._pinned = abs(self._upper - self._lower) < TOLERANCE
-        self.centre = self._find_centre()
+        self.polytope = Polytope(
+            np.array(rows, dtype=float).reshape(len(rows), len(self.domains)),
+            np.array([c.lower for c in self.constraints], dtype=float),
+            np.array([c.upper for c in self.constraints], dtype=float),
+        )
+        centre = self.polytope.centre()
+        if centre is None:
+            raise UserError(self._explain_empty())
+        self.centre: FloatArray = centre
+        self._blocks = [
+            (
+                np.array([self.domains.index(d) for d in shares]),
+                np.array(list(shares.values())) / sum(shares.values()),
+            )
+            for shares in self.pinned.values()
+        ]
 
     @classmethod
     def from_config(
-        cls, config: SpaceConfig, domains: Sequence[str], available: Mapping[str, int]
+        cls,
+        config: SpaceConfig,
+        domains: Sequence[Domain],
+        available: Mapping[str, int],
     ) -> Space:
         """The space a study describes; ``available`` holds training tokens by domain.
 
         Raises:
-            UserError: as the constructor, or a repetition cap without known tokens.
+            UserError: as the constructor, a pattern that no domain matches, or a repetition cap
+                without known tokens.
         """
+        names = [d.name for d in domains]
         constraints = [
             Constraint(f"bounds.{name}", {name: 1.0}, low, high)
             for name, (low, high) in config.bounds.items()
         ]
         constraints += [
-            Constraint(f"groups.{name}", dict.fromkeys(g.domains, 1.0), g.lower, g.upper)
-            for name, g in config.groups.items()
+            Constraint(
+                f"groups.{name}",
+                dict.fromkeys(_members(group, domains, f"space.groups.{name}"), 1.0),
+                group.lower,
+                group.upper,
+            )
+            for name, group in config.groups.items()
         ]
-        if config.max_epochs is not None and config.budget_tokens is not None:
-            missing = [d for d in domains if d not in available]
-            if missing:
-                raise UserError(
-                    f"space.max_epochs: tokens of {', '.join(missing)} are not known; "
-                    "build the data first"
-                )
-            cap = config.max_epochs / config.budget_tokens
-            constraints += [
-                Constraint(f"max_epochs.{d}", {d: 1.0}, upper=cap * available[d])
-                for d in domains
-                if cap * available[d] < 1
-            ]
-        return cls(domains, constraints)
+        for name, ratio in config.ratios.items():
+            where = f"space.ratios.{name}"
+            of, to = (matching(p, names, where) for p in (ratio.of, ratio.to))
+            constraints += _ratio(f"ratios.{name}", of, to, ratio.lower, ratio.upper)
+        constraints += _caps(config, names, available)
+        return cls(names, constraints, config.pinned)
+
+    def without(self, name: str) -> Space:
+        """The same space with one constraint left out."""
+        pinned = {n: shares for n, shares in self.pinned.items() if name != f"pinned.{n}"}
+        kept = [c for c in self.constraints if c.name != name and not c.name.startswith("pinned.")]
+        return Space(self.domains, kept, pinned)
 
     def contains(self, weights: FloatArray, tolerance: float = TOLERANCE) -> npt.NDArray[np.bool_]:
         """Which rows of ``(n, n_domains)`` are allowed; shape ``(n,)``."""
         weights = np.atleast_2d(weights)
         on_simplex = (weights >= -tolerance).all(1) & (abs(weights.sum(1) - 1) <= 1e-6)
-        values = weights @ self._matrix.T
-        inside = (values >= self._lower - tolerance) & (values <= self._upper + tolerance)
+        values = weights @ self.polytope.matrix.T
+        inside = (values >= self.polytope.lower - tolerance) & (
+            values <= self.polytope.upper + tolerance
+        )
         result: npt.NDArray[np.bool_] = on_simplex & inside.all(1)
         return result
 
     def violations(self, mixture: Mixture, tolerance: float = TOLERANCE) -> list[str]:
         """What a mixture breaks, each with its numbers; empty if it is allowed."""
-        values = self._matrix @ mixture.array()
+        values = self.polytope.matrix @ mixture.array()
         found = []
         for value, c in zip(values, self.constraints, strict=True):
             if value < c.lower - tolerance:
@@ -126,18 +160,41 @@ class Space:
 
     def active(self, mixture: Mixture, tolerance: float = 1e-4) -> list[str]:
         """Names of the constraints that hold a mixture back."""
-        values = self._matrix @ mixture.array()
-        return [
+        values = self.polytope.matrix @ mixture.array()
+        names = [
             c.name
             for value, c in zip(values, self.constraints, strict=True)
             if min(value - c.lower, c.upper - value) < tolerance
         ]
+        return list(dict.fromkeys(names))
+
+    def unimax(self) -> Mixture:
+        """Uniform as far as single domains' caps allow it (UniMax, arXiv 2304.09151).
+
+        Domains are filled evenly; one that reaches its cap stays there and the others share the
+        rest. Where other constraints forbid the result, the nearest allowed mixture is taken.
+        """
+        caps = np.ones(len(self.domains))
+        for c in self.constraints:
+            if len(c.coefficients) == 1 and next(iter(c.coefficients.values())) == 1.0:
+                index = self.domains.index(next(iter(c.coefficients)))
+                caps[index] = min(caps[index], c.upper)
+        level, left = np.zeros(len(caps)), np.ones(len(caps), dtype=bool)
+        while left.any():
+            share = (1 - level[~left].sum()) / left.sum()
+            full = left & (caps <= share)
+            if not full.any():
+                level[left] = share
+                break
+            level[full], left = caps[full], left & ~full
+        return Mixture.from_array(self.domains, self.pull((level / level.sum())[None])[0])
 
     def linear(self) -> optimize.LinearConstraint | None:
         """The constraints for scipy's solvers; None if there are only the simplex's own."""
         if not self.constraints:
             return None
-        return optimize.LinearConstraint(self._matrix, self._lower, self._upper)
+        p = self.polytope
+        return optimize.LinearConstraint(p.matrix, p.lower, p.upper)
 
     def pull(self, weights: FloatArray) -> FloatArray:
         """Move rows into the space; allowed rows stay.
@@ -159,7 +216,9 @@ class Space:
 
     def _project(self, weights: FloatArray) -> FloatArray:
         """One round of projections onto each constraint, then back onto the simplex."""
-        for row, lower, upper in zip(self._matrix, self._lower, self._upper, strict=True):
+        for row, lower, upper in zip(
+            self.polytope.matrix, self.polytope.lower, self.polytope.upper, strict=True
+        ):
             normal = row - row.mean()  # the sum of the weights stays
             square = normal @ normal
             if square > 0:
@@ -171,14 +230,16 @@ class Space:
 
     def _onto_pinned(self, weights: FloatArray) -> FloatArray:
         """Exactly onto the constraints that leave no room, and onto sum 1."""
-        rows = np.vstack([np.ones(len(self.domains)), self._matrix[self._pinned]])
+        p = self.polytope
+        rows = np.vstack([np.ones(p.size), p.matrix[p.pinned]])
         off = (weights - self.centre) @ rows.T
         return np.asarray(weights - off @ np.linalg.pinv(rows).T)
 
     def _towards_centre(self, weights: FloatArray) -> FloatArray:
-        rows = np.vstack([self._matrix[~self._pinned], np.eye(len(self.domains))])
-        upper = np.concatenate([self._upper[~self._pinned], np.ones(len(self.domains))])
-        lower = np.concatenate([self._lower[~self._pinned], np.zeros(len(self.domains))])
+        p = self.polytope
+        rows = np.vstack([p.matrix[~p.pinned], np.eye(p.size)])
+        upper = np.concatenate([p.upper[~p.pinned], np.ones(p.size)])
+        lower = np.concatenate([p.lower[~p.pinned], np.zeros(p.size)])
         at_centre = rows @ self.centre
         direction = (weights - self.centre) @ rows.T
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -207,7 +268,7 @@ class Space:
         proposed = have = 0
         rejected = np.zeros((0, len(self.domains)))
         for _ in range(max(_MAX_ROUNDS, _MIN_DRAWS // count if count else 0)):
-            drawn = _dirichlet(count, rng, centre, concentration)
+            drawn = self._together(_dirichlet(count, rng, centre, concentration))
             allowed = self.contains(drawn)
             need = count - have
             hits = drawn[allowed]
@@ -221,59 +282,128 @@ class Space:
         pulled = self.pull(rejected[: count - have])
         return Sample(np.concatenate([*kept, pulled]), proposed, len(pulled))
 
-    def _find_centre(self) -> FloatArray:
-        """The point deepest inside: the largest smallest slack (a linear program)."""
-        k = len(self.domains)
-        upper = np.isfinite(self._upper)
-        lower = np.isfinite(self._lower)
-        fixed = self._pinned
-        up, low = upper & ~fixed, lower & ~fixed
-        rows = np.concatenate([self._matrix[up], -self._matrix[low], -np.eye(k)])
-        rows = np.hstack([rows, np.ones((len(rows), 1))])
-        limits = np.concatenate([self._upper[up], -self._lower[low], np.zeros(k)])
-        equal = np.vstack([np.ones(k), self._matrix[fixed]])
-        answer = optimize.linprog(
-            c=[*np.zeros(k), -1.0],
-            A_ub=rows,
-            b_ub=limits,
-            A_eq=np.hstack([equal, np.zeros((len(equal), 1))]),
-            b_eq=[1.0, *self._upper[fixed]],
-            bounds=[(0, 1)] * k + [(0, 1)],
-        )
-        if answer.status != 0:
-            raise UserError(self._explain_empty())
-        return np.asarray(answer.x[:k])
+    def _together(self, weights: FloatArray) -> FloatArray:
+        """Spread what pinned domains have in sum over them as pinned."""
+        for index, shares in self._blocks:
+            weights[:, index] = weights[:, index].sum(1, keepdims=True) * shares
+        return weights
 
     def _explain_empty(self) -> str:
-        """The least total change of bounds that would allow a mixture, constraint by constraint."""
-        k, m = len(self.domains), len(self.constraints)
-        up, low = np.isfinite(self._upper), np.isfinite(self._lower)
-        rows = np.concatenate(
-            [
-                np.hstack([self._matrix[up], -np.eye(m)[up]]),
-                np.hstack([-self._matrix[low], -np.eye(m)[low]]),
-            ]
-        )
-        answer = optimize.linprog(
-            c=[*np.zeros(k), *np.ones(m)],
-            A_ub=rows,
-            b_ub=np.concatenate([self._upper[up], -self._lower[low]]),
-            A_eq=[[*np.ones(k), *np.zeros(m)]],
-            b_eq=[1.0],
-            bounds=[(0, 1)] * k + [(0, None)] * m,
-        )
-        asked = ", ".join(
-            f"{c.name} in [{max(c.lower, 0):.4g}, {min(c.upper, 1):.4g}]" for c in self.constraints
-        )
-        short = [
-            f"{c.name} by {s:.4g}"
-            for c, s in zip(self.constraints, answer.x[k:], strict=True)
-            if s > 1e-9
-        ]
+        """Which constraints exclude each other, and by how much they are short."""
+        clash = self.polytope.conflict()
+        short = self.polytope.rows(clash).loosening()
+        lines = []
+        for row, lack in zip(clash, short, strict=True):
+            c = self.constraints[row]
+            asked = f"{c.name} asks for {_range(c)}"
+            asked += f" ({c.note})" if c.note else ""
+            lines.append(asked + (f", short by {lack:.4g}" if lack > TOLERANCE else ""))
         return (
-            f"no mixture satisfies the constraints ({asked}); "
-            f"the least change that allows one loosens {', '.join(short)}"
+            "no mixture satisfies the constraints; these exclude each other, and leaving out any "
+            f"one of them would do: {'; '.join(lines)}"
         )
+
+
+def matching(patterns: Iterable[str], names: Sequence[str], where: str) -> list[str]:
+    """Domains that some names or patterns (``web/*``) stand for, in the order of ``names``.
+
+    Raises:
+        UserError: a pattern that stands for none.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = {n for n in names if n == pattern or fnmatchcase(n, pattern)}
+        if not hits:
+            raise unknown_name("domain", pattern, names, where)
+        found |= hits
+    return [n for n in names if n in found]
+
+
+def _members(group: GroupBound, domains: Sequence[Domain], where: str) -> list[str]:
+    """Domains of a group: by name or pattern, by their ``group``, or by a tag."""
+    if group.domains:
+        return matching(group.domains, [d.name for d in domains], where)
+    if group.group is not None:
+        found = [d.name for d in domains if d.group == group.group]
+        known = sorted({d.group for d in domains if d.group})
+        if not found:
+            raise unknown_name("group", group.group, known, where)
+        return found
+    found = [d.name for d in domains if group.tag in d.tags]
+    if not found:
+        raise unknown_name(
+            "tag", str(group.tag), sorted({t for d in domains for t in d.tags}), where
+        )
+    return found
+
+
+def _ratio(
+    name: str, of: Sequence[str], to: Sequence[str], lower: float, upper: float | None
+) -> list[Constraint]:
+    """``lower <= sum(of) / sum(to) <= upper`` as rows that are linear in the weights."""
+
+    def row(factor: float) -> dict[str, float]:
+        return {d: float(d in of) - factor * float(d in to) for d in dict.fromkeys((*of, *to))}
+
+    note = f"{' + '.join(of)} over {' + '.join(to)}"
+    found = [Constraint(f"{name}.lower", row(lower), lower=0.0, note=f"{note} >= {lower:g}")]
+    if upper is not None:
+        found.append(
+            Constraint(f"{name}.upper", row(upper), upper=0.0, note=f"{note} <= {upper:g}")
+        )
+    return found if lower > 0 else found[1:]
+
+
+def _caps(
+    config: SpaceConfig, names: Sequence[str], available: Mapping[str, int]
+) -> list[Constraint]:
+    """Repetition caps: weight times budget is at most ``max_epochs`` times what there is."""
+    if config.max_epochs is None or config.budget_tokens is None:
+        return []
+    missing = [d for d in names if d not in available]
+    if missing:
+        raise UserError(
+            f"space.max_epochs: tokens of {', '.join(missing)} are not known; build the data "
+            "first, or give domains[].tokens"
+        )
+    cap = config.max_epochs / config.budget_tokens
+    return [
+        Constraint(
+            f"max_epochs.{d}",
+            {d: 1.0},
+            upper=cap * available[d],
+            note=f"{config.max_epochs:g} epochs of {available[d]:,} tokens in a budget of "
+            f"{config.budget_tokens:,}",
+        )
+        for d in names
+        if cap * available[d] < 1
+    ]
+
+
+def _pins(pinned: Mapping[str, Mapping[str, float]]) -> list[Constraint]:
+    """Each pinned domain against the largest one of its set: an equation."""
+    found = []
+    for name, shares in pinned.items():
+        anchor = max(shares, key=lambda d: shares[d])
+        found += [
+            Constraint(
+                f"pinned.{name}",
+                {d: shares[anchor], anchor: -share},
+                0.0,
+                0.0,
+                note=f"{d} : {anchor} = {share:g} : {shares[anchor]:g}",
+            )
+            for d, share in shares.items()
+            if d != anchor
+        ]
+    return found
+
+
+def _range(c: Constraint) -> str:
+    low, high = c.lower, c.upper
+    if np.isfinite(low) and np.isfinite(high):
+        return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+    return f"at least {low:.4g}" if np.isfinite(low) else f"at most {high:.4g}"
 
 
 def _dirichlet(

@@ -353,6 +353,13 @@ def _assemble(
         metrics=wide_m[keep],
         info=info.loc[keep, ["name", "role", "seed", "tokens"]],
         replicates=replicates,
+        replicate_weights=_by_mixture(wide_w[repeated], info["mixture"]),
         singles=wide_m[single].set_index(info.loc[single, "name"]),
         excluded=tuple(excluded),
     )
+
+
+def _by_mixture(weights: pd.DataFrame, mixtures: pd.Series) -> pd.DataFrame:
+    """Weights by the mixture's hash, each once."""
+    hashes = mixtures.loc[weights.index]
+    return weights.set_axis(hashes, axis=0)[~hashes.duplicated().to_numpy()]

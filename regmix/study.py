@@ -7,20 +7,33 @@ What the command line does, a notebook can do: ``Study.open(path)``, then ``prop
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from regmix import comparison, config, design, fit, imports, results, sizes, solve, yaml_io
+from regmix import (
+    __version__,
+    comparison,
+    config,
+    decision,
+    design,
+    fit,
+    imports,
+    results,
+    sizes,
+    solve,
+    yaml_io,
+)
 from regmix.comparison import Comparison
 from regmix.config import FitConfig, RunConfig, StudyConfig
-from regmix.errors import UserError
+from regmix.errors import UserError, unknown_name
 from regmix.files import write_text
+from regmix.fit import FitResult
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
-from regmix.mixture import Mixture
+from regmix.mixture import Mixture, MixtureFile
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.records import RunRecord, read_runs
@@ -86,12 +99,26 @@ class Study:
     @cached_property
     def space(self) -> Space:
         """The allowed mixtures."""
-        available = self.manifest.available_tokens() if self.manifest else {}
-        return Space.from_config(self.config.space, self.domains, available)
+        return Space.from_config(self.config.space, self.config.domains, self.available_tokens())
+
+    def available_tokens(self) -> dict[str, int]:
+        """Training tokens by domain: counted where the data is built, else as ``study.yaml`` says.
+
+        Domains of which neither is known are left out.
+        """
+        if self.manifest:
+            return self.manifest.available_tokens()
+        return {d.name: d.tokens for d in self.config.domains if d.tokens is not None}
 
     def references(self) -> dict[str, Mixture]:
         """The obvious alternatives: natural (where tokens are known) and uniform."""
-        found = {"natural": self.manifest.natural()} if self.manifest else {}
+        found = {}
+        tokens = self.available_tokens()
+        if self.manifest:
+            found["natural"] = self.manifest.natural()
+        elif len(tokens) == len(self.domains):
+            total = sum(tokens.values())
+            found["natural"] = Mixture.of({d: tokens[d] / total for d in self.domains})
         return {**found, "uniform": Mixture.uniform(self.domains)}
 
     def runs(self) -> list[RunRecord]:
@@ -217,32 +244,89 @@ class Study:
         if name is not None and (Path(name).name != name or name.startswith(".")):
             raise UserError(f"name '{name}': a mixture file's name holds no folder")
         data = self.observations()
-        if target is None:
-            metrics = list(data.metric_names)
-            objective = Objective.from_config(self.config.objective, metrics)
-        else:
-            metrics = [data.find_metric(target)]
-            objective = Objective.single(metrics[0], self.config.objective)
+        metrics = list(data.metric_names) if target is None else [data.find_metric(target)]
+        single = None if target is None else metrics[0]
+        surrogate, result = self._surrogate(data, metrics, settings, progress)
+        choice = self._decision(settings)
+        objective = decision.objective_for(choice, data, result.surrogate, single)
+        problem = decision.problem_for(choice, data, result.surrogate, objective)
+        mixture_name = name or ("best" if single is None else "best-" + single.replace("/", "-"))
         identity = results.fit_id(
-            data,
-            metrics,
+            surrogate,
             objective,
-            [settings.model_dump(), self.config.space.model_dump(mode="json"), self.config.seed],
+            [
+                settings.model_dump(mode="json"),
+                self.config.space.model_dump(mode="json"),
+                [asdict(limit) for limit in problem.limits],
+                {n: m.as_dict() for n, m in self.references().items()},
+                problem.space.polytope.upper.tolist(),
+                self.config.seed,
+                mixture_name,
+            ],
         )
-        result = fit.fit(data, metrics, objective, settings, progress)
-        proposal = solve.solve(
-            result.surrogate,
-            objective,
-            self.space,
-            data,
-            self.references(),
-            settings,
-            self.config.seed,
+        if results.exists(self.layout, identity):
+            return results.publish(self.layout, identity)
+        proposal = solve.propose(problem, settings, data, self.references(), self.config.seed)
+        names = {"fit_id": identity, "surrogate_id": surrogate, "mixture_name": mixture_name}
+        diagnostics = results.diagnose(data, result, objective, names)
+        provenance = self._provenance(identity, objective, data)
+        return results.save(self.layout, identity, result, proposal, diagnostics, provenance)
+
+    def _surrogate(
+        self,
+        data: Observations,
+        metrics: list[str],
+        settings: FitConfig,
+        progress: Progress | None,
+    ) -> tuple[str, FitResult]:
+        """The surrogate and its identity: fitted, or found where an earlier fit left it."""
+        kept = settings.model_dump(
+            mode="json", include={"regressor", "folds", "repeats", "monotone"}
         )
-        mixture_name = name or (
-            "best" if target is None else "best-" + metrics[0].replace("/", "-")
+        identity = results.surrogate_id(data, metrics, kept)
+        found = results.find_surrogate(self.layout, identity)
+        return identity, found or fit.fit(data, metrics, settings, progress)
+
+    def _decision(self, settings: FitConfig) -> decision.Settings:
+        references = self.references()
+        return decision.Settings(
+            objective=self.config.objective,
+            fit=settings,
+            space=self.space,
+            named=self.mixture,
+            prior=references.get("natural", references["uniform"]),
         )
-        return results.save(self.layout, identity, result, objective, proposal, data, mixture_name)
+
+    def mixture(self, name: str) -> Mixture:
+        """A mixture by name: natural, uniform, or a file's in ``mixes/``.
+
+        Raises:
+            UserError: there is none of that name; with those that there are.
+        """
+        references = self.references()
+        if name in references:
+            return references[name]
+        files = sorted(p.stem for p in self.layout.mixes.glob("*.yaml"))
+        if name not in files:
+            missing = "" if "natural" in references else (
+                " ('natural' is known once the data is built, or with domains[].tokens)"
+            )  # fmt: skip
+            raise UserError(f"{unknown_name('mixture', name, (*references, *files))}{missing}")
+        return MixtureFile.load(self.layout.mixture(name), self.domains).mixture
+
+    def _provenance(
+        self, identity: str, objective: Objective, data: Observations
+    ) -> dict[str, object]:
+        """Where a proposed mixture came from: enough to find it again, or to doubt it."""
+        return {
+            "fit": identity,
+            "study": self.config.name,
+            "objective": objective.describe(),
+            "runs": len(data.weights),
+            "seed": self.config.seed,
+            "data": self.manifest.fingerprint if self.manifest else None,
+            "regmix": __version__,
+        }
 
     def latest_fit(self, fit_id: str | None = None) -> Fit:
         """A fit on disk; default: the latest."""

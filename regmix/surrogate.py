@@ -18,7 +18,7 @@ from regmix.mixture import FloatArray, Mixture
 from regmix.objective import Objective
 from regmix.regressors import Prediction, Regressor, restore
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class FittedMetric:
         raw = self.model.predict(x)
         return Prediction(raw.mean, raw.std * self.std_scale)
 
+    def contrast(self, x: FloatArray, reference: FloatArray) -> FloatArray:
+        """Calibrated standard deviation of the expected difference to a reference mixture."""
+        return self.model.contrast(x, reference) * self.std_scale
+
 
 @dataclass(frozen=True)
 class Surrogate:
@@ -58,6 +62,8 @@ class Surrogate:
 
     domains: tuple[str, ...]
     metrics: tuple[FittedMetric, ...]
+    correlation: FloatArray
+    """Of the metrics' prediction errors, shape ``(n_metrics, n_metrics)``."""
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -77,13 +83,36 @@ class Surrogate:
             raise UserError(f"predict: shape {x.shape}, expected (n, {len(self.domains)})")
         return {m.name: m.predict(x) for m in self.metrics}
 
+    def correlations(self, metrics: Sequence[str]) -> FloatArray:
+        """Correlation of the errors of some metrics, in their order."""
+        rows = [self.metric_names.index(m) for m in metrics]
+        return self.correlation[np.ix_(rows, rows)]
+
     def objective(self, x: FloatArray, objective: Objective) -> Prediction:
-        """The objective with its standard deviation; errors of metrics are taken as independent."""
+        """The objective with its standard deviation, for mixtures ``(n, n_domains)``."""
         parts = [self.metric(name).predict(x) for name in objective.metrics]
-        c = objective.coefficients
-        mean = np.sum([ci * p.mean for ci, p in zip(c, parts, strict=True)], axis=0)
-        variance = np.sum([(ci * p.std) ** 2 for ci, p in zip(c, parts, strict=True)], axis=0)
-        return Prediction(np.asarray(mean), np.sqrt(variance))
+        return Prediction(
+            *objective.join(
+                np.array([p.mean for p in parts]),
+                np.array([p.std for p in parts]),
+                self.correlations(objective.metrics),
+            )
+        )
+
+    def objective_mean(self, x: FloatArray, objective: Objective) -> FloatArray:
+        """The expected objective alone, which costs much less than its uncertainty."""
+        return objective.join(
+            np.array([self.metric(name).model.mean(x) for name in objective.metrics])
+        )[0]
+
+    def objective_contrast(
+        self, x: FloatArray, reference: FloatArray, objective: Objective
+    ) -> FloatArray:
+        """Standard deviation of the difference of the expected objective to a reference's."""
+        fitted = [self.metric(name) for name in objective.metrics]
+        means = np.array([m.model.mean(x) for m in fitted])
+        stds = np.array([m.contrast(x, reference) for m in fitted])
+        return objective.join(means, stds, self.correlations(objective.metrics))[1]
 
     def predict_one(self, mixture: Mixture) -> dict[str, tuple[float, float]]:
         """Mean and standard deviation of every metric for one mixture."""
@@ -100,6 +129,7 @@ class Surrogate:
         value = {
             "version": VERSION,
             "domains": self.domains,
+            "correlation": self.correlation.tolist(),
             "metrics": [
                 {
                     "name": m.name,
@@ -131,7 +161,8 @@ class Surrogate:
         try:
             if raw["version"] != VERSION:
                 raise UserError(f"{path}: version {raw['version']}, expected {VERSION}; fit again")
-            return cls(tuple(raw["domains"]), tuple(_restore(m) for m in raw["metrics"]))
+            metrics = tuple(_restore(m) for m in raw["metrics"])
+            return cls(tuple(raw["domains"]), metrics, np.array(raw["correlation"]))
         except (KeyError, TypeError) as exc:
             raise UserError(f"{path}: damaged ({exc!r}); run `regmix fit` again") from exc
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from os import sched_getaffinity
+from threading import Lock
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 from regmix.mixture import FloatArray
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -16,19 +26,84 @@ class Prediction:
     std: FloatArray
 
 
+@dataclass(frozen=True)
+class Context:
+    """What is known beside mixtures and values; empty: nothing."""
+
+    noise: FloatArray | None = None
+    """Noise variance of every value relative to a typical one, shape ``(n, n_metrics)``."""
+    monotone: npt.NDArray[np.int64] | None = None
+    """+1 rising, -1 falling, 0 free: metric against weight, shape ``(n_metrics, n_domains)``."""
+
+    def rows(self, keep: npt.NDArray[Any]) -> Context:
+        """The context of some of the runs."""
+        return self if self.noise is None else replace(self, noise=self.noise[keep])
+
+    def columns(self, keep: npt.NDArray[Any]) -> Context:
+        """The context of some of the metrics."""
+        return Context(
+            None if self.noise is None else self.noise[:, keep],
+            None if self.monotone is None else self.monotone[keep],
+        )
+
+    def noise_of(self, metric: int, runs: int) -> FloatArray:
+        """Relative noise variances for one metric, shape ``(n,)``."""
+        return np.ones(runs) if self.noise is None else self.noise[:, metric]
+
+
+NOTHING = Context()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a solver may rely on when it searches a regressor's mean."""
+
+    smooth: bool
+    """Differentiable inside the simplex, so that gradients lead somewhere."""
+    convex: int = 0
+    """+1: the mean is convex in the weights, -1: concave, 0: neither is known."""
+
+
 class Regressor(Protocol):
     """One metric as a function of the mixture.
 
-    Fitting is deterministic. ``x`` has shape ``(n, n_domains)``, rows on the simplex; ``y`` has
-    shape ``(n,)``; neither holds NaN.
+    Fitting is deterministic. ``x`` has shape ``(n, n_domains)``, rows on the simplex; no value is
+    NaN.
     """
 
-    def fit(self, x: FloatArray, y: FloatArray) -> Self:
-        """Fit to runs and return self."""
+    name: ClassVar[str]
+
+    @classmethod
+    def fit_all(cls, x: FloatArray, y: FloatArray, context: Context = NOTHING) -> Sequence[Self]:
+        """Fit every column of ``y``, shape ``(n, n_metrics)``: one regressor each."""
+        ...
+
+    def mean(self, x: FloatArray) -> FloatArray:
+        """Expected value of the metric, shape ``(n,)``."""
         ...
 
     def predict(self, x: FloatArray) -> Prediction:
-        """Predict for mixtures."""
+        """Mean and standard deviation of a new measurement."""
+        ...
+
+    def contrast(self, x: FloatArray, reference: FloatArray) -> FloatArray:
+        """Standard deviation of (expected value at ``x`` - at ``reference``), shape ``(n,)``.
+
+        Args:
+            reference: one mixture, shape ``(n_domains,)``. At the reference itself it is 0.
+        """
+        ...
+
+    def refit(self, x: FloatArray, y: FloatArray) -> Self:
+        """The same kind on other runs of the same metric, ``y`` of shape ``(n,)``.
+
+        For bootstraps: hyperparameters may be kept, and only :meth:`mean` need work.
+        """
+        ...
+
+    @property
+    def shape(self) -> Shape:
+        """What a solver may rely on."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -39,3 +114,60 @@ class Regressor(Protocol):
     def from_state(cls, state: dict[str, Any]) -> Self:
         """The regressor that :meth:`state` describes; predicts the same."""
         ...
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Metrics with mean 0 and standard deviation 1, and the way back."""
+
+    values: FloatArray
+    """Shape ``(n, n_metrics)``."""
+    mean: FloatArray = field(repr=False)
+    scale: FloatArray = field(repr=False)
+
+    @classmethod
+    def of(cls, y: FloatArray) -> Scaled:
+        """Standardise each column; a constant one keeps scale 1."""
+        mean, scale = y.mean(0), y.std(0)
+        scale = np.where(scale > 1e-12 * np.maximum(np.abs(mean), 1.0), scale, 1.0)
+        return cls((y - mean) / scale, mean, scale)
+
+
+class _OneThread:
+    """A limit that nests and that threads share: set by the first, lifted by the last."""
+
+    def __init__(self) -> None:
+        self._lock, self._depth = Lock(), 0
+        self._controller: ThreadpoolController | None = None
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1:
+                # Looking for the loaded libraries takes milliseconds, so it is done once.
+                self._controller = self._controller or ThreadpoolController()
+                self._limit = self._controller.limit(limits=1, user_api="blas")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
+                self._limit.restore_original_limits()
+
+
+one_thread = _OneThread()
+"""One thread for the linear algebra, while the context lasts.
+
+Matrices here are small: threads gain little on idle cores, cost a hundredfold on busy ones, and
+their number would change the last digits of a fit.
+"""
+
+
+def in_threads(work: Callable[[int], T], count: int) -> list[T]:
+    """``work(0) … work(count - 1)`` on as many threads as there are cores, in order.
+
+    The work must release the interpreter's lock where it counts, as numpy and LightGBM do.
+    """
+    with one_thread, ThreadPoolExecutor(max(1, len(sched_getaffinity(0)))) as pool:
+        return list(pool.map(work, range(count)))

@@ -4,116 +4,164 @@ Mixtures are points of the simplex; their square roots lie on a sphere, where Eu
 is the Hellinger distance. A step from 0 to 1 % of a domain is then as long as it is
 consequential. Kernel: Matérn 5/2 with a length scale per domain, plus a linear term and noise
 (Rasmussen & Williams 2006, eqs. 4.17, 5.9); hyperparameters maximise the marginal likelihood with
-weak log-normal priors, by L-BFGS from several fixed starts.
+weak log-normal priors, by L-BFGS from fixed starts. Where the noise of runs is known to differ,
+their noise variances keep the given ratios.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy import linalg, optimize
-from threadpoolctl import threadpool_limits
 
 from regmix.mixture import FloatArray
-from regmix.regressors.base import Prediction
+from regmix.regressors.base import (
+    NOTHING,
+    Context,
+    Prediction,
+    Scaled,
+    Shape,
+    in_threads,
+    one_thread,
+)
 
 _STARTS = (1.0, 0.3)
 _MANY_RUNS = 200
 """From here on the likelihood has one clear mode, and one start is enough."""
 _NOISE_FLOOR = 1e-4
 """Of the standardised metric: keeps the Cholesky factor well conditioned."""
+_STEPS = 100
+_TOLERANCE = 1e-6
+"""Relative gain in the likelihood at which the search ends."""
 
 
-def _one_thread() -> AbstractContextManager[Any]:
-    """One thread for the linear algebra.
+@dataclass(frozen=True)
+class _Data:
+    """What a process is conditioned on."""
 
-    Matrices here are small: threads gain little on idle cores, cost a hundredfold on busy ones, and
-    their number would change the last digits of a fit.
-    """
-    limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
-    return limits
-
-
-@dataclass
-class _Posterior:
-    z: FloatArray
-    theta: FloatArray
-    factor: FloatArray
-    alpha: FloatArray
+    x: FloatArray
+    y: FloatArray
+    """Standardised."""
+    noise: FloatArray
+    """Relative noise variances."""
+    mean: float
+    scale: float
 
 
 class GaussianProcess:
     """Exact GP regression on √w."""
 
-    def __init__(self) -> None:
-        self._x: FloatArray | None = None
-        self._posterior: _Posterior | None = None
+    name: ClassVar[str] = "gp"
 
-    def fit(self, x: FloatArray, y: FloatArray) -> Self:
-        """Fit to runs; cost grows with the cube of their number."""
-        self._x, self._y = x, y
-        self._mean, self._scale = float(y.mean()), float(y.std()) or 1.0
-        z, t = np.sqrt(x), (y - self._mean) / self._scale
-        d = x.shape[1]
-        best: optimize.OptimizeResult | None = None
-        bounds = [(-3.0, 4.0)] * d + [(-4.0, 5.0), (-9.0, 4.0), (np.log(_NOISE_FLOOR), 1.0)]
-        for length in _STARTS[: 1 if len(x) >= _MANY_RUNS else None]:
-            start = np.concatenate([np.full(d, np.log(length)), [0.0, np.log(0.1), np.log(0.05)]])
-            with _one_thread():
-                found = optimize.minimize(
-                    _negative_log_posterior, start, args=(z, t), jac=True, method="L-BFGS-B",
-                    bounds=bounds, options={"maxiter": 100},
-                )  # fmt: skip
-            if best is None or found.fun < best.fun:
-                best = found
-        assert best is not None
-        self._condition(np.asarray(best.x))
-        return self
+    def __init__(self, data: _Data, theta: FloatArray) -> None:
+        """Condition on the data with given hyperparameters (logarithms)."""
+        self._data, self._theta = data, theta
+        self._z = np.sqrt(data.x)
+        noise = _unpack(theta)[3]
+        with one_thread:
+            covariance = _kernel(self._z, self._z, theta) + np.diag(noise * data.noise)
+            self._factor = np.asarray(np.linalg.cholesky(covariance))
+            self._alpha = linalg.cho_solve((self._factor, True), data.y)
+
+    @classmethod
+    def fit_all(cls, x: FloatArray, y: FloatArray, context: Context = NOTHING) -> Sequence[Self]:
+        """Fit every column of ``y``; cost grows with the cube of the number of runs."""
+        scaled, z = Scaled.of(y), np.sqrt(x)
+
+        data = [
+            _Data(
+                x,
+                scaled.values[:, i],
+                context.noise_of(i, len(x)),
+                float(scaled.mean[i]),
+                float(scaled.scale[i]),
+            )
+            for i in range(y.shape[1])
+        ]
+        return in_threads(lambda i: cls(data[i], _hyperparameters(z, data[i])), len(data))
+
+    def refit(self, x: FloatArray, y: FloatArray) -> Self:
+        """Conditioned on other runs with the same hyperparameters."""
+        s = Scaled.of(y[:, None])
+        data = _Data(x, s.values[:, 0], np.ones(len(x)), float(s.mean[0]), float(s.scale[0]))
+        return type(self)(data, self._theta)
+
+    @property
+    def shape(self) -> Shape:
+        """Smooth, and of any form."""
+        return Shape(smooth=True)
+
+    def mean(self, x: FloatArray) -> FloatArray:
+        """Posterior mean."""
+        with one_thread:
+            cross = _kernel(np.sqrt(x), self._z, self._theta)
+            return np.asarray(self._data.mean + self._data.scale * (cross @ self._alpha))
 
     def predict(self, x: FloatArray) -> Prediction:
-        """Posterior mean and standard deviation of a measurement, noise included."""
-        assert self._posterior is not None
-        p = self._posterior
+        """Posterior mean and standard deviation of a measurement of typical noise."""
         z = np.sqrt(x)
-        with _one_thread():
-            cross = _kernel(z, p.z, p.theta)
-            v = linalg.solve_triangular(p.factor, cross.T, lower=True, check_finite=False)
-            mean = self._mean + self._scale * (cross @ p.alpha)
-        _, signal, linear, noise = _unpack(p.theta)
-        prior = signal + linear * (z**2).sum(1) + noise
-        variance = np.maximum(prior - (v**2).sum(0), 1e-12)
-        return Prediction(mean, self._scale * np.sqrt(variance))
+        with one_thread:
+            cross = _kernel(z, self._z, self._theta)
+            mean = self._data.mean + self._data.scale * (cross @ self._alpha)
+            explained = (self._whitened(cross) ** 2).sum(0)
+        _, signal, linear, noise = _unpack(self._theta)
+        variance = np.maximum(signal + linear * (z**2).sum(1) - explained, 0.0) + noise
+        return Prediction(np.asarray(mean), self._data.scale * np.sqrt(variance))
+
+    def contrast(self, x: FloatArray, reference: FloatArray) -> FloatArray:
+        """Posterior standard deviation of the difference to the reference, without noise."""
+        z, r = np.sqrt(x), np.sqrt(reference[None])
+        _, signal, linear, _ = _unpack(self._theta)
+        with one_thread:
+            steps = _kernel(z, self._z, self._theta) - _kernel(r, self._z, self._theta)
+            explained = (self._whitened(steps) ** 2).sum(0)
+            apart = 2 * (signal - _matern(_distance(z, r, np.exp(self._theta[:-3])), signal)[:, 0])
+        prior = apart + linear * ((z - r) ** 2).sum(1)
+        return np.asarray(self._data.scale * np.sqrt(np.maximum(prior - explained, 0.0)))
 
     def state(self) -> dict[str, Any]:
         """Training data and hyperparameters."""
-        assert self._posterior is not None
-        assert self._x is not None
+        d = self._data
         return {
-            "x": self._x.tolist(),
-            "y": self._y.tolist(),
-            "theta": self._posterior.theta.tolist(),
+            "x": d.x.tolist(),
+            "y": d.y.tolist(),
+            "noise": d.noise.tolist(),
+            "mean": d.mean,
+            "scale": d.scale,
+            "theta": self._theta.tolist(),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """Condition again on the same data with the same hyperparameters."""
-        gp = cls()
-        gp._x, gp._y = np.array(state["x"]), np.array(state["y"])
-        gp._mean, gp._scale = float(gp._y.mean()), float(gp._y.std()) or 1.0
-        gp._condition(np.array(state["theta"]))
-        return gp
+        arrays = {k: np.array(state[k], dtype=np.float64) for k in ("x", "y", "noise")}
+        data = _Data(**arrays, mean=float(state["mean"]), scale=float(state["scale"]))
+        return cls(data, np.array(state["theta"], dtype=np.float64))
 
-    def _condition(self, theta: FloatArray) -> None:
-        assert self._x is not None
-        z, t = np.sqrt(self._x), (self._y - self._mean) / self._scale
-        noise = _unpack(theta)[3]
-        with _one_thread():
-            factor = np.asarray(np.linalg.cholesky(_kernel(z, z, theta) + noise * np.eye(len(z))))
-            alpha = linalg.cho_solve((factor, True), t)
-        self._posterior = _Posterior(z, theta, factor, alpha)
+    def _whitened(self, cross: FloatArray) -> FloatArray:
+        return np.asarray(
+            linalg.solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
+        )
+
+
+def _hyperparameters(z: FloatArray, data: _Data) -> FloatArray:
+    """Logarithms of the length scales, signal, linear and noise variance."""
+    d = z.shape[1]
+    bounds = [(-3.0, 4.0)] * d + [(-4.0, 5.0), (-9.0, 4.0), (np.log(_NOISE_FLOOR), 1.0)]
+    best: optimize.OptimizeResult | None = None
+    for length in _STARTS[: 1 if len(z) >= _MANY_RUNS else None]:
+        start = np.concatenate([np.full(d, np.log(length)), [0.0, np.log(0.1), np.log(0.05)]])
+        found = optimize.minimize(
+            _negative_log_posterior, start, args=(z, data.y, data.noise), jac=True,
+            method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS, "ftol": _TOLERANCE},
+        )  # fmt: skip
+        if best is None or found.fun < best.fun:
+            best = found
+    assert best is not None
+    return np.asarray(best.x)
 
 
 def _unpack(theta: FloatArray) -> tuple[FloatArray, float, float, float]:
@@ -128,37 +176,42 @@ def _distance(a: FloatArray, b: FloatArray, length: FloatArray) -> FloatArray:
     return np.asarray(np.sqrt(5 * np.maximum(squared, 0.0)))
 
 
+def _matern(r: FloatArray, signal: float) -> FloatArray:
+    return np.asarray(signal * (1 + r + r**2 / 3) * np.exp(-r))
+
+
 def _kernel(a: FloatArray, b: FloatArray, theta: FloatArray) -> FloatArray:
     length, signal, linear, _ = _unpack(theta)
-    r = _distance(a, b, length)
-    return np.asarray(signal * (1 + r + r**2 / 3) * np.exp(-r) + linear * (a @ b.T))
+    return np.asarray(_matern(_distance(a, b, length), signal) + linear * (a @ b.T))
 
 
 def _negative_log_posterior(
-    theta: FloatArray, z: FloatArray, t: FloatArray
+    theta: FloatArray, z: FloatArray, t: FloatArray, relative: FloatArray
 ) -> tuple[float, FloatArray]:
     """Negative log marginal likelihood plus priors, and its gradient in log hyperparameters."""
-    n = len(z)
     length, signal, linear, noise = _unpack(theta)
     r = _distance(z, z, length)
-    decay = np.exp(-r)
-    matern = signal * (1 + r + r**2 / 3) * decay
+    decay = signal * np.exp(-r)
+    matern = (1 + r + r**2 / 3) * decay
     straight = linear * (z @ z.T)
-    try:
-        factor = np.linalg.cholesky(matern + straight + noise * np.eye(n))
-    except np.linalg.LinAlgError:
+    covariance = matern + straight
+    covariance[np.diag_indices_from(covariance)] += noise * relative
+    factor, failed = linalg.lapack.dpotrf(covariance, lower=1, clean=0)
+    if failed:
         return 1e10, np.zeros_like(theta)
-    inverse = linalg.cho_solve((factor, True), np.eye(n), check_finite=False)
-    alpha = inverse @ t
-    value = 0.5 * t @ alpha + np.log(np.diag(factor)).sum()
+    logdet = np.log(np.diag(factor)).sum()
+    alpha = linalg.lapack.dpotrs(factor, t, lower=1)[0]
+    inverse = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
     # dL/dθ = ½ tr((K⁻¹ − ααᵀ) dK/dθ), R&W eq. 5.9 with the sign turned.
     w = 0.5 * (inverse - np.outer(alpha, alpha))
-    radial = w * (signal * 5 / 3 * (1 + r) * decay)
+    radial = w * (5 / 3 * (1 + r) * decay)
     # Σ_ij R_ij (z_i − z_j)² for symmetric R, one matrix product for all domains.
     squares = 2 * (radial.sum(1) @ z**2 - np.einsum("nd,nd->d", z, radial @ z))
-    lengths = squares / length**2
-    gradient = np.array([*lengths, (w * matern).sum(), (w * straight).sum(), noise * np.trace(w)])
-    centre = np.concatenate([np.zeros(z.shape[1]), [0.0, -2.0, -4.0]])
-    width = np.concatenate([np.full(z.shape[1], 1.5), [2.0, 3.0, 3.0]])
+    own = noise * (np.diag(w) @ relative)
+    gradient = np.array([*(squares / length**2), (w * matern).sum(), (w * straight).sum(), own])
+    centre = np.concatenate([np.full(z.shape[1], 0.9), [0.0, -2.0, -4.0]])
+    width = np.concatenate([np.full(z.shape[1], 1.2), [2.0, 3.0, 3.0]])
     offset = (theta - centre) / width
-    return float(value + 0.5 * (offset**2).sum()), gradient + offset / width
+    value = float(0.5 * t @ alpha + logdet + 0.5 * (offset**2).sum())
+    return value, gradient + offset / width

@@ -1,0 +1,112 @@
+"""Sum of power laws ``c ± Σ F_i (w_i + a_i)^-g_i``, one a domain.
+
+The shape of BiMix (arXiv 2405.14908) and AutoScale (arXiv 2407.20177): each domain lowers the
+metric on its own, quickly at first. Convex where the powers add. The powers are drawn to common
+values by a prior, so that fewer runs than parameters still give a fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from scipy import optimize
+
+from regmix.mixture import FloatArray
+from regmix.regressors.laws import Law, Trial
+from regmix.regressors.least_squares import Formula, Problems, solve
+
+STARTS = ((0.01, 0.3), (0.05, 0.6), (0.3, 1.0))
+"""Offsets ``a`` and exponents ``g`` from which the fit begins."""
+WIDTHS = (0.4, 1.5)
+"""Prior standard deviations of the logarithms of F, a and g, the last two halved."""
+_NOISE = 0.05
+_SMALLEST = 1e-4
+"""Least F of a start, in standard deviations of the metric."""
+_SCOUT, _FULL = 6, 25
+_BATCH = 24_000_000
+"""Derivatives held at once: about 200 MB."""
+
+
+class PowerLaw(Law):
+    """θ = (c, log F, log a, log g)."""
+
+    name: ClassVar[str] = "powerlaw"
+
+    @staticmethod
+    def batch(runs: int, domains: int) -> int:
+        """As many as fit in memory."""
+        return max(1, _BATCH // (runs * (3 * domains + 1) * len(STARTS)))
+
+    @staticmethod
+    def formula(x: FloatArray, sign: float) -> Formula:
+        """The law and its derivatives, for a batch of parameters."""
+        d = x.shape[1]
+
+        def evaluate(theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+            factor, offset, power = (
+                np.exp(np.clip(theta[:, 1 + k * d : 1 + (k + 1) * d], -12.0, 6.0)) for k in range(3)
+            )
+            power = np.minimum(power, 20.0)
+            shifted = x + offset[:, None]
+            log = np.log(shifted)
+            terms = sign * factor[:, None] * np.exp(np.clip(-power[:, None] * log, -50.0, 50.0))
+            jacobian = np.empty((len(theta), len(x), 3 * d + 1))
+            jacobian[..., 0] = 1.0
+            jacobian[..., 1 : d + 1] = terms
+            jacobian[..., d + 1 : 2 * d + 1] = -terms * power[:, None] * offset[:, None] / shifted
+            jacobian[..., 2 * d + 1 :] = -terms * power[:, None] * log
+            return theta[:, 0, None] + terms.sum(2), jacobian
+
+        return evaluate
+
+    @staticmethod
+    def trial(x: FloatArray, values: FloatArray, weights: FloatArray, sign: float) -> Trial:
+        """Best start of each metric, then every prior from there."""
+        formula, metrics, d = PowerLaw.formula(x, sign), len(values), x.shape[1]
+
+        def problems(prior: FloatArray, widths: Sequence[float]) -> Problems:
+            precision = np.full((len(widths), 3 * d + 1), 1e-7)
+            for row, width in zip(precision, widths, strict=True):
+                row[1 : d + 1] = (_NOISE / (2 * width)) ** 2
+                row[d + 1 :] = (_NOISE / width) ** 2
+            copies = len(prior) // metrics
+            return Problems(
+                np.tile(values, (copies, 1)),
+                np.tile(weights, (copies, 1)),
+                prior,
+                np.repeat(precision, len(prior) // len(widths), axis=0),
+            )
+
+        starts = np.concatenate([_start(x, sign * values, sign, *s) for s in STARTS])
+        scouted = solve(formula, problems(_prior(starts, d), WIDTHS[1:]), starts, _SCOUT)
+        best = scouted.loss.reshape(len(STARTS), metrics).argmin(0) * metrics + np.arange(metrics)
+        again = np.tile(scouted.theta[best], (len(WIDTHS), 1))
+        posed = problems(np.tile(_prior(starts[best], d), (len(WIDTHS), 1)), WIDTHS)
+        return Trial(sign, metrics, posed, solve(formula, posed, again, _FULL))
+
+
+def _prior(starts: FloatArray, d: int) -> FloatArray:
+    """What parameters are drawn to: the start's, with one F for all domains."""
+    prior = starts.copy()
+    prior[:, 1 : d + 1] = prior[:, 1 : d + 1].mean(1, keepdims=True)
+    return prior
+
+
+def _start(
+    x: FloatArray, turned: FloatArray, sign: float, offset: float, power: float
+) -> FloatArray:
+    """With offsets and exponents given, the rest is linear: non-negative least squares."""
+    d = x.shape[1]
+    features = (x + offset) ** -power
+    design = np.hstack([np.ones((len(x), 1)), -np.ones((len(x), 1)), features])
+    ridge = 1e-2 * np.eye(d + 2)[2:]
+    starts = np.empty((len(turned), 3 * d + 1))
+    for row, y in zip(starts, turned, strict=True):
+        found = optimize.nnls(np.vstack([design, ridge]), np.concatenate([y, np.zeros(d)]))[0]
+        row[0] = sign * (found[0] - found[1])
+        row[1 : d + 1] = np.log(np.maximum(found[2:], _SMALLEST))
+    starts[:, d + 1 : 2 * d + 1] = np.log(offset)
+    starts[:, 2 * d + 1 :] = np.log(power)
+    return starts
