@@ -97,7 +97,9 @@ def test_conformal_scaling_makes_intervals_cover_new_measurements(name: str, wro
     found = held_out(kind, x, y[:, None], Folds.draw(200, 5, 1), NOTHING)
     scale = conformal_scale(y, HeldOut(found.mean, wrong * found.std))
     prediction = kind.fit_all(x, y[:, None])[0].predict(new)
-    inside = np.abs(truth - prediction.mean) <= stats.norm.ppf(0.95) * scale * wrong * prediction.std
+    inside = (
+        np.abs(truth - prediction.mean) <= stats.norm.ppf(0.95) * scale * wrong * prediction.std
+    )
     assert 0.85 <= inside.mean() <= 0.95
 
 
