@@ -144,6 +144,17 @@ def test_the_proposal_obeys_the_space(make_study: Make, worker: Any) -> None:
     assert set(found.proposal.active) <= {"bounds.web", "max_epochs.math"}
 
 
+def test_caps_and_natural_follow_from_tokens_that_the_study_names(tmp_path: Path) -> None:
+    """Where the data was measured elsewhere and nothing is built here."""
+    text = "name: s\ndomains:\n  - {name: a, tokens: 3000}\n  - {name: b, tokens: 1000}\n"
+    (tmp_path / "study.yaml").write_text(
+        text + "space: {max_epochs: 2, budget_tokens: 4000}\n", encoding="utf-8"
+    )
+    study = Study.open(tmp_path)
+    assert study.references()["natural"].as_dict() == {"a": 0.75, "b": 0.25}
+    assert [(c.name, c.upper) for c in study.space.constraints] == [("max_epochs.b", 0.5)]
+
+
 def test_predictions_do_not_depend_on_the_order_of_columns(trained: Study) -> None:
     trained.fit()
     rng = np.random.default_rng(0)
