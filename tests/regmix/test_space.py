@@ -308,9 +308,9 @@ def test_groups_are_domains_patterns_groups_or_tags(group: GroupBound, members: 
         ),
         (
             GroupBound(group="wb", upper=0.5),
-            r"space\.groups\.g: unknown group 'wb'; .* Valid: code, w",
+            r"unknown group 'wb'; .* Valid: code, w",
         ),
-        (GroupBound(tag="wet", upper=0.5), r"space\.groups\.g: unknown tag 'wet'.* Valid: dry, qu"),
+        (GroupBound(tag="wet", upper=0.5), r"unknown tag 'wet'.* Valid: dry, qu"),
     ],
 )
 def test_a_group_that_stands_for_nothing_is_refused(group: GroupBound, said: str) -> None:
