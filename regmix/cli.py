@@ -207,7 +207,8 @@ def fit(
         str | None, typer.Option(help="One metric, or an unambiguous part of its name.")
     ] = None,
     regressor: Annotated[
-        str | None, typer.Option(help="gp, lightgbm, or auto: chosen by cross-validation.")
+        str | None,
+        typer.Option(help="auto (chosen by cross-validation), or one by name, such as gp."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the mixture file.")] = None,
 ) -> None:

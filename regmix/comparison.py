@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,11 +66,9 @@ class Comparison:
 
 def gains(proposal: Proposal, comparison: Comparison) -> list[Gain]:
     """The proposal against every baseline that was trained beside it."""
-    best = proposal.best.objective
     found = []
     for baseline in proposal.baselines:
-        mean, std = baseline.objective
-        gain = comparison.gain(baseline.name, (mean - best[0], math.hypot(std, best[1])))
+        gain = comparison.gain(baseline.name, baseline.gain)
         if gain is not None:
             found.append(gain)
     return found

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -37,6 +38,7 @@ say = partial(console.print, soft_wrap=True)
 """Prints a line as long as it is, so that paths can be copied."""
 POLL_SECONDS = 0.5
 _MANY_DOMAINS = 24
+_MANY_METRICS = 20
 
 
 class _Eta(ProgressColumn):
@@ -201,27 +203,12 @@ def show_status(status: StudyStatus) -> None:
 
 
 def show_fit(fit: Fit, mixture_path: object) -> None:
-    """Held-out accuracy per metric, the proposal and its alternatives."""
+    """Held-out accuracy per metric, the proposal, its alternatives, and how sure all that is."""
     d = fit.diagnostics
-    shown = table(
-        f"Held-out accuracy ({d['runs']} runs)",
-        "metric", "regressor", "Spearman", "R²", "MAE", "in 90 %", "spread/noise",
-    )  # fmt: skip
-    for name, m in d["metrics"].items():
-        s = m["scores"]
-        shown.add_row(
-            escape(name), m["regressor"], f"{s['spearman']:.3f}", f"{s['r2']:.3f}",
-            f"{s['mae']:.4f}", f"{s['coverage90']:.0%}", _ratio(m["spread"], m["noise"]),
-        )  # fmt: skip
-    s = d["objective_scores"]
-    shown.add_row(
-        "objective", "", f"{s['spearman']:.3f}", f"{s['r2']:.3f}", f"{s['mae']:.4f}",
-        f"{s['coverage90']:.0%}", _ratio(d["objective_spread"], d["objective_noise"]),
-        style="bold",
-    )  # fmt: skip
-    console.print(shown)
+    _show_accuracy(d)
     _show_candidates(fit)
     _show_weights(fit)
+    _show_certainty(fit)
     if d["excluded"]:
         say(f"left out {len(d['excluded'])} runs: {escape('; '.join(d['excluded'][:6]))}"
             + (" …" if len(d["excluded"]) > 6 else ""))  # fmt: skip
@@ -230,47 +217,116 @@ def show_fit(fit: Fit, mixture_path: object) -> None:
     say(f"mixture  {escape(str(mixture_path))}\nfit      {escape(str(fit.folder))}")
 
 
+def _show_accuracy(d: Mapping[str, Any]) -> None:
+    """Metrics by name, or the worst predicted ones of many, then the objective."""
+    shown = table(
+        f"Held-out accuracy ({d['runs']} runs)",
+        "metric", "regressor", "Spearman", "R²", "MAE", "in 90 %", "spread/noise",
+    )  # fmt: skip
+    metrics = d["metrics"]
+    names = list(metrics)
+    if len(names) > _MANY_METRICS:
+        names = sorted(names, key=lambda m: metrics[m]["scores"]["spearman"])[:_MANY_METRICS]
+    for name in names:
+        m = metrics[name]
+        row = _scores(m["scores"], _ratio(m["spread"], m["noise"]))
+        shown.add_row(escape(name), m["regressor"], *row)
+    row = _scores(d["objective_scores"], _ratio(d["objective_spread"], d["objective_noise"]))
+    shown.add_row("objective", "", *row, style="bold")
+    console.print(shown)
+    if len(names) < len(metrics):
+        rest = [m["scores"]["spearman"] for n, m in metrics.items() if n not in names]
+        say(
+            f"[dim]{len(rest)} more metrics, predicted better (Spearman {min(rest):.3f} to "
+            f"{max(rest):.3f}), are in the fit's diagnostics.json[/dim]"
+        )
+
+
+def _scores(s: Mapping[str, float], ratio: str) -> tuple[str, ...]:
+    return (
+        f"{s['spearman']:.3f}", f"{s['r2']:.3f}", f"{s['mae']:.4f}", f"{s['coverage90']:.0%}", ratio
+    )  # fmt: skip
+
+
 def _ratio(spread: float, noise: float | None) -> str:
     return f"{spread / noise:.1f}" if noise else "–"
 
 
 def _show_candidates(fit: Fit) -> None:
     shown = table(
-        f"Objective: {fit.objective.describe()}", "mixture", "predicted", "± std", "P(beaten)"
-    )
-    for c in (fit.proposal.best, *fit.proposal.baselines):
-        own = c is fit.proposal.best
-        chance = "" if own else f"{c.probability_beaten:.0%}"
+        f"Objective: {fit.objective.describe()}",
+        "mixture", "predicted", "± std", "worse by", "± std", "P(beaten)", "nearest run",
+    )  # fmt: skip
+    best = fit.proposal.best
+    shown.add_row(
+        "proposal", f"{best.objective[0]:.4f}", f"{best.objective[1]:.4f}", "", "", "",
+        f"{best.nearest_distance:.3f}", style="bold",
+    )  # fmt: skip
+    for c in fit.proposal.baselines:
         shown.add_row(
-            escape(c.name), f"{c.objective[0]:.4f}", f"{c.objective[1]:.4f}", chance,
-            style="bold" if own else None,
+            escape(c.name), f"{c.objective[0]:.4f}", f"{c.objective[1]:.4f}",
+            f"{c.gain[0]:+.4f}", f"{c.gain[1]:.4f}", _chance(c.probability_beaten),
+            f"{c.nearest_distance:.3f}",
         )  # fmt: skip
     console.print(shown)
-    p = fit.proposal
-    far = " — an extrapolation" if p.extrapolates else ""
-    say(
-        f"nearest run {escape(p.nearest_run)}, total variation {p.nearest_distance:.3f} "
-        f"(runs lie {p.typical_distance:.3f} apart){far}"
-    )
     single = fit.diagnostics["best_single"]
     if single:
         name, value = escape(single["name"]), single["objective"]
-        say(f"best single domain: {name}, measured {value:.4f}")
-    if p.active:
-        say(f"held back by {escape(', '.join(p.active))}")
+        say(f"best single domain that was run: {name}, measured {value:.4f}")
+
+
+def _chance(probability: float) -> str:
+    """In per cent, and never certain."""
+    if probability > 0.99:
+        return ">99%"
+    return "<1%" if probability < 0.01 else f"{probability:.0%}"
 
 
 def _show_weights(fit: Fit) -> None:
-    columns = [c for c in fit.proposal.baselines if c.name in ("natural", "uniform")]
-    shown = table("Mixture", "domain", "proposal", *(c.name for c in columns))
+    p = fit.proposal
+    columns = [c for c in p.baselines if c.name in ("natural", "uniform", "unimax", "best run")]
+    refits = {} if p.stability is None else p.stability.weights
+    heads = ["proposal", "as good", *(["refits"] if refits else []), *(c.name for c in columns)]
+    shown = table("Mixture", "domain", *heads)
     weights = fit.best.as_dict()
     names = sorted(weights, key=lambda d: -weights[d])[:_MANY_DOMAINS]
     for name in names:
-        row = [f"{fit.best[name]:.4f}", *(f"{c.mixture[name]:.4f}" for c in columns)]
+        ranges = [_range(p.tied[name]), *([_range(refits[name])] if refits else [])]
+        row = [f"{fit.best[name]:.4f}", *ranges, *(f"{c.mixture[name]:.4f}" for c in columns)]
         shown.add_row(escape(name), *row)
     console.print(shown)
     if len(weights) > len(names):
         say(f"[dim]{len(weights) - len(names)} domains with less are in the file[/dim]")
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.2f}–{interval[1]:.2f}"
+
+
+def _show_certainty(fit: Fit) -> None:
+    p = fit.proposal
+    far = ": an extrapolation" if p.extrapolates else ""
+    say(
+        f"nearest run {escape(p.nearest_run)}, total variation {p.nearest_distance:.3f} "
+        f"(runs lie {p.typical_distance:.3f} apart){far}"
+    )
+    how = f"found by {p.method}"
+    say(how + (f", at most {p.gap:.1g} above the least there is" if p.gap is not None else ""))
+    if p.stability:
+        say(
+            f"optima of {p.stability.refits} refits to resampled runs lie "
+            f"{p.stability.distance:.3f} apart"
+        )
+    if p.relaxed:
+        parts = [f"{escape(r.constraint)} ({r.gain:+.4f})" for r in p.relaxed]
+        say(f"held back by (gain without it): {', '.join(parts)}")
+    if p.pulled:
+        parts = [f"{q.strength:g}: {q.distance:.2f} away, {q.loss:+.4f}" for q in p.pulled]
+        say(f"[dim]a KL pull to {_prior(fit)} would change it to ({'; '.join(parts)})[/dim]")
+
+
+def _prior(fit: Fit) -> str:
+    return "natural" if fit.proposal.baseline("natural") else "uniform"
 
 
 def show_comparison(fit: Fit, comparison: Comparison) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from regmix import assess
 from regmix.comparison import Comparison, Gain
 from regmix.mixture import Mixture
 from regmix.objective import Objective, direction
@@ -21,7 +22,7 @@ from regmix.records import RunRecord
 from regmix.results import Fit, objective_values
 from regmix.solve import Candidate, Proposal
 from regmix.store import Store
-from regmix.surrogate import Scores
+from regmix.surrogate import Scores, Surrogate
 
 PROPOSAL = "proposal"
 REFERENCES = ("natural", "uniform")
@@ -46,20 +47,25 @@ def weights(mixtures: Mapping[str, Mixture]) -> pd.DataFrame:
 
 
 def predicted_gains(proposal: Proposal) -> pd.DataFrame:
-    """Predicted gain over every baseline: ``gain``, ``std``, ``probability``; index: its name.
-
-    Errors of the two predictions are taken as independent.
-    """
-    best = proposal.best.objective
+    """Predicted gain over every baseline: ``gain``, ``std``, ``probability``; index: its name."""
     rows = {
-        c.name: {
-            "gain": c.objective[0] - best[0],
-            "std": float(np.hypot(c.objective[1], best[1])),
-            "probability": c.probability_beaten,
-        }
+        c.name: {"gain": c.gain[0], "std": c.gain[1], "probability": c.probability_beaten}
         for c in proposal.baselines
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["gain", "std", "probability"])
+
+
+def certainty(proposal: Proposal) -> pd.DataFrame:
+    """Ranges of each weight, by domain: ``tied_low``, ``tied_high``, ``refit_low``, ``refit_high``.
+
+    *Tied*: among mixtures that are statistically as good. *Refit*: central 90 % of the optima of
+    refits to resampled runs; NaN where none were made.
+    """
+    frame = pd.DataFrame.from_dict(proposal.tied, orient="index", columns=["tied_low", "tied_high"])
+    refits = {} if proposal.stability is None else proposal.stability.weights
+    for position, name in enumerate(("refit_low", "refit_high")):
+        frame[name] = pd.Series({d: v[position] for d, v in refits.items()}, dtype=float)
+    return frame.rename_axis("domain")
 
 
 def gains(comparison: Comparison | None, proposal: Proposal) -> dict[str, Gain]:
@@ -180,23 +186,19 @@ def held_out(data: Observations, predictions: pd.DataFrame, metric: str) -> pd.D
 
 
 def held_out_objective(
-    data: Observations, predictions: pd.DataFrame, objective: Objective
+    data: Observations, predictions: pd.DataFrame, surrogate: Surrogate, objective: Objective
 ) -> pd.DataFrame:
-    """The same for the objective; errors of its metrics are taken as independent."""
-    parts = {m: held_out(data, predictions, m) for m in objective.metrics}
-    index = next(iter(parts.values())).index
-    combined = {
-        column: objective.value({m: p[column].to_numpy() for m, p in parts.items()})
-        for column in ("measured", "predicted")
-    }
-    variance = np.sum(
-        [
-            (c * p["std"].to_numpy()) ** 2
-            for c, p in zip(objective.coefficients, parts.values(), strict=True)
-        ],
-        axis=0,
+    """The same for the objective."""
+    runs = data.metrics.index.intersection(predictions.index)
+    found = assess.held_out_objective(predictions.loc[runs], surrogate, objective)
+    return pd.DataFrame(
+        {
+            "measured": objective_values(data, objective).loc[runs],
+            "predicted": found.mean,
+            "std": found.std,
+        },
+        index=runs,
     )
-    return pd.DataFrame({**combined, "std": np.sqrt(variance)}, index=index)
 
 
 def scores(diagnostics: Mapping[str, Any]) -> pd.DataFrame:

@@ -129,7 +129,21 @@ def _answer(evidence: Evidence) -> dict[str, Any]:
         "turned": min(evidence.objective.signs) < 0,
         "figure": figures.weights(weights) if _drawable(weights) else None,
         "weights": tables.shares(weights),
+        "certainty": None if evidence.fit is None else _certainty(evidence.fit),
         **_verdict(evidence),
+    }
+
+
+def _certainty(fit: Fit) -> dict[str, Any]:
+    """How far the weights may move: ranges by domain, and what holds the proposal back."""
+    p, decimals = fit.proposal, text.decimals_for(fit.proposal.best.objective[1])
+    return {
+        "table": tables.Table.of(
+            frames.certainty(p).loc[list(p.tied)].reset_index(), tables.CERTAINTY
+        ),
+        "refits": None if p.stability is None else p.stability.refits,
+        "distance": None if p.stability is None else text.fixed(p.stability.distance, 2),
+        "relaxed": [(r.constraint, text.fixed(r.gain, decimals)) for r in p.relaxed],
     }
 
 
@@ -220,7 +234,7 @@ def _belief(evidence: Evidence) -> dict[str, Any] | None:
     noise, spread = evidence.noise, fit.diagnostics["objective_spread"]
     return {
         "objective": figures.held_out(
-            frames.held_out_objective(data, predictions, fit.objective),
+            frames.held_out_objective(data, predictions, fit.surrogate, fit.objective),
             "objective",
             size=OBJECTIVE_PANEL,
         ),

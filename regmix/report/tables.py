@@ -128,6 +128,13 @@ CANDIDATES: Columns = {
     "rmse": ("RMSE", _brief),
     "coverage90": ("in 90% interval", _whole),
 }
+CERTAINTY: Columns = {
+    "domain": ("domain", str),
+    "tied_low": ("as good from", text.percent),
+    "tied_high": ("to", text.percent),
+    "refit_low": ("refits from", text.percent),
+    "refit_high": ("to", text.percent),
+}
 COSTS: Columns = {
     "role": ("role", str),
     "runs": ("finished runs", str),
