@@ -213,18 +213,40 @@ def _json_lines(path: Path, field: str) -> Iterator[object]:
 
 def _parquet(path: Path, field: str) -> Iterator[object]:
     import pyarrow.parquet as pq
-    from pyarrow import ArrowInvalid
+    from pyarrow import ArrowException
 
     try:
         file = pq.ParquetFile(path)
-    except ArrowInvalid as exc:
-        raise UserError(f"{path}: not a parquet file ({exc})") from exc
-    if field not in file.schema_arrow.names:
+        names = file.schema_arrow.names
+    except (ArrowException, OSError, UnicodeDecodeError) as exc:
+        raise UserError(f"{path}: not a parquet file ({_one_line(exc)})") from exc
+    if field not in names:
+        raise UserError(f"{path}: no column '{field}'; columns: {', '.join(names)}")
+    for group in range(file.num_row_groups):
+        where = f"{path}: row group {group + 1} of {file.num_row_groups}"
+        try:
+            for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=[field]):
+                yield from _column(batch.column(0), where)
+        except (ArrowException, OSError) as exc:
+            raise UserError(
+                f"{where}: cannot be read ({_one_line(exc)}); the file is damaged, replace it"
+            ) from exc
+
+
+def _column(column: Any, where: str) -> list[object]:
+    try:
+        values: list[object] = column.to_pylist()
+    except UnicodeDecodeError as exc:
+        before = exc.object[: exc.start].decode()[-40:]
         raise UserError(
-            f"{path}: no column '{field}'; columns: {', '.join(file.schema_arrow.names)}"
-        )
-    for batch in file.iter_batches(batch_size=1024, columns=[field]):
-        yield from batch.column(0).to_pylist()
+            f"{where}: invalid UTF-8 in a text ({exc.reason}: byte {exc.object[exc.start]:#04x} "
+            f"after {before!r}); write the column again in UTF-8"
+        ) from exc
+    return values
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _hub(source: Source) -> Iterable[object]:

@@ -84,6 +84,32 @@ def test_what_is_not_parquet_is_named(tmp_path: Path) -> None:
         read("a.parquet", tmp_path)
 
 
+@pytest.mark.parametrize("compression", ["snappy", "zstd", "none"])
+def test_a_damaged_parquet_page_names_file_and_row_group(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"text {i * 7919}" * 9 for i in range(300)]})
+    pq.write_table(table, path, row_group_size=100, compression=compression, use_dictionary=False)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    raw = bytearray(path.read_bytes())
+    middle = column.data_page_offset + column.total_compressed_size // 2
+    raw[middle : middle + 64] = b"\xff" * 64
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=r"a\.parquet: row group 2 of 3: .*(damaged|invalid UTF-8)"):
+        read("a.parquet", tmp_path)
+    path.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(UserError, match=r"a\.parquet: not a parquet file"):
+        read("a.parquet", tmp_path)
+
+
+def test_invalid_utf8_in_a_parquet_column_names_file_row_group_and_byte(tmp_path: Path) -> None:
+    raw = pa.array([b"fine", b"fine", b"fine", b"caf\xe9 noir"], pa.binary())
+    column = pa.StringArray.from_buffers(4, *raw.buffers()[1:])  # pyarrow itself checks no text
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet", row_group_size=2)
+    message = r"a\.parquet: row group 2 of 2: invalid UTF-8 .*0xe9 after 'caf'"
+    with pytest.raises(UserError, match=message):
+        read("a.parquet", tmp_path)
+
+
 def test_folder_and_glob_read_known_files_in_name_order(tmp_path: Path) -> None:
     (tmp_path / "d" / "deep").mkdir(parents=True)
     (tmp_path / "d" / "b.txt").write_text("second")
