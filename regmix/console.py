@@ -351,6 +351,7 @@ def show_manifest(manifest: DataManifest) -> None:
             quantity(d.valid.tokens), str(skipped),
         )  # fmt: skip
     console.print(shown)
+    show_notes(manifest.notes)
     say(f"vocabulary {manifest.vocab_size}, data {manifest.fingerprint}")
 
 

@@ -69,6 +69,8 @@ class DataManifest:
     """``uint16`` or ``uint32``, little-endian."""
     tokenizer: str
     """Fingerprint of ``tokens/tokenizer.json``."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about the build; not part of its identity."""
 
     @property
     def fingerprint(self) -> str:
@@ -123,6 +125,7 @@ class DataManifest:
             manifest = cls(
                 domains=tuple(_domain(d) for d in raw["domains"]),
                 **{key: raw[key] for key in ("vocab_size", "eod_id", "dtype", "tokenizer")},
+                notes=tuple(raw.get("notes", ())),
             )
         except (KeyError, TypeError) as exc:
             raise UserError(f"{path}: not a data manifest ({exc!r}); build again") from exc

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from proxy_trainer.data import tokenizer as tokenizers
-from proxy_trainer.data.shards import ShardWriter, check_shard_size, dtype_for
+from proxy_trainer.data.shards import dtype_for
 from proxy_trainer.data.sources import Counts, Input, documents, expand
+from proxy_trainer.data.tokenise import Task, finished, tokenise
 from proxy_trainer.processes import claimed, die_with_parent
 from regmix.config import Domain, Source, StudyConfig
 from regmix.errors import UserError
@@ -23,34 +21,8 @@ from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest, split_from_dict
 
-BATCH_DOCUMENTS = 256
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One input to be tokenised into at most one shard per split."""
-
-    layout: StudyLayout
-    domain: str
-    index: int
-    item: Input
-    split: str
-    """``train``, ``valid``, or ``both`` when the valid split is set apart by hash."""
-    valid_share: float
-    dtype: str
-    eod_id: int
-    identity: str
-    """Changes whenever the shard's content could."""
-
-    @property
-    def marker(self) -> Path:
-        """Written last; holds what the shards hold."""
-        return self.layout.domain_tokens(self.domain) / f"{self.split}-{self.index:05d}.json"
-
-    def shard(self, split: str) -> Path:
-        """Shard file for one split."""
-        return self.layout.domain_tokens(self.domain) / f"{split}-{self.index:05d}.bin"
+_SKIPPED = ("skipped_no_text", "skipped_empty")
 
 
 def build(
@@ -83,23 +55,22 @@ def _build(
     eod_id = tokenizers.end_of_document(tokenizer, tokenizer_path)
     identity = tokenizers.fingerprint(tokenizer_path)
     tasks = [
-        _Task(
+        Task(
             layout, domain.name, index, item, split, domain.valid_share, dtype, eod_id,
             fingerprint([identity, item.stamp, split, domain.valid_share]),
         )
         for domain in config.domains
         for index, (split, item) in enumerate(inputs[domain.name])
     ]  # fmt: skip
-    results = _run(tasks, workers, progress)
+    done = _run(tasks, workers, progress)
+    results = {d: [done[t.marker] for t in tasks if t.domain == d] for d in config.domain_names}
     manifest = DataManifest(
-        domains=tuple(
-            _domain_manifest(d, [results[t.marker] for t in tasks if t.domain == d.name], config)
-            for d in config.domains
-        ),
+        domains=tuple(_domain_manifest(d, results[d.name], config) for d in config.domains),
         vocab_size=vocab_size,
         eod_id=eod_id,
         dtype=dtype,
         tokenizer=identity,
+        notes=tuple(n for d, found in results.items() for n in _notes(d, found, layout.root)),
     )
     manifest.save(layout.manifest)
     return manifest
@@ -190,9 +161,9 @@ def _tokenizer_text(
                 break
 
 
-def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> dict[Path, dict[str, Any]]:
+def _run(tasks: list[Task], workers: int, progress: Progress | None) -> dict[Path, dict[str, Any]]:
     """Results by marker file; finished tasks are read, the others carried out in processes."""
-    results = {task.marker: found for task in tasks if (found := _finished(task)) is not None}
+    results = {task.marker: found for task in tasks if (found := finished(task)) is not None}
     waiting = sorted((t for t in tasks if t.marker not in results), key=_weight, reverse=True)
     if progress:
         progress(len(results), len(tasks))
@@ -203,9 +174,7 @@ def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> dict[Pa
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(waiting)), context, die_with_parent) as pool:
-        futures: dict[Future[dict[str, Any]], _Task] = {
-            pool.submit(_tokenise, t): t for t in waiting
-        }
+        futures: dict[Future[dict[str, Any]], Task] = {pool.submit(tokenise, t): t for t in waiting}
         try:
             for future in as_completed(futures):
                 results[futures[future].marker] = future.result()
@@ -217,67 +186,8 @@ def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> dict[Pa
     return results
 
 
-def _weight(task: _Task) -> int:
+def _weight(task: Task) -> int:
     return task.item.path.stat().st_size if task.item.path else 0
-
-
-def _finished(task: _Task) -> dict[str, Any] | None:
-    if not task.marker.is_file():
-        return None
-    found: dict[str, Any] = read_json(task.marker)
-    if found["identity"] != task.identity:
-        return None
-    try:
-        for part in found["splits"].values():
-            for shard in split_from_dict(part).shards:
-                check_shard_size(task.layout.tokens / shard.file, shard, task.dtype)
-    except UserError:  # a shard was cut short or deleted: make it again
-        return None
-    return found
-
-
-def is_valid_document(text: str, share: float) -> bool:
-    """Whether a document belongs to the valid split: decided by its content alone."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
-
-
-def _tokenise(task: _Task) -> dict[str, Any]:
-    """Tokenise one input; runs in a worker process."""
-    tokenizer = tokenizers.load(task.layout.tokenizer)
-    writers: dict[str, ShardWriter] = {}
-    text_bytes: dict[str, int] = {}
-    counts = Counts()
-    stream = documents(task.item, counts)
-    while batch := list(islice(stream, BATCH_DOCUMENTS)):
-        for text, encoding in zip(batch, _encode(tokenizer, batch), strict=True):
-            split = task.split
-            if split == "both":
-                split = "valid" if is_valid_document(text, task.valid_share) else "train"
-            if split not in writers:
-                writers[split] = ShardWriter(task.shard(split), task.dtype)
-            size = len(text.encode())
-            writers[split].add([*encoding, task.eod_id], size)
-            text_bytes[split] = text_bytes.get(split, 0) + size
-    if not writers:
-        raise UserError(f"domain '{task.domain}': {task.item.label} holds no document with text")
-    splits = {}
-    for split, writer in writers.items():
-        shard = writer.close(task.layout.tokens)
-        # What was skipped has no content to hash; it is counted with train where there is one.
-        own = split == "train" or "train" not in writers
-        part = SplitManifest(
-            shard.tokens, shard.documents, text_bytes[split], (shard,),
-            counts.no_text if own else 0, counts.empty if own else 0,
-        )  # fmt: skip
-        splits[split] = asdict(part)
-    result = {"identity": task.identity, "input": task.item.label, "splits": splits}
-    write_json(task.marker, result)
-    return result
-
-
-def _encode(tokenizer: Any, batch: list[str]) -> Iterable[list[int]]:
-    return (e.ids for e in tokenizer.encode_batch_fast(batch, add_special_tokens=False))
 
 
 def _domain_manifest(
@@ -287,9 +197,11 @@ def _domain_manifest(
     for split in ("train", "valid"):
         parts = [split_from_dict(r["splits"][split]) for r in results if split in r["splits"]]
         _check_skipped(domain.name, split, parts, config.data.max_missing_text)
-        if not parts:
+        if not any(p.documents for p in parts):
+            read = [r["input"] for r in results if split in r["splits"]]
             raise UserError(
-                f"domain '{domain.name}': its {split} split is empty; "
+                f"domain '{domain.name}': its {split} split is empty: no document for it in "
+                f"{_listed(read or [r['input'] for r in results])}; "
                 + ("add documents, or raise valid_share" if split == "valid" else "add sources")
             )
         shards: tuple[Shard, ...] = tuple(s for p in parts for s in p.shards)
@@ -302,6 +214,28 @@ def _domain_manifest(
             skipped_empty=sum(p.skipped_empty for p in parts),
         )
     return DomainManifest(domain.name, splits["train"], splits["valid"])
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _notes(domain: str, results: list[dict[str, Any]], root: Path) -> list[str]:
+    """Inputs out of which no document came: counted and said, since the others carry on."""
+    notes = []
+    for result in results:
+        parts = [split_from_dict(part) for part in result["splits"].values()]
+        if any(part.documents for part in parts):
+            continue
+        path = Path(result["input"])
+        shown = path.relative_to(root) if path.is_relative_to(root) else result["input"]
+        no_text, empty = (sum(getattr(p, k) for p in parts) for k in _SKIPPED)
+        notes.append(
+            f"domain '{domain}': {shown} holds no document with text "
+            f"({no_text} without the text field, {empty} empty)"
+        )
+    return notes
 
 
 def _check_skipped(name: str, split: str, parts: list[SplitManifest], limit: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from proxy_trainer.data import build
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.shards import DomainTokens
+from proxy_trainer.data.tokenise import is_valid_document
 from proxy_trainer.processes import claimed
 from regmix.errors import UserError
 from regmix.manifest import DataManifest
@@ -76,7 +78,7 @@ def test_manifest_totals_are_those_of_a_direct_count(study: Study) -> None:
         for split in ("train", "valid"):
             part = domain.split(split)
             own = [t for t in documents
-                   if build.is_valid_document(t, 0.1) == (split == "valid")]  # fmt: skip
+                   if is_valid_document(t, 0.1) == (split == "valid")]  # fmt: skip
             assert part.documents == len(own) > 0
             assert part.text_bytes == sum(len(t.encode()) for t in own)
             assert part.tokens == sum(len(tokenizer.encode(t).ids) + 1 for t in own)
@@ -171,7 +173,7 @@ def test_given_valid_sources_are_the_valid_split(tmp_path: Path) -> None:
 
 def test_skipped_documents_are_counted_where_a_file_falls_wholly_into_valid(tmp_path: Path) -> None:
     share = 0.3
-    held_out = next(t for i in range(99) if build.is_valid_document(t := f"only {i}", share))
+    held_out = next(t for i in range(99) if is_valid_document(t := f"only {i}", share))
     write(tmp_path / "a" / "1.jsonl", [f"document {i} {i * i}" for i in range(300)])
     (tmp_path / "a" / "2.jsonl").write_text(
         json.dumps({"text": held_out}) + '\n{"text": null}\n{"text": ""}\n'
@@ -182,13 +184,50 @@ def test_skipped_documents_are_counted_where_a_file_falls_wholly_into_valid(tmp_
     assert domain.train.skipped_empty + domain.valid.skipped_empty == 1
 
 
+def test_an_empty_file_among_others_is_counted_and_said(
+    tmp_path: Path, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    write(tmp_path / "a" / "1.jsonl", [f"document {i} {i * i}" for i in range(300)])
+    study = make(tmp_path, {"a": "train: a, valid_share: 0.2"})
+    whole = build.build(study.layout, study.config)
+    (tmp_path / "a" / "2.jsonl").write_bytes(b"")
+    (tmp_path / "a" / "3.jsonl").write_text('{"text": ""}\n{"txet": "x"}\n{"text": " "}\n')
+    (tmp_path / "a" / "4.jsonl.gz").write_bytes(gzip.compress(b""))
+    command = regmix("data", "build", tmp_path)
+    output, errors = command.communicate(timeout=120)
+    assert command.returncode == 0, errors
+    manifest = build.load_manifest(study.layout, study.config)
+    assert manifest.fingerprint == whole.fingerprint
+    assert stored(study, "a", "train") + stored(study, "a", "valid")
+    train = manifest.domain("a").train
+    assert (train.skipped_no_text, train.skipped_empty) == (1, 2)
+    assert manifest.notes == tuple(
+        f"domain 'a': a/{name} holds no document with text ({no_text} without the text field, "
+        f"{empty} empty)"
+        for name, no_text, empty in (("2.jsonl", 0, 0), ("3.jsonl", 1, 2), ("4.jsonl.gz", 0, 0))
+    )
+    assert all(f"note: {note}" in output for note in manifest.notes)
+    before = state(study)
+    assert build.build(study.layout, study.config) == manifest
+    assert state(study) == before
+
+
+def test_a_file_that_was_emptied_leaves_its_former_text_out(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write(tmp_path / "a" / f"{number}.jsonl", [f"{number} document {i}" for i in range(200)])
+    study = make(tmp_path, {"a": "train: a, valid_share: 0.2"}, "{vocab_size: 260}")
+    build.build(study.layout, study.config)
+    (tmp_path / "a" / "2.jsonl").write_bytes(b"")
+    build.build(study.layout, study.config)
+    found = stored(study, "a", "train") + stored(study, "a", "valid")
+    assert sorted(found) == sorted(texts(tmp_path / "a" / "1.jsonl"))
+
+
 def test_an_empty_valid_split_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    documents = [
-        t for i in range(400) if not build.is_valid_document(t := f"doc {i} {i * i}", 0.02)
-    ]
+    documents = [t for i in range(400) if not is_valid_document(t := f"doc {i} {i * i}", 0.02)]
     write(tmp_path / "a.jsonl", documents)
     study = make(tmp_path, {"a": "train: a.jsonl"})
-    with pytest.raises(UserError, match=r"domain 'a': its valid split is empty; .*valid_share"):
+    with pytest.raises(UserError, match=r"domain 'a': its valid split is empty: .*valid_share"):
         build.build(study.layout, study.config)
     assert not study.layout.manifest.exists()
 

@@ -226,9 +226,10 @@ def build_with(study: Study, prose: str | bytes) -> None:
     build.build(study.layout, study.config)
 
 
-def test_a_file_without_any_document_fails_the_build(new_study: Callable[..., Study]) -> None:
+def test_a_domain_without_any_document_fails_the_build(new_study: Callable[..., Study]) -> None:
     study = new_study()
-    with pytest.raises(UserError, match=r"domain 'prose': .*prose\.jsonl holds no document"):
+    message = r"domain 'prose': its train split is empty: no document for it in .*prose\.jsonl; add"
+    with pytest.raises(UserError, match=message):
         build_with(study, "")
     assert not study.layout.manifest.exists()
 
