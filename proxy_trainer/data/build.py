@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.shards import dtype_for
 from proxy_trainer.data.sources import Counts, Input, documents, expand
-from proxy_trainer.data.tokenise import Task, finished, tokenise
-from proxy_trainer.processes import claimed, die_with_parent
+from proxy_trainer.data.tokenise import Task, finished
+from proxy_trainer.data.workers import carry_out
+from proxy_trainer.processes import claimed
 from regmix.config import Domain, Source, StudyConfig
 from regmix.errors import UserError
 from regmix.files import read_json, write_json, write_whole
@@ -37,6 +35,7 @@ def build(
         UserError: a source is missing or empty, a text cannot be read, too many documents lack
             the text field, a split is empty, or another process builds this study. Nothing
             half-written is left that a later stage would read.
+        RegmixError: a worker process was killed; running again goes on.
     """
     with claimed(layout.tokens / "lock") as mine:
         if not mine:
@@ -164,30 +163,23 @@ def _tokenizer_text(
 def _run(tasks: list[Task], workers: int, progress: Progress | None) -> dict[Path, dict[str, Any]]:
     """Results by marker file; finished tasks are read, the others carried out in processes."""
     results = {task.marker: found for task in tasks if (found := finished(task)) is not None}
-    waiting = sorted((t for t in tasks if t.marker not in results), key=_weight, reverse=True)
+    waiting = sorted(
+        (t for t in tasks if t.marker not in results), key=lambda t: t.item.size, reverse=True
+    )
     if progress:
         progress(len(results), len(tasks))
     if not waiting:
         return results
     # Shards are about to change; until all have, no manifest may say what they hold.
     waiting[0].layout.manifest.unlink(missing_ok=True)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(waiting)), context, die_with_parent) as pool:
-        futures: dict[Future[dict[str, Any]], Task] = {pool.submit(tokenise, t): t for t in waiting}
-        try:
-            for future in as_completed(futures):
-                results[futures[future].marker] = future.result()
-                if progress:
-                    progress(len(results), len(tasks))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+
+    def done(task: Task, result: dict[str, Any]) -> None:
+        results[task.marker] = result
+        if progress:
+            progress(len(results), len(tasks))
+
+    carry_out(waiting, workers, done)
     return results
-
-
-def _weight(task: Task) -> int:
-    return task.item.path.stat().st_size if task.item.path else 0
 
 
 def _domain_manifest(

@@ -47,6 +47,11 @@ class Input:
         return str(self.path) if self.path else f"hub:{self.source.hub}"
 
     @property
+    def size(self) -> int:
+        """Bytes of the file; 0 where they are not known."""
+        return self.path.stat().st_size if self.path else 0
+
+    @property
     def stamp(self) -> list[Any]:
         """Changes when the input changes: name, size and modification time of a file."""
         if self.path is None:

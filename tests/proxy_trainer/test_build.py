@@ -442,3 +442,42 @@ def test_killed_in_the_middle_nothing_is_read_and_the_next_build_is_whole(
     assert build.load_manifest(study.layout, study.config) == expected
     assert expected.fingerprint in output
     assert not [p for p in study.layout.tokens.rglob("*") if ".tmp-" in p.name]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_told_with_its_file_and_the_next_build_goes_on(
+    tmp_path: Path, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    if not Path("/proc").exists():
+        pytest.skip("needs /proc to find the worker that holds a file")
+    write(tmp_path / "small.jsonl", [f"small {i} lorem" for i in range(3000)])
+    write(tmp_path / "big.jsonl", [f"big {i} " + "lorem ipsum dolor " * 150 for i in range(6000)])
+    names = {n: f"train: {n}.jsonl" for n in ("small", "big")}
+    study = make(tmp_path, names, "{vocab_size: 270, train_bytes: 10000}")
+    (tmp_path / "study.yaml").write_text(study.layout.config.read_text() + "launch: {workers: 2}\n")
+    command = regmix("data", "build", study.layout.root)
+    small = study.layout.tokens / "small" / "both-00000.json"
+    partial = study.layout.tokens / "big" / ".train-00000.bin.tmp-part"
+    deadline = time.monotonic() + 60
+    while not (small.exists() and partial.exists()):
+        assert command.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    kept = small.stat().st_mtime_ns
+    holder = next(
+        pid for pid in children(command.pid)
+        if any(os.path.realpath(f) == str(partial) for f in Path(f"/proc/{pid}/fd").iterdir())
+    )  # fmt: skip
+    os.kill(holder, signal.SIGKILL)
+    errors = command.communicate(timeout=60)[1]
+    assert command.returncode == 1
+    assert len(errors.splitlines()) == 1
+    assert f"at work: {tmp_path / 'big.jsonl'} (16.3 MB); set launch.workers below 2" in errors
+    assert "run `regmix data build` again" in errors
+    with pytest.raises(UserError, match="no data yet"):
+        build.load_manifest(study.layout, study.config)
+    again = regmix("data", "build", study.layout.root)
+    assert again.communicate(timeout=120) is not None
+    assert again.returncode == 0
+    assert small.stat().st_mtime_ns == kept
+    assert build.load_manifest(study.layout, study.config).domain("big").train.documents > 5000
