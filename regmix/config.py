@@ -96,7 +96,8 @@ class TokenizerConfig(Strict):
     """A `tokenizer.json`; empty: a byte-level BPE is trained."""
     vocab_size: Annotated[int, Field(ge=257)] = 4096
     train_bytes: Positive = 2_000_000
-    """Text taken from each domain to train it."""
+    """Training text taken from each domain to train it, whole documents. Despite its name it is
+    counted in characters: counting bytes would change the tokenizers of existing corpora."""
 
 
 class DataConfig(Strict):

@@ -9,7 +9,7 @@ from typing import Any
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.shards import dtype_for
 from proxy_trainer.data.sources import Counts, Input, documents, expand
-from proxy_trainer.data.tokenise import Task, finished
+from proxy_trainer.data.tokenise import Task, finished, is_valid_document
 from proxy_trainer.data.workers import carry_out
 from proxy_trainer.processes import claimed
 from regmix.config import Domain, Source, StudyConfig
@@ -129,35 +129,50 @@ def _ensure_tokenizer(
         origin: Any = {"path": settings.path, "content": tokenizers.fingerprint(given)}
     else:
         stamps = {d: [i.stamp for _, i in items] for d, items in inputs.items()}
-        origin = {"settings": settings.model_dump(), "inputs": fingerprint(stamps)}
-    if layout.tokenizer.is_file() and record.is_file() and read_json(record) == origin:
+        shares = {d.name: d.valid_share for d in config.domains if not d.valid}
+        origin = {
+            "settings": settings.model_dump(), "inputs": fingerprint(stamps), "valid_share": shares,
+        }  # fmt: skip
+    if layout.tokenizer.is_file() and record.is_file() and _same(read_json(record), origin):
         return layout.tokenizer
     if given is not None:
         content = given.read_bytes()
         write_whole(layout.tokenizer, lambda tmp: tmp.write_bytes(content))
     else:
-        texts = _tokenizer_text(inputs, settings.train_bytes)
+        texts = _tokenizer_text(config, inputs)
         tokenizers.save(tokenizers.train_bpe(texts, settings.vocab_size), layout.tokenizer)
     write_json(record, origin)
     return layout.tokenizer
 
 
+def _same(found: dict[str, Any], origin: dict[str, Any]) -> bool:
+    """Whether a tokenizer's record is that of this input; an older one says less."""
+    return bool(found) and found == {k: v for k, v in origin.items() if k in found}
+
+
 def _tokenizer_text(
-    inputs: dict[str, list[tuple[str, Input]]], bytes_per_domain: int
+    config: StudyConfig, inputs: dict[str, list[tuple[str, Input]]]
 ) -> Iterator[str]:
-    """Training text in equal parts per domain, so that no domain owns the vocabulary."""
-    for items in inputs.values():
+    """Training text in equal parts per domain, so that no domain owns the vocabulary.
+
+    Documents of the valid split are not among it: what a proxy is measured on shapes nothing.
+    """
+    for domain in config.domains:
         taken = 0
-        for split, item in items:
-            if split == "valid":
-                continue
-            for text in documents(item, Counts()):
-                yield text
-                taken += len(text)
-                if taken >= bytes_per_domain:
-                    break
-            if taken >= bytes_per_domain:
+        for text in _training_texts(domain, inputs[domain.name]):
+            yield text
+            taken += len(text)
+            if taken >= config.data.tokenizer.train_bytes:
                 break
+
+
+def _training_texts(domain: Domain, items: list[tuple[str, Input]]) -> Iterator[str]:
+    for split, item in items:
+        if split == "valid":
+            continue
+        for text in documents(item, Counts()):
+            if split == "train" or not is_valid_document(text, domain.valid_share):
+                yield text
 
 
 def _run(tasks: list[Task], workers: int, progress: Progress | None) -> dict[Path, dict[str, Any]]:

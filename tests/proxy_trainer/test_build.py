@@ -381,6 +381,36 @@ def test_two_workers_build_what_one_builds(
     assert found == one
 
 
+def test_the_tokenizer_learns_nothing_from_the_valid_split(tmp_path: Path) -> None:
+    share = 0.3
+    documents = [f"document {i}" for i in range(400)]
+    held_out = {t for t in documents if is_valid_document(t + " zyxwvu" * 20, share)}
+    held_out = {t + " zyxwvu" * 20 for t in held_out}
+    plain = [t for t in documents if not is_valid_document(t, share)]
+    write(tmp_path / "a.jsonl", plain + sorted(held_out))
+    study = make(tmp_path, {"a": f"train: a.jsonl, valid_share: {share}"}, "{vocab_size: 280}")
+    assert build.build(study.layout, study.config).domain("a").valid.documents == len(held_out) > 50
+    vocabulary = tokenizers.load(study.layout.tokenizer).get_vocab()
+    assert any("docu" in token for token in vocabulary)
+    assert not any("zy" in token or "wv" in token for token in vocabulary)
+
+
+def test_the_tokenizer_follows_the_valid_share_unless_it_is_older(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [f"document number {i * i}" for i in range(300)])
+    study = make(tmp_path, {"a": "train: a.jsonl, valid_share: 0.2"}, "{vocab_size: 300}")
+    build.build(study.layout, study.config)
+    before = study.layout.tokenizer.read_bytes()
+    other = make(tmp_path, {"a": "train: a.jsonl, valid_share: 0.4"}, "{vocab_size: 300}")
+    build.build(other.layout, other.config)
+    assert study.layout.tokenizer.read_bytes() != before
+    record = study.layout.tokens / "tokenizer_from.json"
+    older = {k: v for k, v in json.loads(record.read_text()).items() if k != "valid_share"}
+    record.write_text(json.dumps(older))
+    kept = study.layout.tokenizer.stat().st_ino
+    build.build(study.layout, study.config)
+    assert study.layout.tokenizer.stat().st_ino == kept
+
+
 def test_a_second_build_at_the_same_time_is_refused(study: Study) -> None:
     with claimed(study.layout.tokens / "lock") as mine:
         assert mine
