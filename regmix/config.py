@@ -53,7 +53,8 @@ class Source(Strict):
     hub: str | None = None
     """Anything `datasets.load_dataset` takes as its first argument."""
     hub_args: dict[str, Any] = {}
-    """Further arguments to `load_dataset`: name, data_dir, data_files, revision."""
+    """Further arguments to `load_dataset`: name, data_dir, data_files, revision. A dataset that
+    changes under the same arguments is noticed by its local files alone; pin others by revision."""
     split: str = "train"
     """Split of the hub dataset."""
     text_field: str = "text"

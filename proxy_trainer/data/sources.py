@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +53,55 @@ class Input:
 
     @property
     def stamp(self) -> list[Any]:
-        """Changes when the input changes: name, size and modification time of a file."""
+        """Changes when the input changes: name, size and modification time of a file.
+
+        For a dataset: its settings, and the same of the local files that it is read from. What
+        changes elsewhere under the same name (a branch on the hub, a URL) is not noticed; pin it
+        with ``revision`` in ``hub_args``.
+        """
         if self.path is None:
-            return [self.source.model_dump(mode="json")]
-        stat = self.path.stat()
-        return [str(self.path), stat.st_size, stat.st_mtime_ns, self.source.text_field]
+            local = [_file_stamp(path) for path in _hub_files(self.source)]
+            return [self.source.model_dump(mode="json"), *([local] if local else [])]
+        return [*_file_stamp(self.path), self.source.text_field]
+
+
+def _file_stamp(path: Path) -> list[str | int]:
+    stat = path.stat()
+    return [str(path), stat.st_size, stat.st_mtime_ns]
+
+
+def _hub_files(source: Source) -> list[Path]:
+    """Files on this machine that a dataset is read from, found as `datasets` finds them.
+
+    That is: ``data_files`` (a path, a glob, or lists and mappings of them) below ``data_dir`` or
+    the dataset's own folder; without ``data_files``, every file there.
+    """
+    folder = Path(str(source.hub))
+    if not folder.is_dir() and len(folder.parts) > 1:  # owner/name: its files are on the hub
+        return []
+    base = folder if folder.is_dir() else Path()
+    base /= str(source.hub_args.get("data_dir") or "")
+    patterns = list(_strings(source.hub_args.get("data_files")))
+    if not patterns and base != Path():
+        patterns = ["**/*"]
+    found = {
+        Path(name)
+        for pattern in patterns
+        if "://" not in pattern
+        for name in glob.glob(str(base / pattern), recursive=True)
+    }
+    return sorted(path for path in found if path.is_file())
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _strings(inner)
 
 
 def expand(source: Source, root: Path, where: str) -> list[Input]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,6 +132,54 @@ def test_hub_reads_local_files_through_datasets(tmp_path: Path) -> None:
     assert list(documents(item, counts)) == TEXTS
     assert counts.empty == 1
     assert item.label == "hub:json"
+
+
+@pytest.mark.parametrize(
+    ("hub", "hub_args"),
+    [
+        ("json", {"data_files": "@/d/x.json"}),
+        ("json", {"data_files": {"train": ["@/d/*.json"]}}),
+        ("json", {"data_files": "x.json", "data_dir": "@/d"}),
+        ("json", {"data_dir": "@/d"}),
+        ("@/d", {}),
+        ("@/d", {"data_files": "x.json"}),
+    ],
+)
+def test_changed_local_files_of_a_dataset_change_its_stamp(
+    tmp_path: Path, hub: str, hub_args: dict[str, object]
+) -> None:
+    def place(value: object) -> object:
+        return json.loads(json.dumps(value).replace("@", tmp_path.as_posix()))
+
+    path = tmp_path / "d" / "x.json"
+    path.parent.mkdir()
+    path.write_bytes(lines(["first"]))
+    source = Source.model_validate({"hub": place(hub), "hub_args": place(hub_args)})
+    [item] = expand(source, tmp_path, "domains.d.train")
+    assert list(documents(item, Counts())) == ["first"]
+    stamps = [item.stamp, item.stamp]
+    path.write_bytes(lines(["first", "second"]))
+    stamps.append(item.stamp)
+    assert list(documents(item, Counts())) == ["first", "second"]
+    os.utime(path, ns=(1, 1))
+    stamps.append(item.stamp)
+    assert stamps[0] == stamps[1]
+    assert len({json.dumps(s) for s in stamps}) == 3
+
+
+@pytest.mark.parametrize(
+    ("hub", "hub_args"),
+    [("owner/name", {"data_dir": "d"}), ("json", {"data_files": "https://host/x.json"})],
+)
+def test_a_remote_dataset_is_stamped_by_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: str, hub_args: dict[str, object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x.json").write_bytes(lines(["not of this dataset"]))
+    source = Source.model_validate({"hub": hub, "hub_args": hub_args})
+    [item] = expand(source, tmp_path, "domains.d.train")
+    assert item.stamp == [source.model_dump(mode="json")]
 
 
 def test_hub_failure_names_the_dataset(tmp_path: Path) -> None:
