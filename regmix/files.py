@@ -26,7 +26,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from exc
         if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{path}: not writable ({exc.strerror})") from exc
-        if exc.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
+        if exc.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise UserError(f"{path}: no file can be written there ({exc.strerror})") from exc
         raise
 

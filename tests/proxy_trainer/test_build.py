@@ -381,6 +381,19 @@ def test_two_workers_build_what_one_builds(
     assert found == one
 
 
+def test_domains_with_the_longest_names_are_built(tmp_path: Path) -> None:
+    names = ["数" * 200, "数" * 199 + "学", "é" * 42]
+    for number, name in enumerate(names):
+        write(tmp_path / f"{number}.jsonl", [f"text {i} of {number}" for i in range(200)])
+        assert len(name) <= 200
+    domains = {f'"{n}"': f"train: {i}.jsonl, valid_share: 0.3" for i, n in enumerate(names)}
+    study = make(tmp_path, domains, "{vocab_size: 260}")
+    assert build.build(study.layout, study.config).names == tuple(names)
+    for number, name in enumerate(names):
+        found = stored(study, name, "train") + stored(study, name, "valid")
+        assert sorted(found) == sorted(texts(tmp_path / f"{number}.jsonl"))
+
+
 def test_the_tokenizer_learns_nothing_from_the_valid_split(tmp_path: Path) -> None:
     share = 0.3
     documents = [f"document {i}" for i in range(400)]

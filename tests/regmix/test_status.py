@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -187,6 +188,20 @@ def test_folder_names_are_single_and_distinct(names: list[str]) -> None:
         assert Path("/tokens") / folder != Path("/tokens")
         assert (Path("/tokens") / folder).parent == Path("/tokens")
         assert folder not in (".", "..")
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "数", "🙂", "%", "."])
+def test_any_valid_name_of_a_domain_has_a_folder_of_its_own(tmp_path: Path, letter: str) -> None:
+    names = [letter * n for n in (1, 28, 29, 42, 43, 84, 86, 199, 200)]
+    names += [letter * 199 + "x", "x" + letter * 199, letter * 198 + "/x"]
+    folders = [StudyLayout(tmp_path).domain_tokens(name) for name in names]
+    assert len(set(folders)) == len(names)
+    for name, folder in zip(names, folders, strict=True):
+        assert folder.parent == tmp_path / "tokens"
+        folder.mkdir(parents=True)
+        (folder / ".train-00000.bin.tmp-part").touch()
+        assert unquote(folder.name) == name or "%~" in folder.name
+        assert folder_name(folder.name) != folder.name or "%" not in folder.name
 
 
 def test_run_layout_names_its_files(tmp_path: Path) -> None:

@@ -257,6 +257,11 @@ def test_a_mixture_file_stays_in_its_folder(trained: Study, name: str) -> None:
         trained.latest_fit(f"../fits/{trained.latest_fit().fit_id}")
 
 
+def test_a_mixture_file_with_too_long_a_name_is_refused(trained: Study) -> None:
+    with pytest.raises(UserError, match=r"数\.yaml: no file can be written there \(File name too"):
+        trained.fit(settings=QUICK, name="数" * 200)
+
+
 def test_a_noisy_swarm_is_called_a_coin_toss(make_study: Make, worker: Any) -> None:
     study = make_study()
     study.propose()
