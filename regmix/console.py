@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Protocol
 
 import pandas as pd
 from rich.console import Console
@@ -355,10 +356,24 @@ def show_manifest(manifest: DataManifest) -> None:
     say(f"vocabulary {manifest.vocab_size}, data {manifest.fingerprint}")
 
 
-def show_outcome(study: Study, done: list[str], failed: list[str], busy: list[str]) -> None:
-    """How a training command ended."""
-    say(f"{len(done)} runs done, {len(failed)} failed, {len(busy)} held by another command")
-    for run_id in failed:
+class Outcome(Protocol):
+    """How the runs of one training command ended: run ids; `proxy_trainer.launch` has it."""
+
+    done: list[str]
+    failed: list[str]
+    busy: list[str]
+    elsewhere: list[str]
+
+
+def show_outcome(study: Study, outcome: Outcome) -> None:
+    """How a training command ended: what it did itself, and what another one did meanwhile."""
+    say(f"{len(outcome.done)} runs trained, {len(outcome.failed)} failed")
+    if outcome.elsewhere or outcome.busy:
+        say(
+            f"by another command: {len(outcome.elsewhere)} runs trained, "
+            f"{len(outcome.busy)} still in training"
+        )
+    for run_id in outcome.failed:
         say(f"[red]failed[/red] {run_id}: see {escape(str(study.layout.run(run_id).failed))}")
 
 
