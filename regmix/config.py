@@ -60,7 +60,7 @@ class Source(Strict):
     text_field: str = "text"
 
     @model_validator(mode="after")
-    def _one_place(self) -> Source:
+    def _oneplace(self) -> Source:
         if (self.path is None) == (self.hub is None):
             raise ValueError("give either 'path' or 'hub'")
         return self
@@ -281,6 +281,25 @@ class StudyConfig(Strict):
     def _list(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
 
+    def data_settings(self) -> dict[str, Any]:
+        """What decides the token shards, in the shape of ``study.yaml``; plain values.
+
+        Recorded when the data are built and compared ever after: a key that has its default is
+        left out, so that a later version with more keys finds nothing changed.
+        """
+        tokenizer = self.data.tokenizer
+        own = {"path"} if tokenizer.path is not None else {"vocab_size", "train_bytes"}
+        return {
+            "domains": [
+                d.model_dump(
+                    mode="json", include={"name", "train", "valid", "valid_share"},
+                    exclude={"valid_share"} if d.valid else None, exclude_defaults=True,
+                )
+                for d in self.domains
+            ],
+            "data": {"tokenizer": tokenizer.model_dump(include=own, exclude_defaults=True)},
+        }  # fmt: skip
+
     @property
     def domain_names(self) -> tuple[str, ...]:
         """Domain names in study order."""
@@ -316,7 +335,7 @@ def load_study(path: Path) -> StudyConfig:
     names = config.domain_names
     for index, name in enumerate(names):
         if name in names[:index]:
-            where = _place(path, ("domains", index))
+            where = place(path, ("domains", index))
             raise UserError(f"{where}: domain '{name}' is named twice")
     _known(path, config.space.bounds, names, ("space", "bounds"))
     for group, bound in config.space.groups.items():
@@ -360,10 +379,11 @@ def name_from(folder: Path) -> str:
 def _known(path: Path, given: Any, names: tuple[str, ...], key: KeyPath) -> None:
     for name in given:
         if name not in names:
-            raise unknown_name("domain", name, names, _place(path, key))
+            raise unknown_name("domain", name, names, place(path, key))
 
 
-def _place(path: Path, key: KeyPath) -> str:
+def place(path: Path, key: KeyPath) -> str:
+    """Where a key stands: file, line and dotted path, as messages begin."""
     line = yaml_io.line_of(path, key)
     dotted = ".".join(str(part) for part in key)
     return f"{path}:{line}: {dotted}" if line else f"{path}: {dotted}"
@@ -373,11 +393,11 @@ def _explain(path: Path, model: type[BaseModel], error: ErrorDetails) -> UserErr
     key = error["loc"]
     if error["type"] == "extra_forbidden":
         parent = _model_at(model, key[:-1])
-        where = _place(path, key)
+        where = place(path, key)
         return unknown_name("key", key[-1], parent.model_fields if parent else (), where)
     value = "" if error["type"] == "missing" else f" (found {error['input']!r})"
     message = error["msg"].removeprefix("Value error, ")
-    return UserError(f"{_place(path, key)}: {message}{value}")
+    return UserError(f"{place(path, key)}: {message}{value}")
 
 
 def _model_at(model: type[BaseModel], key: KeyPath) -> type[BaseModel] | None:

@@ -106,14 +106,15 @@ class Study:
                 for more later adds to the same swarm.
 
         Raises:
-            UserError: the data is not built, or too few runs are asked for.
+            UserError: the data is not built, or not with the present settings; or too few runs
+                are asked for.
         """
         swarm_config = self.config.swarm
         if runs is not None:
             if runs < 1:
                 raise UserError(f"propose: {runs} runs; at least 1 is needed")
             swarm_config = swarm_config.model_copy(update={"runs": runs})
-        manifest = self._built()
+        manifest = self._as_configured()
         swarm = design.swarm(swarm_config, self.space, manifest.natural(), self.config.seed)
         template = self._template(self.config.proxy)
         specs = tuple(
@@ -124,7 +125,12 @@ class Study:
         return Proposed(specs, new, swarm.acceptance, swarm.pulled, swarm.notes)
 
     def target_run(self, name: str, mixture: Mixture, seed: int | None = None) -> RunSpec:
-        """The specification of a run at the target size."""
+        """The specification of a run at the target size.
+
+        Raises:
+            UserError: the data is not built, or not with the present settings.
+        """
+        self._as_configured()
         template = self._template(self.config.target)
         return replace(
             template,
@@ -139,8 +145,10 @@ class Study:
         """The specification that a stage file stands for.
 
         Raises:
-            UserError: the stage would repeat a domain more often than its ``max_epochs``.
+            UserError: the data is not built, or not with the present settings; or the stage would
+                repeat a domain more often than its ``max_epochs``.
         """
+        manifest = self._as_configured()
         template = self._template(RunConfig(model=stage.model, train=stage.train))
         spec = replace(
             template,
@@ -151,7 +159,7 @@ class Study:
             keep_model=True,
         )
         if stage.max_epochs is not None:
-            _check_epochs(spec, self._built(), stage.max_epochs)
+            _check_epochs(spec, manifest, stage.max_epochs)
         return spec
 
     def add_run(self, spec: RunSpec) -> bool:
@@ -169,14 +177,14 @@ class Study:
         trained; the larger models of ``regmix run`` are.
 
         Raises:
-            UserError: nothing was proposed.
+            UserError: nothing was proposed, or the data is not built with the present settings.
         """
         records = self.runs()
         if not records:
             raise UserError(f"{self.layout.root}: no run yet; `regmix propose` plans some")
         skip = ("done",) if retry_failed else ("done", "failed")
         present = cohort(self._template(self.config.proxy))
-        data = self._built().fingerprint
+        data = self._as_configured().fingerprint
         return [
             r.spec.run_id
             for r in records
@@ -278,17 +286,20 @@ class Study:
         return comparison.measured(self.store, found.objective, named)
 
     def _built(self) -> DataManifest:
+        """The data, of the domains that the study names; for what is measured already."""
         if self.manifest is None:
             raise UserError(
                 f"{self.layout.root}: the data is not built; run "
                 f"`regmix data build {self.layout.root}` first"
             )
-        if self.manifest.names != self.domains:
-            raise UserError(
-                f"{self.layout.manifest}: built for {', '.join(self.manifest.names)}, but the "
-                f"study names {', '.join(self.domains)}; run `regmix data build` again"
-            )
+        self.manifest.check_domains(self.config, self.layout)
         return self.manifest
+
+    def _as_configured(self) -> DataManifest:
+        """The data, built with the settings that the study has now; for what is to be trained."""
+        manifest = self._built()
+        manifest.check_settings(self.config, self.layout)
+        return manifest
 
     def _template(self, settings: RunConfig) -> RunSpec:
         manifest = self._built()

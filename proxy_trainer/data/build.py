@@ -70,23 +70,20 @@ def _build(
         dtype=dtype,
         tokenizer=identity,
         notes=tuple(n for d, found in results.items() for n in _notes(d, found, layout.root)),
+        settings=config.data_settings(),
     )
     manifest.save(layout.manifest)
     return manifest
 
 
 def load_manifest(layout: StudyLayout, config: StudyConfig) -> DataManifest:
-    """The manifest of a built study, checked against its tokenizer and its domains.
+    """The manifest of a built study, checked against its settings and its tokenizer.
 
     Raises:
-        UserError: not built, built with another tokenizer, or for other domains.
+        UserError: not built, built with another tokenizer, or for other domains or sources.
     """
     manifest = DataManifest.load(layout.manifest)
-    if manifest.names != config.domain_names:
-        raise UserError(
-            f"{layout.manifest}: built for domains {', '.join(manifest.names)}; {layout.config} "
-            f"names {', '.join(config.domain_names)}; run `regmix data build` again"
-        )
+    manifest.check_settings(config, layout)
     wanted = _given_tokenizer(layout, config) or layout.tokenizer
     found = tokenizers.fingerprint(wanted) if wanted.is_file() else "missing"
     if found != manifest.tokenizer:

@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from proxy_trainer import steps
 from proxy_trainer.data import build
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.shards import DomainTokens
 from proxy_trainer.data.tokenise import is_valid_document
 from proxy_trainer.processes import claimed
+from regmix.config import StageConfig
 from regmix.errors import UserError
 from regmix.manifest import DataManifest
 from regmix.study import Study
@@ -359,8 +361,91 @@ def test_a_given_tokenizer_that_changed_is_refused(tmp_path: Path) -> None:
 def test_other_domains_than_were_built_are_refused(study: Study) -> None:
     text = study.layout.config.read_text()
     study.layout.config.write_text(text.replace("name: code", "name: programs"))
-    with pytest.raises(UserError, match=r"built for domains prose, sums, code; .*programs"):
+    with pytest.raises(
+        UserError, match=r"built for domains prose, sums, code, but .*programs; run"
+    ):
         build.load_manifest(study.layout, Study.open(study.layout.root).config)
+
+
+CHANGES = {
+    "valid_share: 0.1}\n  - {name: sums": (
+        "valid_share: 0.2}\n  - {name: sums",
+        r"study\.yaml:3: domains\.0\.valid_share was 0\.1 and is now 0\.2: changed since the data",
+    ),
+    "text/code.jsonl, valid": (
+        "[text/code.jsonl, text/prose.jsonl], valid",
+        r"study\.yaml:5: domains\.2\.train was \[.*\] and is now \[.*prose\.jsonl",
+    ),
+    "train: text/sums.jsonl": (
+        "train: {path: text/sums.jsonl, text_field: body}",
+        r'study\.yaml:4: domains\.1\.train\.0\.text_field was its default and is now "body"',
+    ),
+    "vocab_size: 512": (
+        "vocab_size: 600",
+        r"study\.yaml:6: data\.tokenizer\.vocab_size was 512 and is now 600",
+    ),
+}
+
+
+@pytest.mark.parametrize("before", CHANGES)
+def test_settings_changed_since_the_build_are_named_before_anything_is_planned(
+    study: Study, before: str
+) -> None:
+    after, message = CHANGES[before]
+    specs = study.propose().specs
+    text = study.layout.config.read_text()
+    assert before in text
+    study.layout.config.write_text(text.replace(before, after))
+    changed = Study.open(study.layout.root)
+    mixture = specs[0].mixture
+    stage = StageConfig(study=".", mixture="m.yaml", name="final")
+    for attempt in (
+        changed.propose, changed.open_runs, lambda: changed.target_run("t", mixture),
+        lambda: changed.stage_run(stage, mixture), lambda: steps.train(changed, [specs[0].run_id]),
+        lambda: build.load_manifest(changed.layout, changed.config),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            attempt()
+    with pytest.raises(UserError, match="no finished proxy"):  # not of the settings: it may fit
+        changed.observations()
+    study.layout.config.write_text(text)
+    assert Study.open(study.layout.root).propose().new == 0
+
+
+def test_settings_that_shards_do_not_depend_on_may_change(study: Study) -> None:
+    text = study.layout.config.read_text()
+    text = text.replace("{name: prose,", "{name: prose, group: words, tags: [a],")
+    text = text.replace("data: {", "data: {max_missing_text: 0.5, ")
+    text = text.replace("train: text/code.jsonl", "train: [{path: text/code.jsonl}]")
+    study.layout.config.write_text(text.replace("runs: 4", "runs: 5"))
+    changed = Study.open(study.layout.root)
+    assert changed.propose().new
+    assert build.load_manifest(changed.layout, changed.config) == study.manifest
+
+
+def test_building_again_takes_the_new_settings(study: Study) -> None:
+    text = study.layout.config.read_text()
+    study.layout.config.write_text(text.replace("valid_share: 0.1", "valid_share: 0.2"))
+    changed = Study.open(study.layout.root)
+    with pytest.raises(UserError, match=r"domains\.2\.valid_share was 0\.1 and is now 0\.2: chang"):
+        changed.propose()
+    build.build(changed.layout, changed.config)
+    assert Study.open(study.layout.root).propose().new
+
+
+def test_a_manifest_without_settings_is_taken_and_completed_by_the_next_build(
+    study: Study,
+) -> None:
+    raw = json.loads(study.layout.manifest.read_text())
+    del raw["settings"], raw["notes"]
+    study.layout.manifest.write_text(json.dumps(raw))
+    older = Study.open(study.layout.root)
+    assert older.manifest is not None
+    assert older.manifest.settings is None
+    assert older.propose().new
+    found = build.build(older.layout, older.config)
+    assert found == study.manifest
+    assert found.settings == older.config.data_settings()
 
 
 def test_a_manifest_edited_by_hand_is_refused(study: Study) -> None:
