@@ -68,6 +68,9 @@ class Study:
                 sizes.plan(run.train, sizes.shape(run.model))
             except UserError as exc:  # now, and not after the data were built
                 raise UserError(f"{layout.config}: {key}.{exc}") from exc
+        text_only = all(d.train for d in settings.domains)
+        if text_only and not any(layout.imports.glob("*/import.json")):
+            config.check_text_metrics(layout.config, settings)
         return cls(layout, settings)
 
     def __repr__(self) -> str:

@@ -302,6 +302,36 @@ def test_sizes_are_checked_when_a_study_is_opened(
         Study.open(path.parent)
 
 
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("objective:\n  weights:\n    bpb/web: 1\n    bpb/cod: 1\n",
+         r"study\.yaml:21: objective\.weights\.bpb/cod: unknown metric 'bpb/cod'; did you mean "
+         r"'bpb/code'\? Valid: bpb/code, bpb/math, bpb/web"),
+        ("objective: {directions: {bpb/mth: lower}}\n",
+         r"study\.yaml:18: objective\.directions\.bpb/mth: unknown metric.*'bpb/math'"),
+    ],
+)  # fmt: skip
+def test_an_objective_on_a_domain_that_is_not_there_is_found_at_once(
+    make_study: Make, objective: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_study(objective)
+
+
+def test_metrics_that_may_be_measured_elsewhere_are_left_to_the_fit(
+    make_study: Make, swarm_files: Any, tmp_path: Path
+) -> None:
+    assert make_study("objective: {weights: {mmlu/acc: 1}}\n", folder="tasks").domains
+    sources = [swarm_files.mixtures, swarm_files.metrics]
+    study = create_for_import(tmp_path / "elsewhere", imports.read_csvs(*sources), sources)
+    for folder in (study.layout.root, make_study(folder="both").layout.root):
+        create_for_import(folder, imports.read_csvs(*sources), sources)
+        with (folder / "study.yaml").open("a", encoding="utf-8") as stream:
+            stream.write("objective: {weights: {bpb/pile: 1}}\n")
+        assert Study.open(folder).config.objective.weights == {"bpb/pile": 1.0}
+
+
 def test_what_is_no_study_is_refused(tmp_path: Path, make_study: Make) -> None:
     with pytest.raises(UserError, match=r"no study\.yaml in it; `regmix init .*` writes one"):
         Study.open(tmp_path)
