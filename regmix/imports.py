@@ -19,13 +19,13 @@ from regmix.layout import StudyLayout
 
 ID_COLUMNS = ("run_id", "run", "id", "index", "name")
 """Columns that can hold the run's id, in the order in which they are tried."""
-_AS_TEXT = dict.fromkeys(ID_COLUMNS, str.strip)
-"""Ids are text whatever they look like: ``007`` and ``NA`` too."""
-_MISSING = ["", "NA", "N/A", "NaN", "nan", "None", "null", "NULL"]
+_MISSING = ("", "NA", "N/A", "NaN", "nan", "None", "null", "NULL")
 WEIGHT_PREFIXES = ("train_", "weight/", "weight_", "weights/")
 METRIC_PREFIXES = ("metric/", "metrics/", "eval/")
 METRIC_SUFFIXES = ("_val_loss", "/val_loss", "_valid_loss")
-RESERVED = ("objective", "mixture", "seed", "tokens", "parameters", "cohort", "role", "run_id")
+RESERVED = (
+    *ID_COLUMNS, "objective", "mixture", "seed", "tokens", "parameters", "cohort", "role"
+)  # fmt: skip
 """Names that a metric cannot have, since results stand beside columns of these names."""
 ROUNDING = 0.005
 """How far a row of published weights may sum from 1: printed with three decimals, no more."""
@@ -128,9 +128,12 @@ def read_csvs(mixtures: Path, metrics: Path, *, allow_missing: bool = False) -> 
     notes = list(table.notes)
     runs, notes_join = _join(table.weights.index, values, mixtures, metrics, allow_missing)
     weights, values = table.weights.loc[runs], values.loc[runs]
-    # Content, not file: the order of rows and columns means nothing.
-    ordered = [f.sort_index().sort_index(axis=1).to_dict("split") for f in (weights, values)]
-    return ImportedRuns(weights, values, fingerprint(ordered), (*notes, *notes_join))
+    return ImportedRuns(weights, values, _stamp(weights, values), (*notes, *notes_join))
+
+
+def _stamp(*frames: pd.DataFrame) -> str:
+    """Identity of content, not of files: the order of rows and columns means nothing."""
+    return fingerprint([f.sort_index().sort_index(axis=1).to_dict("split") for f in frames])
 
 
 def _check_metric_names(names: Sequence[str], path: Path) -> None:
@@ -179,13 +182,14 @@ def read_imports(layout: StudyLayout) -> list[ImportedRuns]:
     """Every import that a study keeps.
 
     Raises:
-        UserError: two imports hold the same run id.
+        UserError: two imports hold the same run id, or a file was changed after the import.
     """
     found: list[ImportedRuns] = []
     seen: dict[str, str] = {}
     for record in sorted(layout.imports.glob("*/import.json")):
         folder = record.parent
         frames = [_read_kept(folder / f) for f in ("mixtures.csv", "metrics.csv")]
+        _check_unchanged(folder, frames, read_json(record)["sources"])
         for run in frames[0].index:
             if run in seen:
                 raise UserError(
@@ -198,20 +202,43 @@ def read_imports(layout: StudyLayout) -> list[ImportedRuns]:
     return found
 
 
+def _check_unchanged(folder: Path, frames: Sequence[pd.DataFrame], sources: list[str]) -> None:
+    """The folder's name is its content's identity, by which the store knows what it has read."""
+    try:
+        found = _stamp(*frames)
+    except ValueError:  # a value was emptied; what was imported has none that is not finite
+        found = "not finite"
+    if found != folder.name:
+        raise UserError(
+            f"{folder}: mixtures.csv or metrics.csv was changed after the import (content {found}, "
+            f"imported was {folder.name}); undo the change, or delete this folder and run `regmix "
+            f"import` again with the changed files (they came from {', '.join(sources)})"
+        )
+
+
 def _read_kept(path: Path) -> pd.DataFrame:
-    return _read_frame(path, ()).set_index("run_id")
+    frame = _read_csv(path)
+    if "run_id" not in frame:
+        raise UserError(f"{path}: no column 'run_id'; delete {path.parent} and import again")
+    return _numbers(frame, "run_id", path)
 
 
-def _read_frame(path: Path, names: Iterable[str]) -> pd.DataFrame:
-    """Read numbers as numbers and ids as text; only the named columns may lack a value."""
-    missing = {name: _MISSING for name in names if name not in ID_COLUMNS}
-    return pd.read_csv(path, converters=_AS_TEXT, na_values=missing, keep_default_na=False)
+def _read_frame(path: Path) -> pd.DataFrame:
+    """Everything as text: ids are text whatever they look like, ``007`` and ``NA`` too.
+
+    Columns that are to be numbers are parsed later and exactly, so that a file that is written and
+    read again keeps its identity.
+    """
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for column in frame.columns.intersection(list(ID_COLUMNS)):
+        frame[column] = frame[column].str.strip()
+    return frame
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna()
-        frame = _read_frame(path, names)
+        frame = _read_frame(path)
     except FileNotFoundError as exc:
         raise UserError(f"{path}: no such file") from exc
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
@@ -249,15 +276,21 @@ def _numbers(frame: pd.DataFrame, id_column: str, path: Path) -> pd.DataFrame:
     values = frame.set_index(id_column).drop(columns=list(ID_COLUMNS), errors="ignore")
     if values.shape[1] == 0:
         raise UserError(f"{path}: no column but ids ({', '.join(frame.columns)})")
-    for column in values:
-        if not pd.api.types.is_numeric_dtype(values[column]):
-            text = pd.to_numeric(values[column], errors="coerce").isna() & values[column].notna()
-            run = values.index[text][0] if text.any() else values.index[0]
-            raise UserError(
-                f"{path}: column '{column}', run {run}: {values[column][run]!r} is not a number"
-            )
     values.index.name = "run_id"
-    return values.astype(float)
+    parsed = {column: _parse(values[column], path) for column in values}
+    return pd.DataFrame(parsed, index=values.index)
+
+
+def _parse(texts: pd.Series, path: Path) -> list[float]:
+    numbers = []
+    for run, text in texts.items():
+        try:
+            numbers.append(math.nan if text.strip() in _MISSING else float(text))
+        except ValueError as exc:
+            raise UserError(
+                f"{path}: column '{texts.name}', run {run}: {text!r} is not a number"
+            ) from exc
+    return numbers
 
 
 def _strip(names: Iterable[Any], prefixes: Sequence[str], suffixes: Sequence[str]) -> list[str]:

@@ -127,6 +127,9 @@ def test_faulty_mixtures_are_refused(
         (lambda m: m.rename(index={"r04": "r03"}), r"metrics\.csv: 'run' names run r03 twice"),
         (lambda m: m[[]], r"metrics\.csv: no column but ids \(run\)"),
         (lambda m: m.rename(columns={"loss": "seed"}), r"metric 'seed' is named like a column"),
+        *((lambda m, name=name: m.add_prefix("metric/").rename(columns={"metric/loss":
+           f"metric/{name}"}), rf"metric '{name}' is named like a column")
+          for name in ("name", "index", "id", "run", "run_id")),
         (lambda m: m.assign(loss_std=m["loss"]), r"'loss_std' stands beside 'loss'"),
     ],
 )  # fmt: skip
@@ -206,6 +209,39 @@ def test_an_import_is_kept_once(swarm_files: Any, tmp_path: Path) -> None:
     assert len(list(study.layout.imports.iterdir())) == 1
     assert len(study.observations().weights) == 24
     assert study.store.ingest() == 0
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace("r03,", "r99,"),
+        lambda text: text.replace("2.", "3.", 1),
+        lambda text: text.replace(",2.", ",", 1),
+        lambda text: text.replace("loss", "perplexity"),
+        lambda text: "\n".join(text.splitlines()[:-1]) + "\n",
+    ],
+)
+def test_a_file_that_was_changed_after_the_import_is_noticed(
+    swarm_files: Any, tmp_path: Path, edit: Callable[[str], str]
+) -> None:
+    sources = [swarm_files.mixtures, swarm_files.metrics]
+    runs = imports.read_csvs(*sources)
+    study = create_for_import(tmp_path / "study", runs, sources)
+    assert len(study.observations().weights) == 24
+    path = study.layout.imports / runs.stamp / "metrics.csv"
+    before = path.read_text("utf-8")
+    path.write_text(edit(before), encoding="utf-8")
+    with pytest.raises(
+        UserError, match=rf"{runs.stamp}: mixtures\.csv or metrics\.csv was changed"
+    ) as e:
+        study.observations()
+    assert "delete this folder and run `regmix import` again" in str(e.value)
+    assert str(swarm_files.metrics) in str(e.value)
+    path.write_text("\n".join([before.splitlines()[0], *before.splitlines()[:0:-1]]), "utf-8")
+    assert len(study.observations().weights) == 24, "the order of rows means nothing"
+    path.unlink()
+    with pytest.raises(UserError, match=r"metrics\.csv: no such file"):
+        study.observations()
 
 
 def test_a_second_import_adds_runs_but_never_replaces_one(swarm_files: Any, tmp_path: Path) -> None:
