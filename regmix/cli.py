@@ -155,7 +155,7 @@ def train(
     ids = opened.open_runs(retry_failed=retry_failed)
     with console.TerminalDisplay().training(opened, ids, "Training") as poll:
         outcome = steps.train(opened, ids, poll)
-    console.show_outcome(opened, outcome.done, outcome.failed, outcome.busy)
+    console.show_trained(opened, outcome.done, outcome.failed, outcome.busy)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,8 +27,8 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 _NAME = re.compile(r"[^\s/\\.][^\s\\]{0,199}")
 REGRESSORS = ("auto", "gp", "lightgbm")
-"""What ``fit.regressor`` can be. Here and not only in `regmix.regressors`, so that a misspelt one is
-found when the study is opened; a test keeps the two in step."""
+"""What ``fit.regressor`` can be: here too, so that a misspelt one is found on opening the study.
+A test keeps this in step with `regmix.regressors`."""
 TEXT_METRICS = "bpb/"
 """Prefix of what every run on text measures: bits per byte on each of the study's domains."""
 
@@ -337,7 +338,10 @@ def check_text_metrics(path: Path, config: StudyConfig) -> None:
         UserError: as :func:`load_study`.
     """
     valid = tuple(TEXT_METRICS + name for name in config.domain_names)
-    named = {"weights": config.objective.weights, "directions": config.objective.directions}
+    named: dict[str, Iterable[str]] = {
+        "weights": config.objective.weights,
+        "directions": config.objective.directions,
+    }
     for key, metrics in named.items():
         for metric in metrics:
             if metric.startswith(TEXT_METRICS):

@@ -12,9 +12,12 @@ import pandas as pd
 import pytest
 
 from regmix import imports
+from regmix.comparison import gains, measured
 from regmix.config import FitConfig, ModelConfig, RunConfig, StageConfig
 from regmix.errors import UserError
 from regmix.mixture import Mixture, MixtureFile
+from regmix.objective import Objective
+from regmix.report import render
 from regmix.study import Study, create_for_import
 from regmix.template import write_template
 
@@ -241,6 +244,30 @@ def test_a_larger_model_alone_does_not_hide_the_comparison(trained: Study, worke
     found = trained.comparison()
     assert found is not None
     assert set(found.values["mixture"]) == {"proposal", "natural", "uniform"}
+
+
+def test_an_objective_that_larger_models_lack_is_said_and_not_a_crash(
+    trained: Study, worker: Any
+) -> None:
+    for record in trained.runs():
+        worker.log(record, {"arc/acc": 0.5 + record.spec.mixture["web"] / 4})
+    fit = trained.fit("arc/acc", settings=QUICK)
+    for name, mixture in {"proposal": trained.best(), **trained.references()}.items():
+        spec = trained.target_run(name, mixture)
+        trained.add_run(spec)
+        _finish_target(trained, worker, spec.run_id, 2.0)
+    found = trained.comparison()
+    assert found is not None
+    assert found.unmeasured == ("arc/acc",)
+    assert found.values["objective"].isna().all()
+    assert found.values["bpb/web"].tolist() == [2.0, 2.0, 2.0]
+    assert gains(fit.proposal, found) == {}
+    never = Objective(("never/measured",), (1.0,), (1,))
+    elsewhere = measured(trained.store, never, trained.references())
+    assert elsewhere is not None
+    assert elsewhere.unmeasured == never.metrics
+    page = render(trained)
+    assert "were not all measured on arc/acc, which the objective needs" in page
 
 
 def _finish_target(study: Study, worker: Any, run_id: str, value: float) -> None:
