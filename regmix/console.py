@@ -30,6 +30,7 @@ from regmix.demo import Cost, Summary
 from regmix.errors import RegmixError
 from regmix.imports import ImportedRuns
 from regmix.manifest import DataManifest
+from regmix.objective import direction
 from regmix.quantities import amount, duration, flops
 from regmix.records import RunRecord
 from regmix.results import Fit
@@ -413,12 +414,27 @@ def show_trained(study: Study, done: list[str], failed: list[str], busy: list[st
 
 
 def show_import(study: Study, runs: ImportedRuns) -> None:
-    """What was taken in."""
+    """What was taken in, and which way round every metric counts."""
     show_notes(runs.notes)
     say(
         f"{len(runs.weights)} runs, {runs.weights.shape[1]} domains, {runs.metrics.shape[1]} "
         f"metrics in {escape(str(study.layout.root))}"
     )
+    given = study.config.objective.directions
+    told = {**runs.directions, **given}
+    names = list(map(str, runs.metrics))
+    high = [m for m in names if direction(m, given) < 0]
+    low = [m for m in names if m in told and m not in high]
+    silent = [m for m in names if m not in told and m not in high]
+    for words, group in (
+        ("better high", high),
+        ("better low", low),
+        ("counted as better low, for their names do not tell (objective.directions in study.yaml "
+         "does)", silent),
+    ):  # fmt: skip
+        if group:
+            more = f" … ({len(group)} in all)" if len(group) > 6 else ""
+            say(f"{words}: {escape(', '.join(group[:6]))}{more}")
 
 
 def show_notes(notes: Sequence[str]) -> None:
