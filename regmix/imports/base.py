@@ -182,12 +182,7 @@ def join(
         UserError: the runs that stand on one side alone, or lack a metric, and which.
     """
     runs, (mixtures, metrics) = weights.index, places
-    finite = pd.DataFrame(np.isfinite(values.to_numpy()), values.index, values.columns)
-    lacking = {
-        str(r): str(finite.columns[~finite.loc[r]][0])
-        for r in runs
-        if r in values.index and not finite.loc[r].all()
-    }
+    lacking = {run: m for run, m in _lacking(values).items() if run in runs}
     problems = {
         f"in {mixtures} but not in {metrics}": [r for r in runs if r not in values.index],
         f"in {metrics} but not in {mixtures}": [r for r in values.index if r not in runs],
@@ -208,3 +203,13 @@ def join(
     if not whole:
         raise UserError(f"{mixtures} and {metrics}: no run is whole in both")
     return weights.loc[whole], values.loc[whole], notes
+
+
+def _lacking(values: pd.DataFrame) -> dict[str, str]:
+    """Runs without a finite value for every metric, each with the first metric that it lacks."""
+    finite = np.isfinite(values.to_numpy())
+    return {
+        str(run): str(values.columns[~row][0])
+        for run, row in zip(values.index, finite, strict=True)
+        if not row.all()
+    }
