@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,6 +26,11 @@ Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 _NAME = re.compile(r"[^\s/\\.][^\s\\]{0,199}")
+REGRESSORS = ("auto", "gp", "lightgbm")
+"""What ``fit.regressor`` can be: here too, so that a misspelt one is found on opening the study.
+A test keeps this in step with `regmix.regressors`."""
+TEXT_METRICS = "bpb/"
+"""Prefix of what every run on text measures: bits per byte on each of the study's domains."""
 
 
 def _valid_name(value: str) -> str:
@@ -332,6 +338,7 @@ def load_study(path: Path) -> StudyConfig:
         UserError: file, line, key, value and the valid choices of the first thing that is wrong.
     """
     config = load(path, StudyConfig)
+    _known(path, (config.fit.regressor,), REGRESSORS, ("fit", "regressor"), "regressor")
     names = config.domain_names
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -341,6 +348,25 @@ def load_study(path: Path) -> StudyConfig:
     for group, bound in config.space.groups.items():
         _known(path, bound.domains, names, ("space", "groups", group, "domains"))
     return config
+
+
+def check_text_metrics(path: Path, config: StudyConfig) -> None:
+    """Refuse an objective over bits per byte of a domain that the study does not have.
+
+    Other metrics are not judged: which ones there are is known only once something is measured.
+
+    Raises:
+        UserError: as :func:`load_study`.
+    """
+    valid = tuple(TEXT_METRICS + name for name in config.domain_names)
+    named: dict[str, Iterable[str]] = {
+        "weights": config.objective.weights,
+        "directions": config.objective.directions,
+    }
+    for key, metrics in named.items():
+        for metric in metrics:
+            if metric.startswith(TEXT_METRICS):
+                _known(path, (metric,), valid, ("objective", key, metric), "metric")
 
 
 def load(path: Path, model: type[ConfigT]) -> ConfigT:
@@ -376,10 +402,12 @@ def name_from(folder: Path) -> str:
     return kept.lstrip(".")[:200] or "study"
 
 
-def _known(path: Path, given: Any, names: tuple[str, ...], key: KeyPath) -> None:
+def _known(
+    path: Path, given: Any, names: tuple[str, ...], key: KeyPath, kind: str = "domain"
+) -> None:
     for name in given:
         if name not in names:
-            raise unknown_name("domain", name, names, place(path, key))
+            raise unknown_name(kind, name, names, place(path, key))
 
 
 def place(path: Path, key: KeyPath) -> str:
@@ -395,6 +423,9 @@ def _explain(path: Path, model: type[BaseModel], error: ErrorDetails) -> UserErr
         parent = _model_at(model, key[:-1])
         where = place(path, key)
         return unknown_name("key", key[-1], parent.model_fields if parent else (), where)
+    if error["type"] == "literal_error":
+        valid = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        return unknown_name("value", error["input"], valid, place(path, key))
     value = "" if error["type"] == "missing" else f" (found {error['input']!r})"
     message = error["msg"].removeprefix("Value error, ")
     return UserError(f"{place(path, key)}: {message}{value}")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -21,7 +22,7 @@ from regmix.files import write_text
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
 from regmix.mixture import Mixture
-from regmix.objective import Objective
+from regmix.objective import Objective, direction
 from regmix.observations import Observations
 from regmix.records import RunRecord, read_runs
 from regmix.results import Fit
@@ -68,6 +69,9 @@ class Study:
                 sizes.plan(run.train, sizes.shape(run.model))
             except UserError as exc:  # now, and not after the data were built
                 raise UserError(f"{layout.config}: {key}.{exc}") from exc
+        text_only = all(d.train for d in settings.domains)
+        if text_only and not any(layout.imports.glob("*/import.json")):
+            config.check_text_metrics(layout.config, settings)
         return cls(layout, settings)
 
     def __repr__(self) -> str:
@@ -320,26 +324,51 @@ def create_for_import(root: Path, runs: imports.ImportedRuns, sources: list[Path
     """Open the study at ``root``, or create one for the imported domains, and keep the runs.
 
     Raises:
-        UserError: the study has other domains, or holds a run of the same id already.
+        UserError: the study has other domains, holds a run of the same id already, or would count a
+            metric as better low that is better high (or the other way round).
     """
     layout = StudyLayout(root.expanduser().resolve())
     if not layout.config.exists():
         for name in runs.weights.columns:
             config.check_name(name, str(sources[0]))
-        # Sorted: the order of a CSV's columns means nothing and must change nothing.
-        domains = [{"name": str(d)} for d in sorted(runs.weights.columns)]
-        text = yaml_io.dump({"name": config.name_from(layout.root), "domains": domains})
-        write_text(layout.config, "# Created by `regmix import`: measured elsewhere.\n" + text)
+        write_text(layout.config, _imported_yaml(config.name_from(layout.root), runs))
     study = Study.open(layout.root)
     if set(study.domains) != set(runs.weights.columns):
         raise UserError(
             f"{layout.config}: domains {', '.join(study.domains)}; the import has "
             f"{', '.join(runs.weights.columns)}"
         )
+    wrong = _misread(runs, study.config.objective)
+    if wrong:
+        lines = ", ".join(f"{m}: {d}" for m, d in wrong.items())
+        raise UserError(
+            f"{layout.config}: the objective would count metrics the wrong way round; write "
+            f"`objective: {{directions: {{{lines}}}}}` into it (or the other direction, if that is "
+            "what you mean)"
+        )
     imports.check_new(layout, runs)
     ordered = replace(runs, weights=runs.weights[list(study.domains)])
     imports.save(layout, ordered, sources)
     return study
+
+
+def _imported_yaml(name: str, runs: imports.ImportedRuns) -> str:
+    """``study.yaml`` for runs that were measured elsewhere."""
+    content: dict[str, Any] = {"name": name, "domains": [{"name": str(d)} for d in runs.weights]}
+    directions = _misread(runs, config.ObjectiveConfig())
+    if directions:
+        content["objective"] = {"directions": directions}
+    return "# Created by `regmix import`: measured elsewhere.\n" + yaml_io.dump(content)
+
+
+def _misread(runs: imports.ImportedRuns, given: config.ObjectiveConfig) -> dict[str, str]:
+    """Metrics that would be counted against the direction that their source or name tells."""
+    return {
+        metric: told
+        for metric, told in runs.directions.items()
+        if metric not in given.directions
+        and direction(metric, given.directions) != (1 if told == "lower" else -1)
+    }
 
 
 def _check_epochs(spec: RunSpec, manifest: DataManifest, limit: float) -> None:

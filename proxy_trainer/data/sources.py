@@ -17,11 +17,7 @@ import zstandard
 
 from regmix.config import Source
 from regmix.errors import RegmixError, UserError
-
-JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
-PLAIN_TEXT = (".txt", ".md", ".rst", ".txt.gz", ".txt.zst")
-PARQUET = (".parquet",)
-SUFFIXES = JSON_LINES + PLAIN_TEXT + PARQUET
+from regmix.files import PARQUET, PLAIN_TEXT, TEXT_SUFFIXES
 
 
 @dataclass
@@ -121,7 +117,7 @@ def expand(source: Source, root: Path, where: str) -> list[Input]:
     pattern = Path(source.path).expanduser()
     full = pattern if pattern.is_absolute() else root / pattern
     if full.is_dir():
-        found = [p for p in full.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES)]
+        found = [p for p in full.rglob("*") if p.is_file() and p.name.endswith(TEXT_SUFFIXES)]
     elif full.is_file():
         found = [full]
     else:
@@ -129,8 +125,10 @@ def expand(source: Source, root: Path, where: str) -> list[Input]:
     if not found:
         raise UserError(f"{where}: no file at '{full}'")
     for path in found:
-        if not path.name.endswith(SUFFIXES):
-            raise UserError(f"{where}: '{path}' has none of the suffixes {', '.join(SUFFIXES)}")
+        if not path.name.endswith(TEXT_SUFFIXES):
+            raise UserError(
+                f"{where}: '{path}' has none of the suffixes {', '.join(TEXT_SUFFIXES)}"
+            )
     return [Input(source, path) for path in sorted(found)]
 
 

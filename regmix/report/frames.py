@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from regmix.comparison import Comparison, Gain
+from regmix.comparison import Comparison, gains
 from regmix.mixture import Mixture
 from regmix.objective import Objective, direction
 from regmix.observations import Observations
@@ -62,19 +62,6 @@ def predicted_gains(proposal: Proposal) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["gain", "std", "probability"])
 
 
-def gains(comparison: Comparison | None, proposal: Proposal) -> dict[str, Gain]:
-    """Measured gain of the objective by reference, as far as both models were trained."""
-    predicted = predicted_gains(proposal)
-    found = {}
-    for name in REFERENCES:
-        if comparison is None or name not in predicted.index:
-            continue
-        gain = comparison.gain(name, (predicted["gain"][name], predicted["std"][name]))
-        if gain is not None:
-            found[name] = gain
-    return found
-
-
 def metric_gains(
     comparison: Comparison,
     fit: Fit,
@@ -95,7 +82,7 @@ def metric_gains(
         ``limit``, below which a mean gain is within two standard deviations of seed noise.
     """
     rows: list[dict[str, Any]] = []
-    for name, gain in gains(comparison, fit.proposal).items():
+    for name, gain in gains(fit.proposal, comparison).items():
         rows += _gain_rows(
             {"reference": name, "row": 0, "label": "objective"},
             gain.by_seed,
