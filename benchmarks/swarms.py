@@ -2,12 +2,13 @@
 
     python -m benchmarks.swarms DATA [--subsets 10] [--sizes 32,64,128,256,512] [--only regmix]
 
-DATA holds ``regmix_swarm/`` (RegMix, arXiv 2407.01492: 512 proxies of 1M parameters over 17 domains,
-13 losses; 256 held-out mixtures at 1M and at 60M) and ``olmix_swarm/`` (Olmix, arXiv 2602.12237: 64
-proxies of 30M over 22 domains, 110 tasks). Every regressor is fitted, calibrated and, for ``auto``,
-chosen on the subset alone; the held-out mixtures only score. Olmix's runs are scored by an outer
-5-fold. Per regressor: Spearman x100, mean squared error, share of truths in 90 % intervals, regret of
-the mixture it would pick among the held-out ones (share of their range), seconds on one core.
+DATA holds ``regmix_swarm/`` (RegMix, arXiv 2407.01492: 512 proxies of 1M parameters over 17
+domains, 13 losses; 256 held-out mixtures at 1M and at 60M) and ``olmix_swarm/`` (Olmix, arXiv
+2602.12237: 64 proxies of 30M over 22 domains, 110 tasks). Every regressor is fitted, calibrated
+and, for ``auto``, chosen on the subset alone; the held-out mixtures only score. Olmix's runs are
+scored by an outer 5-fold. Per regressor: Spearman x100, mean squared error in variances, share of
+truths in 90 % intervals, regret of the mixture it would pick among the held-out ones (per cent of
+their range), seconds on one core.
 """
 
 from __future__ import annotations
