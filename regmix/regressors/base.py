@@ -127,9 +127,14 @@ class Scaled:
 
     @classmethod
     def of(cls, y: FloatArray) -> Scaled:
-        """Standardise each column; a constant one keeps scale 1."""
+        """Standardise each column; a constant one gets a millionth of its value as its scale.
+
+        A law that is fitted to zeros does not end at zero to the last digit; what is left must not
+        look like an effect.
+        """
         mean, scale = y.mean(0), y.std(0)
-        scale = np.where(scale > 1e-12 * np.maximum(np.abs(mean), 1.0), scale, 1.0)
+        size = np.where(mean == 0, 1.0, np.abs(mean))
+        scale = np.where(scale > 1e-12 * size, scale, 1e-6 * size)
         return cls((y - mean) / scale, mean, scale)
 
 
