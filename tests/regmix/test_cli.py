@@ -199,7 +199,7 @@ def test_a_persons_mistakes_with_a_fit(regmix: Commands, trained: Study, tmp_pat
     assert "did you mean 'bpb/web'" in regmix.refused("fit", root, "--target", "bpb/wbe")
     message = regmix.refused("fit", root, "--regressor", "lgbm")
     assert "unknown regressor 'lgbm'" in message
-    assert "Valid: auto, gp, lightgbm" in message
+    assert "did you mean 'lightgbm'?" in message
     assert regmix.done("fit", root)
     faulty = tmp_path / "mixtures.csv"
     faulty.write_text("id,web,code,math\na,0.5,0.5,0\nb,0.5,0.4,0\n", encoding="utf-8")

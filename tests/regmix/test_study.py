@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from regmix import imports
+from regmix import imports, yaml_io
 from regmix.comparison import gains, measured
 from regmix.config import FitConfig, ModelConfig, RunConfig, StageConfig
 from regmix.errors import UserError
@@ -95,7 +95,7 @@ def test_fit_writes_what_it_found_and_reads_it_back(trained: Study) -> None:
     for name, (mean, std) in found.surrogate.predict_one(found.best).items():
         assert found.proposal.best.metrics[name] == pytest.approx((mean, std), rel=1e-9)
     names = [c.name for c in found.proposal.baselines]
-    assert names == ["natural", "uniform", "best run"]
+    assert names == ["natural", "uniform", "best run", "best single"]
     assert found.proposal.best.objective[0] < found.proposal.baselines[0].objective[0]
 
 
@@ -391,11 +391,13 @@ def test_the_template_opens_in_any_folder(tmp_path: Path, folder: str) -> None:
 
 
 def test_an_unknown_regressor_is_found_when_the_study_is_opened(make_study: Make) -> None:
-    study = make_study()
-    with study.layout.config.open("a", encoding="utf-8") as stream:
-        stream.write("fit: {regressor: lightgmb}\n")
-    message = (
-        r"study\.yaml:\d+: fit\.regressor: unknown regressor 'lightgmb'; did you mean 'lightgbm'"
-    )
-    with pytest.raises(UserError, match=message):
-        Study.open(study.layout.root)
+    path = make_study().layout.config
+    raw = yaml_io.load(path)
+    raw["fit"] = {**raw.get("fit", {}), "regressor": "lightgmb"}
+    path.write_text(yaml_io.dump(raw), encoding="utf-8")
+    with pytest.raises(
+        UserError,
+        match=r"study\.yaml:\d+: fit\.regressor: unknown regressor 'lightgmb'; "
+        r"did you mean 'lightgbm'",
+    ):
+        Study.open(path.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,13 +178,11 @@ def imported(tmp_path: Path, values: pd.DataFrame, folder: str = "study") -> Stu
 def test_an_imported_accuracy_is_never_minimised(tmp_path: Path) -> None:
     weights, _ = wide()
     values = pd.DataFrame(
-        dict.fromkeys(("t/acc", "t/exact_match", "t/mcc", "t/bleu_max"), weights["math"])
+        dict.fromkeys(("t/acc", "t/exact_match", "t/mcc", "t/bleu"), weights["math"])
     )
     study = imported(tmp_path, values.assign(**{"t/brier_score": 1 - weights["math"]}))
     given = study.config.objective
-    assert given.directions == {
-        "t/bleu_max": "higher", "t/brier_score": "lower", "t/mcc": "higher"
-    }  # fmt: skip
+    assert given.directions == {}, "their names tell"
     data = study.observations()
     objective = Objective.from_config(given, data.metric_names)
     total = objective.value({m: data.y(m) for m in objective.metrics})
@@ -193,18 +192,19 @@ def test_an_imported_accuracy_is_never_minimised(tmp_path: Path) -> None:
 def test_an_existing_study_that_would_minimise_an_accuracy_is_refused(tmp_path: Path) -> None:
     weights, values = wide()
     study = imported(tmp_path, values)
-    more = values.rename(index="x{}".format).assign(mcc=0.5)
+    more = values.rename(index="x{}".format).assign(puzzles=0.5)
     paths = [tmp_path / "w2.csv", tmp_path / "m2.csv"]
     weights.rename(index="x{}".format).to_csv(paths[0])
     more.to_csv(paths[1])
+    runs = replace(imports.read_csvs(*paths), directions={"puzzles": "higher"})
     with pytest.raises(
         UserError,
-        match=r"study\.yaml: the objective .*`objective: \{directions: \{mcc: higher\}\}`",
+        match=r"study\.yaml: the objective .*`objective: \{directions: \{puzzles: higher\}\}`",
     ):
-        create_for_import(study.layout.root, imports.read_csvs(*paths), paths)
+        create_for_import(study.layout.root, runs, paths)
     with study.layout.config.open("a", encoding="utf-8") as stream:
-        stream.write("objective: {directions: {mcc: lower}}\n")
-    create_for_import(study.layout.root, imports.read_csvs(*paths), paths)
+        stream.write("objective: {directions: {puzzles: lower}}\n")
+    create_for_import(study.layout.root, runs, paths)
 
 
 def test_names_that_tell_count_as_the_objective_counts_them() -> None:

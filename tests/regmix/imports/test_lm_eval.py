@@ -126,9 +126,7 @@ def test_the_tasks_say_which_way_is_better(results: Path, tmp_path: Path) -> Non
     assert found.directions["chess/puzzles"] == "higher"
     study = create_for_import(tmp_path / "study", found, [results])
     # Only what the study would have counted the wrong way round stands in its file.
-    assert study.config.objective.directions == {
-        "calibration/brier_score": "lower", "chess/puzzles": "higher"
-    }  # fmt: skip
+    assert study.config.objective.directions == {"chess/puzzles": "higher"}
 
 
 def test_a_part_of_the_metrics_can_be_chosen(results: Path) -> None:
