@@ -25,10 +25,17 @@ import numpy as np
 import pandas as pd
 
 from regmix.config import FitConfig
-from regmix.fit import choose, draw_folds, fit_chosen, rank_correlation, try_candidates
+from regmix.fit import (
+    choose,
+    draw_folds,
+    fit_chosen,
+    rank_correlation,
+    try_candidates,
+    with_ensemble,
+)
 from regmix.imports import read_csvs
-from regmix.regressors import Context, Prediction
-from regmix.regressors.held_out import conformal_scale
+from regmix.regressors import CANDIDATES, Context, Prediction
+from regmix.regressors.held_out import HeldOut, conformal_scale
 
 AUTO = "auto"
 TARGET = "the_pile_pile_cc"
@@ -104,17 +111,19 @@ def predictions(
     """By regressor: calibrated predictions of every test set and metric, and seconds."""
     config, context = FitConfig(), Context()
     folds = draw_folds(len(x), config)
-    held, seconds = {}, {}
-    for name in ("linear", "sqrt-ridge", "loglinear", "powerlaw", "gp", "lightgbm"):
+    held: dict[str, HeldOut] = {}
+    seconds = {}
+    for name in CANDIDATES:
         began = time.perf_counter()
         held |= try_candidates(name, x, y, context, folds, None)
         seconds[name] = time.perf_counter() - began
     began = time.perf_counter()
-    options = try_candidates(AUTO, x, y, context, folds, None)
+    options = with_ensemble(held, y, folds)
     chosen = [choose(options, i, y[:, i], AUTO, folds)[0] for i in range(y.shape[1])]
+    seconds["ensemble"] = seconds[AUTO] = sum(seconds.values()) + time.perf_counter() - began
     found = {}
-    for name in (*held, "ensemble", AUTO):
-        own = time.perf_counter()
+    for name in seconds:
+        began = time.perf_counter()
         each = chosen if name == AUTO else [name] * y.shape[1]
         models = fit_chosen(each, options, x, y, context)
         scales = [conformal_scale(y[:, i], options[n].metric(i)) for i, n in enumerate(each)]
@@ -122,10 +131,7 @@ def predictions(
             test: [_scaled(m.predict(at), s) for m, s in zip(models, scales, strict=True)]
             for test, at in tests.items()
         }
-        start = own if name in held else began
-        found[name] = (shown, seconds.get(name, 0.0) + time.perf_counter() - start)
-        if name == "ensemble":
-            began += time.perf_counter() - own  # what `auto` does not pay for
+        found[name] = (shown, seconds[name] + time.perf_counter() - began)
     return found
 
 

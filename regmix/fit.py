@@ -123,16 +123,20 @@ def try_candidates(
         held[name] = held_out(regressor(name), x, y, folds, context)
         if progress:
             progress(number + 1, len(names) + 1)  # the last step is the fit on all runs
-    if stacked:
-        parts = [
-            stacked_held_out([h.metric(i) for h in held.values()], y[:, i], folds)
-            for i in range(y.shape[1])
-        ]
-        held[Ensemble.name] = HeldOut(
-            np.concatenate([p.mean for p in parts], axis=2),
-            np.concatenate([p.std for p in parts], axis=2),
-        )
-    return held
+    return with_ensemble(held, y, folds) if stacked else held
+
+
+def with_ensemble(held: dict[str, HeldOut], y: FloatArray, folds: Folds) -> dict[str, HeldOut]:
+    """The same and, last, what stacking them would have predicted."""
+    parts = [
+        stacked_held_out([h.metric(i) for h in held.values()], y[:, i], folds)
+        for i in range(y.shape[1])
+    ]
+    stacked = HeldOut(
+        np.concatenate([p.mean for p in parts], axis=2),
+        np.concatenate([p.std for p in parts], axis=2),
+    )
+    return {**held, Ensemble.name: stacked}
 
 
 def choose(
