@@ -212,7 +212,8 @@ def score(y: FloatArray, found: Prediction) -> Scores:
     """How well predictions, shape ``(n,)``, fit what was measured."""
     residual = y - found.mean
     spread = float(((y - y.mean()) ** 2).mean())
-    inside = np.abs(residual) <= stats.norm.ppf(0.95) * found.std
+    # Calibration ends intervals at a residual: rounding must not put that run outside.
+    inside = np.abs(residual) <= stats.norm.ppf(0.95) * found.std * (1 + 1e-9)
     return Scores(
         spearman=rank_correlation(y, found.mean),
         r2=1 - float((residual**2).mean()) / spread if spread else 0.0,
@@ -238,7 +239,13 @@ def _correlation(data: Observations, held: pd.DataFrame, metrics: Sequence[str])
     from sklearn.covariance import oas
 
     truth = data.metrics.loc[held.index]  # the order of the run ids, so that nothing else matters
-    z = np.column_stack([(truth[m] - held[m]) / held[f"{m}_std"] for m in metrics])
-    covariance = np.atleast_2d(oas(z, assume_centered=True)[0])
-    root = np.sqrt(np.diag(covariance))
-    return np.asarray(covariance / np.outer(root, root))
+    found = np.eye(len(metrics))
+    # A metric that never varies is predicted without error: it has nothing to correlate.
+    known = np.array([i for i, m in enumerate(metrics) if np.ptp(truth[m]) > 0], dtype=int)
+    if len(known) > 1:
+        names = [metrics[i] for i in known]
+        z = np.column_stack([(truth[m] - held[m]) / held[f"{m}_std"] for m in names])
+        covariance = oas(z, assume_centered=True)[0]
+        root = np.sqrt(np.diag(covariance))
+        found[np.ix_(known, known)] = covariance / np.outer(root, root)
+    return found

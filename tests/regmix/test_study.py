@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from regmix import imports, yaml_io
+from regmix import fit, imports, yaml_io
 from regmix.comparison import gains, measured
-from regmix.config import FitConfig, ModelConfig, RunConfig, StageConfig
+from regmix.config import (
+    FitConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RunConfig,
+    SpaceConfig,
+    StageConfig,
+    StudyConfig,
+)
 from regmix.errors import UserError
 from regmix.mixture import Mixture, MixtureFile
 from regmix.objective import Objective
@@ -136,6 +147,17 @@ def test_the_proposal_obeys_the_space(make_study: Make, worker: Any) -> None:
     assert set(found.proposal.active) <= {"bounds.web", "max_epochs.math"}
 
 
+def test_caps_and_natural_follow_from_tokens_that_the_study_names(tmp_path: Path) -> None:
+    """Where the data was measured elsewhere and nothing is built here."""
+    text = "name: s\ndomains:\n  - {name: a, tokens: 3000}\n  - {name: b, tokens: 1000}\n"
+    (tmp_path / "study.yaml").write_text(
+        text + "space: {max_epochs: 2, budget_tokens: 4000}\n", encoding="utf-8"
+    )
+    study = Study.open(tmp_path)
+    assert study.references()["natural"].as_dict() == {"a": 0.75, "b": 0.25}
+    assert [(c.name, c.upper) for c in study.space.constraints] == [("max_epochs.b", 0.5)]
+
+
 def test_predictions_do_not_depend_on_the_order_of_columns(trained: Study) -> None:
     trained.fit()
     rng = np.random.default_rng(0)
@@ -175,6 +197,88 @@ def test_shuffled_imports_give_identical_fits(swarm_files: Any, tmp_path: Path) 
     assert fits[0].diagnostics == fits[1].diagnostics
     surrogates = [f.folder / "surrogate.json.gz" for f in fits]
     assert surrogates[0].read_bytes() == surrogates[1].read_bytes()
+
+
+def imported(root: Path, weights: pd.DataFrame, values: pd.DataFrame) -> Study:
+    sources = [root / "mixtures.csv", root / "metrics.csv"]
+    for frame, path in zip((weights, values), sources, strict=True):
+        frame.to_csv(path, index_label="run")
+    return create_for_import(root / "study", imports.read_csvs(*sources), sources)
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(["loglinear", "gp"]))
+def test_no_order_of_rows_domains_or_metrics_matters(seed: int, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    index = pd.Index([f"r{i}" for i in range(12)])
+    weights = pd.DataFrame(rng.dirichlet(np.ones(4), 12), index, list("dabc"))
+    values = pd.DataFrame({m: rng.standard_normal(12) for m in ("y", "x")}, index)
+    quick = FitConfig(regressor=name, samples=200, top_k=20, repeats=1, folds=3, bootstraps=2)
+    found = []
+    for state in (None, seed):
+        if state is not None:
+            weights = weights.sample(frac=1, random_state=state)[
+                list(rng.permutation(list("abcd")))
+            ]
+            values = values.sample(frac=1, random_state=state + 1)[["x", "y"]]
+        with TemporaryDirectory() as folder:
+            done = imported(Path(folder), weights, values).fit(settings=quick)
+            surrogate = (done.folder / "surrogate.json.gz").read_bytes()
+            found.append((done.fit_id, done.proposal, done.diagnostics, surrogate))
+    for one, other in zip(*found, strict=True):
+        assert one == other
+
+
+def changed(study: Study, **parts: Any) -> Study:
+    """The same folder with another ``study.yaml``."""
+    config: StudyConfig = study.config.model_copy(update=parts)
+    return Study(study.layout, config)
+
+
+def test_a_changed_objective_space_or_solver_refits_nothing(
+    trained: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[list[str]] = []
+    whole = fit.fit
+
+    def counted(data: Any, metrics: Any, *rest: Any) -> Any:
+        fits.append(list(metrics))
+        return whole(data, metrics, *rest)
+
+    monkeypatch.setattr(fit, "fit", counted)
+    quick = QUICK.model_copy(update={"bootstraps": 0})
+    objective = ObjectiveConfig(kind="worst", reference="uniform")
+    first = trained.fit(settings=quick)
+    others = [
+        changed(trained, objective=objective).fit(settings=quick),
+        changed(trained, objective=ObjectiveConfig(weights={"bpb/web": 1.0})).fit(settings=quick),
+        changed(trained, space=SpaceConfig(bounds={"web": (0.4, 0.6)})).fit(settings=quick),
+        trained.fit(settings=quick.model_copy(update={"kl": 0.5, "samples": 500})),
+    ]
+    assert len(fits) == 1
+    assert len({first.fit_id, *(o.fit_id for o in others)}) == 5
+    kept = (first.folder / "surrogate.json.gz").read_bytes()
+    for other in others:
+        assert other.diagnostics["surrogate_id"] == first.diagnostics["surrogate_id"]
+        assert (other.folder / "surrogate.json.gz").read_bytes() == kept
+        pd.testing.assert_frame_equal(other.held_out, first.held_out, check_exact=True)
+    assert others[1].best["web"] > 0.9
+    assert 0.4 <= others[2].best["web"] <= 0.6
+    trained.fit(settings=quick.model_copy(update={"folds": 4}))
+    trained.fit("bpb/web", settings=quick)
+    assert fits[1:] == [["bpb/code", "bpb/math", "bpb/web"], ["bpb/web"]]
+
+
+def test_new_runs_refit(trained: Study, worker: Any) -> None:
+    quick = QUICK.model_copy(update={"bootstraps": 0})
+    before = trained.fit(settings=quick)
+    trained.propose(14)
+    for record in trained.runs():
+        if record.status != "done":
+            worker.finish(record)
+    after = trained.fit(settings=quick)
+    assert after.diagnostics["surrogate_id"] != before.diagnostics["surrogate_id"]
+    assert after.diagnostics["runs"] == before.diagnostics["runs"] + 2
 
 
 def test_an_import_finds_its_known_optimum(swarm_files: Any, tmp_path: Path) -> None:
