@@ -248,6 +248,28 @@ def predict(
 
 
 @app.command()
+def pareto(
+    study: StudyPath,
+    x: Annotated[
+        str, typer.Option(help="Metrics: names, parts, patterns or groups, with commas between.")
+    ],
+    y: Annotated[str, typer.Option(help="The metrics on the other side.")],
+    points: Annotated[int, typer.Option(help="Mixtures on the front, at most.")] = 15,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for CSV and PNG.")
+    ] = None,
+) -> None:
+    """Trade one group of metrics against another: the front of mixtures, as CSV and PNG."""
+    from regmix import console, report, views
+    from regmix.study import Study
+
+    with console.TerminalDisplay().stage("Front") as progress:
+        found = Study.open(study).pareto(x, y, points=points, folder=output, progress=progress)
+    assert found.csv is not None
+    views.show_pareto(found, report.front_png(found, found.csv.with_suffix(".png")))
+
+
+@app.command()
 def run(
     stage: Annotated[Path, typer.Argument(metavar="STAGE.yaml", help="The stage file.")],
 ) -> None:
