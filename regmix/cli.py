@@ -270,6 +270,26 @@ def pareto(
 
 
 @app.command()
+def diagnose(
+    study: StudyPath,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+) -> None:
+    """What the swarm can and cannot say, and what to do next."""
+    import json
+
+    from regmix import console, views
+    from regmix.study import Study
+
+    opened = Study.open(study)
+    if as_json:
+        print(json.dumps(opened.diagnose().as_dict(), indent=1, ensure_ascii=False))
+        return
+    with console.TerminalDisplay().stage("Learning curve") as progress:
+        found = opened.diagnose(progress)
+    views.show_diagnosis(found)
+
+
+@app.command()
 def run(
     stage: Annotated[Path, typer.Argument(metavar="STAGE.yaml", help="The stage file.")],
 ) -> None:

@@ -19,6 +19,7 @@ from regmix import (
     config,
     decision,
     design,
+    diagnose,
     fit,
     imports,
     pareto,
@@ -29,6 +30,7 @@ from regmix import (
 )
 from regmix.comparison import Comparison
 from regmix.config import FitConfig, RunConfig, StudyConfig
+from regmix.diagnose import Diagnosis
 from regmix.errors import UserError, unknown_name
 from regmix.files import write_text
 from regmix.fit import FitResult
@@ -400,6 +402,26 @@ class Study:
             *sides, ground, named, points=points, fit_id=found.fit_id, progress=progress
         )
         return front.save(found.folder / pareto.FOLDER, folder)
+
+    def diagnose(self, progress: Progress | None = None) -> Diagnosis:
+        """What the swarm can and cannot say, by the latest fit: frames, and findings in words.
+
+        Args:
+            progress: called with (steps done, in all).
+
+        Raises:
+            UserError: nothing is fitted yet.
+        """
+        data = self.observations()
+        root, here = self.layout.root, Path.cwd()
+        place = diagnose.Place(
+            name=str(root.relative_to(here) if here in root.parents else root),
+            trains=self.manifest is not None,
+            asked=int(
+                (data.info["role"] == "swarm").sum() + (data.info["name"] == "uniform").sum()
+            ),
+        )
+        return diagnose.diagnose(data, self.latest_fit(), self.space, place, progress)
 
     def _surrogate_over(self, found: Fit, data: Observations, metrics: list[str]) -> Surrogate:
         """A fit's surrogate, or where that lacks some metrics one like it over all of them."""

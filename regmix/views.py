@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 from rich.markup import escape
 
 from regmix.console import console, say, table
+from regmix.diagnose import Curve, Diagnosis, Kind
 from regmix.pareto import WEIGHT, Pareto, Side
 
 _DOMAINS, _ROWS, _WIDE = 5, 15, 12
@@ -93,3 +95,34 @@ def _cells(row: pd.Series) -> tuple[str, str]:
 
 def _gain(value: float) -> str:
     return "–" if value != value else f"{value:.2f}"
+
+
+def show_diagnosis(found: Diagnosis) -> None:
+    """What the swarm can say, what it cannot, the learning curve, and what to do next."""
+    titles: dict[Kind, str] = {"can": "can say", "cannot": "cannot say", "do": "do next"}
+    for kind, title in titles.items():
+        texts = found.say(kind)
+        if kind == "do" and found.curve is not None:
+            _show_curve(found.curve)
+        if texts:
+            say(f"[bold]{title}[/bold]")
+        for text in texts:
+            _bullet(text)
+
+
+def _bullet(text: str) -> None:
+    lines = textwrap.wrap(
+        text, max(60, min(console.width, 120)), initial_indent="  - ", subsequent_indent="    ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    for line in lines:
+        say(line, markup=False)
+
+
+def _show_curve(curve: Curve) -> None:
+    how = "the objective itself" if curve.directly else "its metrics"
+    shown = table(f"learning curve ({curve.regressor} on {how})", "runs seen",
+                  *map(str, curve.points.index))  # fmt: skip
+    for name, column in (("Spearman", "spearman"), ("± std", "std")):
+        shown.add_row(name, *(f"{v:.3f}" for v in curve.points[column]))
+    console.print(shown)
