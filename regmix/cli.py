@@ -267,6 +267,48 @@ def predict(
 
 
 @app.command()
+def pareto(
+    study: StudyPath,
+    x: Annotated[
+        str, typer.Option(help="Metrics: names, parts, patterns or groups, with commas between.")
+    ],
+    y: Annotated[str, typer.Option(help="The metrics on the other side.")],
+    points: Annotated[int, typer.Option(help="Mixtures on the front, at most.")] = 15,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for CSV and PNG.")
+    ] = None,
+) -> None:
+    """Trade one group of metrics against another: the front of mixtures, as CSV and PNG."""
+    from regmix import console, report, views
+    from regmix.study import Study
+
+    with console.TerminalDisplay().stage("Front") as progress:
+        found = Study.open(study).pareto(x, y, points=points, folder=output, progress=progress)
+    assert found.csv is not None
+    views.show_pareto(found, report.front_png(found, found.csv.with_suffix(".png")))
+
+
+@app.command()
+def diagnose(
+    study: StudyPath,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+) -> None:
+    """What the swarm can and cannot say, and what to do next."""
+    import json
+
+    from regmix import console, views
+    from regmix.study import Study
+
+    opened = Study.open(study)
+    if as_json:
+        print(json.dumps(opened.diagnose().as_dict(), indent=1, ensure_ascii=False))
+        return
+    with console.TerminalDisplay().stage("Learning curve") as progress:
+        found = opened.diagnose(progress)
+    views.show_diagnosis(found)
+
+
+@app.command()
 def run(
     stage: Annotated[Path, typer.Argument(metavar="STAGE.yaml", help="The stage file.")],
 ) -> None:

@@ -303,6 +303,16 @@ class ObjectiveConfig(Strict):
     reference: str = "natural"
     """natural, uniform, or a mixture file's name in ``mixes/``; for relative and worst."""
     limits: LimitsConfig = LimitsConfig()
+    groups: dict[str, Annotated[Names, Field(min_length=1)]] = {}
+    """Metrics by a name of your own, for `regmix pareto`: names or patterns, such as ``mmlu/*``."""
+
+    @field_validator("groups")
+    @classmethod
+    def _plain(cls, value: dict[str, Names]) -> dict[str, Names]:
+        for name in value:
+            if not name or _PATTERN.search(name) or "," in name:
+                raise ValueError(f"group '{name}': a name holds no comma, '*', '?' or '['")
+        return value
 
 
 class FitConfig(Strict):

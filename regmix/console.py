@@ -39,7 +39,7 @@ from regmix.runs import RunSpec
 from regmix.status import StudyStatus, tokens_so_far
 from regmix.study import Proposed, Study
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 say = partial(console.print, soft_wrap=True)
 """Prints a line as long as it is, so that paths can be copied."""
 POLL_SECONDS = 0.5

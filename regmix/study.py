@@ -20,8 +20,10 @@ from regmix import (
     config,
     decision,
     design,
+    diagnose,
     fit,
     imports,
+    pareto,
     results,
     sizes,
     solve,
@@ -29,6 +31,7 @@ from regmix import (
 )
 from regmix.comparison import Comparison
 from regmix.config import FitConfig, RunConfig, StudyConfig
+from regmix.diagnose import Diagnosis
 from regmix.direction import sign
 from regmix.errors import UserError, unknown_name
 from regmix.files import write_text
@@ -38,12 +41,14 @@ from regmix.manifest import DataManifest
 from regmix.mixture import Mixture, MixtureFile
 from regmix.objective import Objective
 from regmix.observations import Observations
+from regmix.pareto import Pareto
 from regmix.records import RunRecord, read_runs
 from regmix.regressors import registry
 from regmix.results import Fit
 from regmix.runs import RunSpec
 from regmix.space import Space
 from regmix.store import Store, cohort
+from regmix.surrogate import Surrogate
 
 Progress = Callable[[int, int], None]
 
@@ -372,6 +377,80 @@ class Study:
         for metric, prediction in found.items():
             columns[metric], columns[f"{metric}_std"] = prediction.mean, prediction.std
         return pd.DataFrame(columns, index=mixtures.index)
+
+    def pareto(
+        self,
+        x: str,
+        y: str,
+        *,
+        points: int = 15,
+        folder: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Pareto:
+        """The front of mixtures between two groups of metrics, by the latest fit.
+
+        Written to ``fits/<fit_id>/pareto/<x>-vs-<y>.csv``, where the report finds it.
+
+        Args:
+            x: names, unambiguous parts or patterns of metrics, or groups of the study's
+                ``objective.groups``, with commas between them.
+            y: the same; no metric may stand on both sides.
+            points: at most so many mixtures.
+            folder: where the CSV is written too.
+            progress: called with (steps done, in all).
+
+        Raises:
+            UserError: nothing is fitted yet, or a name stands for no metric or for several.
+        """
+        found, data = self.latest_fit(), self.observations()
+        sides = pareto.sides(x, y, data, self.config.objective)
+        surrogate = self._surrogate_over(found, data, [*sides[0].metrics, *sides[1].metrics])
+        choice = self._decision(self.config.fit)
+        objective = decision.objective_for(choice, data, surrogate, None)
+        limits = decision.limits_for(choice, data, surrogate, objective)
+        measured = results.objective_values(data, found.objective)
+        best = data.weights.loc[str(measured.idxmin())].to_numpy()
+        named = {
+            **self.references(),
+            solve.BEST_RUN: Mixture.from_array(self.domains, best),
+            "proposal": found.best,
+        }
+        ground = pareto.Ground(surrogate, choice, data, limits, self.config.seed)
+        front = pareto.trace(
+            *sides, ground, named, points=points, fit_id=found.fit_id, progress=progress
+        )
+        return front.save(found.folder / pareto.FOLDER, folder)
+
+    def diagnose(self, progress: Progress | None = None) -> Diagnosis:
+        """What the swarm can and cannot say, by the latest fit: frames, and findings in words.
+
+        Args:
+            progress: called with (steps done, in all).
+
+        Raises:
+            UserError: nothing is fitted yet.
+        """
+        data = self.observations()
+        root, here = self.layout.root, Path.cwd()
+        place = diagnose.Place(
+            name=str(root.relative_to(here) if here in root.parents else root),
+            trains=self.manifest is not None,
+            asked=int(
+                (data.info["role"] == "swarm").sum() + (data.info["name"] == "uniform").sum()
+            ),
+        )
+        return diagnose.diagnose(data, self.latest_fit(), self.space, place, progress)
+
+    def _surrogate_over(self, found: Fit, data: Observations, metrics: list[str]) -> Surrogate:
+        """A fit's surrogate, or where that lacks some metrics one like it over all of them."""
+        surrogate = found.surrogate
+        if set(metrics) <= set(surrogate.metric_names):
+            return surrogate
+        tried = {name for m in surrogate.metrics for name in m.candidates}
+        settings = self.config.fit
+        if len(tried) == 1:  # it was asked for by name
+            settings = settings.model_copy(update={"regressor": tried.pop()})
+        return self._surrogate(data, list(data.metric_names), settings, None)[1].surrogate
 
     def comparison(self) -> Comparison | None:
         """Measured target runs on the proposal, natural and uniform; None before there are any."""

@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from regmix import __version__, results
+from regmix import __version__, pareto, results
 from regmix.comparison import Comparison, Gain, gains
+from regmix.errors import UserError
 from regmix.files import write_text
 from regmix.imports import ImportedRuns, read_imports
 from regmix.mixture import Mixture
@@ -24,7 +25,7 @@ from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.quantities import amount
 from regmix.records import RunRecord
-from regmix.report import figures, frames, tables, text
+from regmix.report import figures, frames, front, tables, text
 from regmix.results import Fit
 from regmix.study import Study
 
@@ -108,6 +109,7 @@ def render(study: Study) -> str:
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         fitted=evidence.fit is not None,
         answer=_answer(evidence),
+        front=_front(evidence),
         comparison=_comparison(evidence),
         belief=_belief(evidence),
         swarm=_swarm(evidence),
@@ -147,6 +149,29 @@ def _certainty(fit: Fit) -> dict[str, Any]:
         "refits": None if p.stability is None else p.stability.refits,
         "distance": None if p.stability is None else text.fixed(p.stability.distance, 2),
         "relaxed": [(r.constraint, text.fixed(r.gain, decimals)) for r in p.relaxed],
+    }
+
+
+def _front(evidence: Evidence) -> dict[str, Any] | None:
+    """The front that was last computed, or the one between the study's first two groups."""
+    if evidence.fit is None:
+        return None
+    found = pareto.latest(evidence.fit.folder)
+    if found is None:
+        groups = list(evidence.study.config.objective.groups)[:2]
+        if len(groups) < 2:
+            return None
+        try:
+            found = evidence.study.pareto(*groups)
+        except UserError as exc:
+            return {"names": groups, "problem": str(exc)}
+    return {
+        "names": [found.x.name, found.y.name],
+        "problem": None,
+        "figure": front.svg(found),
+        "table": front.table(found),
+        "points": len(found.front),
+        "notes": found.notes,
     }
 
 
