@@ -155,7 +155,7 @@ def train(
     ids = opened.open_runs(retry_failed=retry_failed)
     with console.TerminalDisplay().training(opened, ids, "Training") as poll:
         outcome = steps.train(opened, ids, poll)
-    console.show_outcome(opened, outcome.done, outcome.failed, outcome.busy)
+    console.show_trained(opened, outcome)
 
 
 @app.command()
@@ -184,20 +184,39 @@ def sql(
 @app.command("import")
 def import_(
     study: StudyPath,
-    mixtures: Annotated[Path, typer.Option(help="CSV: one row a run, one column a domain.")],
-    metrics: Annotated[Path, typer.Option(help="CSV: one row a run, one column a metric.")],
+    mixtures: Annotated[
+        Path | None, typer.Option(help="Weights: CSV or parquet, a column a domain, or long.")
+    ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(help="Metrics: CSV or parquet, or a folder of lm-evaluation-harness results."),
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Instead of both: one table, as W&B exports it.")
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="Columns that are weights, as 'config.mixture.*'.")
+    ] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Columns that are metrics, as 'eval/*' or '!*_step'.")
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option(help="Leave out runs that are not whole, and say which.")
     ] = False,
 ) -> None:
     """Take in runs that were measured elsewhere; creates the study if there is none."""
-    from regmix import console
-    from regmix.imports import read_csvs
+    from regmix import console, imports
     from regmix.study import create_for_import
 
-    runs = read_csvs(mixtures, metrics, allow_missing=allow_missing)
-    opened = create_for_import(study, runs, [mixtures, metrics])
-    console.show_import(opened, runs)
+    found = imports.read(
+        mixtures=mixtures,
+        metrics=metrics,
+        runs=runs,
+        choice=imports.Choice(tuple(weights or ()), tuple(select or ())),
+        allow_missing=allow_missing,
+    )
+    sources = [path for path in (mixtures, metrics, runs) if path is not None]
+    console.show_import(create_for_import(study, found, sources), found)
 
 
 @app.command()

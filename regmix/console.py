@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol
 
 import pandas as pd
 from rich.console import Console
@@ -19,14 +21,18 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.segment import Segments
 from rich.table import Table
 from rich.text import Text
 
+from regmix import sizes
 from regmix.comparison import Comparison, gains
-from regmix.demo import Summary
+from regmix.demo import Cost, Summary
+from regmix.direction import sign
 from regmix.errors import RegmixError
 from regmix.imports import ImportedRuns
 from regmix.manifest import DataManifest
+from regmix.quantities import amount, duration, flops
 from regmix.records import RunRecord
 from regmix.results import Fit
 from regmix.runs import RunSpec
@@ -50,23 +56,6 @@ class _Eta(ProgressColumn):
             return Text("")
         left = (task.elapsed or 0.0) * (task.total - task.completed) / done
         return Text(f"ETA {duration(left)}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def quantity(value: float) -> str:
-    """A large number with a unit prefix: 12.3k, 4.56M, 7.8T."""
-    for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g}{unit}"
-    return f"{value:.0f}"
 
 
 def _bar() -> Progress:
@@ -109,8 +98,8 @@ class TerminalDisplay:
 
             def poll(*, now: bool = False) -> None:
                 if watch.due() or now:
-                    flops, note = watch.look()
-                    bar.update(task, completed=flops, note=note)
+                    work, note = watch.look()
+                    bar.update(task, completed=work, note=note)
 
             poll(now=True)
             yield poll
@@ -132,15 +121,15 @@ class _Watch:
     def look(self) -> tuple[float, str]:
         """FLOPs so far and a note for the bar."""
         self._next = time.monotonic() + POLL_SECONDS
-        flops = failed = 0.0
+        work = failed = 0.0
         for run_id, record in self._records.items():
             if run_id not in self._done and record.status in ("done", "failed"):
                 self._done.add(run_id)
             share = 1.0 if run_id in self._done else tokens_so_far(record) / record.spec.tokens
-            flops += share * record.spec.flops
+            work += share * record.spec.flops
             failed += record.status == "failed"
         note = f"{len(self._done)}/{len(self._records)} runs"
-        return flops, note + (f", {failed:.0f} failed" if failed else "")
+        return work, note + (f", {failed:.0f} failed" if failed else "")
 
 
 def table(title: str | None = None, *columns: str) -> Table:
@@ -153,6 +142,14 @@ def table(title: str | None = None, *columns: str) -> Table:
     return made
 
 
+def show(shown: Table) -> None:
+    """Print a table as wide as it is: a narrow terminal may wrap it, but no figure is cut off."""
+    wide = console.options.update(width=10_000)
+    wide = wide.update(width=console.measure(shown, options=wide).maximum)
+    lines = console.render_lines(shown, wide, pad=False, new_lines=True)
+    console.print(Segments(chain.from_iterable(lines)), crop=False, soft_wrap=True, end="")
+
+
 def show_frame(frame: pd.DataFrame, *, csv: bool) -> None:
     """A query's result, as an aligned table or as CSV."""
     if csv:
@@ -161,7 +158,7 @@ def show_frame(frame: pd.DataFrame, *, csv: bool) -> None:
     shown = table(None, *map(str, frame.columns))
     for row in frame.itertuples(index=False):
         shown.add_row(*(escape(f"{v:.6g}" if isinstance(v, float) else str(v)) for v in row))
-    console.print(shown)
+    show(shown)
     say(f"[dim]{len(frame)} rows[/dim]")
 
 
@@ -171,12 +168,12 @@ def show_proposed(proposed: Proposed) -> None:
     parts = ", ".join(f"{count} {role}" for role, count in roles.items())
     first = proposed.specs[0]
     tokens = sum(s.tokens for s in proposed.specs)
-    flops = sum(s.flops for s in proposed.specs)
+    work = sum(s.flops for s in proposed.specs)
     say(f"{len(proposed.specs)} runs ({parts}), {proposed.new} of them new")
     say(
-        f"proxy: {quantity(first.model.parameters)} non-embedding parameters, "
-        f"{quantity(first.tokens)} tokens; all runs: {quantity(tokens)} tokens, "
-        f"{quantity(flops)}FLOP"
+        f"proxy: {amount(first.model.parameters)} non-embedding parameters, "
+        f"{amount(first.tokens)} tokens; all runs: {amount(tokens)} tokens, "
+        f"{flops(work)}"
     )
     say(
         f"space: {proposed.acceptance:.0%} of the drawn mixtures were allowed as they fell, "
@@ -193,8 +190,8 @@ def show_status(status: StudyStatus) -> None:
     rate, eta = status.tokens_per_second, status.eta_seconds
     if rate:
         left = f", ETA {duration(eta)}" if eta else ""
-        say(f"{quantity(rate)} tokens/s{left}")
-    say(f"{quantity(status.done_tokens)} of {quantity(status.planned_tokens)} tokens")
+        say(f"{amount(rate)} tokens/s{left}")
+    say(f"{amount(status.done_tokens)} of {amount(status.planned_tokens)} tokens")
     for run in status.runs:
         if run.state == "failed":
             say(f"[red]failed[/red] {run.run_id} {escape(run.name)}: {escape(run.reason)}")
@@ -208,12 +205,9 @@ def show_fit(fit: Fit, mixture_path: object) -> None:
     _show_accuracy(d)
     _show_candidates(fit)
     _show_weights(fit)
+    _show_distance(fit)
     _show_certainty(fit)
-    if d["excluded"]:
-        say(f"left out {len(d['excluded'])} runs: {escape('; '.join(d['excluded'][:6]))}"
-            + (" …" if len(d["excluded"]) > 6 else ""))  # fmt: skip
-    for warning in d["warnings"]:
-        say(f"[yellow]note:[/yellow] {escape(warning)}")
+    _show_remarks(fit)
     say(f"mixture  {escape(str(mixture_path))}\nfit      {escape(str(fit.folder))}")
 
 
@@ -233,7 +227,7 @@ def _show_accuracy(d: Mapping[str, Any]) -> None:
         shown.add_row(escape(name), m["regressor"], *row)
     row = _scores(d["objective_scores"], _ratio(d["objective_spread"], d["objective_noise"]))
     shown.add_row("objective", "", *row, style="bold")
-    console.print(shown)
+    show(shown)
     if len(names) < len(metrics):
         rest = [m["scores"]["spearman"] for n, m in metrics.items() if n not in names]
         say(
@@ -268,7 +262,7 @@ def _show_candidates(fit: Fit) -> None:
             f"{c.gain[0]:+.4f}", f"{c.gain[1]:.4f}", _chance(c.probability_beaten),
             f"{c.nearest_distance:.3f}",
         )  # fmt: skip
-    console.print(shown)
+    show(shown)
     single = fit.diagnostics["best_single"]
     if single:
         name, value = escape(single["name"]), single["objective"]
@@ -280,6 +274,19 @@ def _chance(probability: float) -> str:
     if probability > 0.99:
         return ">99%"
     return "<1%" if probability < 0.01 else f"{probability:.0%}"
+
+
+def _show_remarks(fit: Fit) -> None:
+    """Runs that were left out, by reason, and the fit's warnings."""
+    by_reason: dict[str, list[str]] = {}
+    for text in fit.diagnostics["excluded"]:
+        name, _, reason = text.partition(" (")
+        by_reason.setdefault(reason.removesuffix(")"), []).append(name)
+    for reason, names in by_reason.items():
+        shown = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
+        say(f"left out {len(names)} runs ({escape(reason)}): {escape(shown)}")
+    for warning in fit.diagnostics["warnings"]:
+        say(f"[yellow]note:[/yellow] {escape(warning)}")
 
 
 def _show_weights(fit: Fit) -> None:
@@ -294,7 +301,7 @@ def _show_weights(fit: Fit) -> None:
         ranges = [_range(p.tied[name]), *([_range(refits[name])] if refits else [])]
         row = [f"{fit.best[name]:.4f}", *ranges, *(f"{c.mixture[name]:.4f}" for c in columns)]
         shown.add_row(escape(name), *row)
-    console.print(shown)
+    show(shown)
     if len(weights) > len(names):
         say(f"[dim]{len(weights) - len(names)} domains with less are in the file[/dim]")
 
@@ -303,13 +310,19 @@ def _range(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.2f}–{interval[1]:.2f}"
 
 
-def _show_certainty(fit: Fit) -> None:
+def _show_distance(fit: Fit) -> None:
+    """How far the proposal is from what was measured."""
     p = fit.proposal
     far = ": an extrapolation" if p.extrapolates else ""
     say(
         f"nearest run {escape(p.nearest_run)}, total variation {p.nearest_distance:.3f} "
         f"(runs lie {p.typical_distance:.3f} apart){far}"
     )
+
+
+def _show_certainty(fit: Fit) -> None:
+    """How it was found, how it moves with the runs, what holds it back."""
+    p = fit.proposal
     how = f"found by {p.method}"
     say(how + (f", at most {p.gap:.1g} above the least there is" if p.gap is not None else ""))
     if p.stability:
@@ -329,23 +342,44 @@ def _prior(fit: Fit) -> str:
     return "natural" if fit.proposal.baseline("natural") else "uniform"
 
 
-def show_comparison(fit: Fit, comparison: Comparison) -> None:
-    """Measured bits per byte of the larger models, and the gains beside what was predicted."""
-    values = comparison.values
-    metrics = [m for m in fit.objective.metrics if m in values]
-    names = list(dict.fromkeys(values["mixture"]))
-    shown = table(
-        f"Measured at {quantity(comparison.parameters)} parameters, "
-        f"{quantity(comparison.tokens)} tokens (mean over {values['seed'].nunique()} seeds)",
-        "metric", *names,
+def show_outcome(study: Study, fit: Fit, comparison: Comparison) -> None:
+    """Every metric: predicted at proxy size, measured at the larger size, and the seed noise."""
+    values, best = comparison.values, fit.proposal.best
+    shown = {best.name: best, **{c.name: c for c in fit.proposal.baselines}}
+    names = [n for n in dict.fromkeys(values["mixture"]) if n in shown]
+    proxy = sizes.shape(study.config.proxy.model)
+    plan = sizes.plan(study.config.proxy.train, proxy)
+    tokens = plan.steps * plan.batch * proxy.context
+    seeds = values["seed"].nunique()
+    made = table(
+        f"Predicted for {amount(proxy.parameters)} parameters and {amount(tokens)} tokens; "
+        f"measured at {amount(comparison.parameters)} and {amount(comparison.tokens)} "
+        f"({seeds} seed{'s' if seeds > 1 else ''})",
+        "\nmetric", *(f"predicted\n{n} ±sd" for n in names), *(f"measured\n{n}" for n in names),
+        "seed\nnoise",
     )  # fmt: skip
-    means = values.groupby("mixture")[[*metrics, "objective"]].mean()
-    for metric in [*metrics, "objective"]:
-        style = "bold" if metric == "objective" else None
-        shown.add_row(escape(metric), *(f"{means.loc[n, metric]:.4f}" for n in names), style=style)
-    console.print(shown)
+    means = values.groupby("mixture").mean(numeric_only=True)
+    for metric, style in [*((m, None) for m in best.metrics), ("objective", "bold")]:
+        own = metric == "objective"
+        entry = fit.diagnostics["metrics"].get(metric, {})
+        noise = fit.diagnostics["objective_noise"] if own else entry.get("noise")
+        predicted = [shown[n].objective if own else shown[n].metrics[metric] for n in names]
+        measured = [means[metric].get(n) if metric in means else None for n in names]
+        made.add_row(
+            escape(metric), *(f"{mean:.4f} ±{sd:.4f}" for mean, sd in predicted),
+            *map(_four, measured), _four(noise), style=style,
+        )  # fmt: skip
+    show(made)
+    _show_gains(fit, comparison)
+
+
+def _four(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.4f}"
+
+
+def _show_gains(fit: Fit, comparison: Comparison) -> None:
     noise = fit.diagnostics["objective_noise"]
-    for gain in gains(fit.proposal, comparison):
+    for gain in gains(fit.proposal, comparison).values():
         by_seed = ", ".join(f"{v:+.4f}" for v in gain.by_seed.values())
         say(
             f"against {escape(gain.reference):<8} measured gain {gain.mean:+.4f}"
@@ -353,11 +387,14 @@ def show_comparison(fit: Fit, comparison: Comparison) -> None:
             + f", predicted {gain.predicted:+.4f} ± {gain.predicted_std:.4f}: "
             f"[bold]{_words(gain.verdict(noise))}[/bold]"
         )
+    if comparison.unmeasured:
+        names = escape(", ".join(comparison.unmeasured))
+        say(f"[yellow]note:[/yellow] no gain without measurements of {names}")
     if noise:
         say(
-            f"seed noise of the objective at proxy size: {noise:.4f}; models compared here share "
-            "their seeds, so their differences are less noisy than that"
+            "[dim]seed noise: between proxies that differ by their seed alone; the larger models[/]"
         )
+        say("[dim]share their seeds, so that differences between them are less noisy[/]")
 
 
 def _words(verdict: str) -> str:
@@ -367,32 +404,49 @@ def _words(verdict: str) -> str:
 
 
 def show_summary(summary: Summary) -> None:
-    """The end of the demo: mixture, prediction, measurement, cost, paths."""
+    """The end of the demo: mixture, prediction beside measurement, cost, paths."""
     study, fit = summary.study, summary.fit
     say()
-    show_fit(fit, study.layout.mixture("best"))
+    _show_weights(fit)
+    _show_distance(fit)
+    _show_record(fit)
+    _show_remarks(fit)
     say()
-    show_comparison(fit, summary.comparison)
+    show_outcome(study, fit, summary.comparison)
     say()
-    show_costs(study, summary.seconds)
+    show_costs(summary.costs)
     say(
-        f"study    {escape(str(study.layout.root))}\n"
+        f"\nstudy    {escape(str(study.layout.root))}\n"
         f"mixture  {escape(str(study.layout.mixture('best')))}\n"
         f"report   {escape(str(summary.report))}"
     )
 
 
-def show_costs(study: Study, seconds: dict[str, float]) -> None:
-    """Tokens and FLOPs by role, seconds by stage."""
-    shown = table("Cost", "runs", "count", "tokens", "FLOP", "core-seconds")
-    for row in study.store.costs().to_dict("records"):
+def _show_record(fit: Fit) -> None:
+    """The record of the fit in a line; `regmix fit` and the report have it by metric."""
+    d = fit.diagnostics
+    own = d["objective_scores"]
+    ranks = {name: m["scores"]["spearman"] for name, m in d["metrics"].items()}
+    worst = min(ranks, key=lambda m: ranks[m])
+    say(
+        f"held out: rank correlation {own['spearman']:.3f}, R² {own['r2']:.3f} (objective, "
+        f"{d['runs']} runs); lowest {ranks[worst]:.3f} ({escape(worst)})"
+    )
+
+
+def show_costs(costs: Sequence[Cost]) -> None:
+    """What each stage took, and all together."""
+    shown = table("Cost", "stage", "runs", "tokens", "FLOPs", "core-seconds", "time")
+    total = Cost(
+        "all", *(sum(getattr(c, f.name) for c in costs) for f in fields(Cost) if f.name != "stage")
+    )
+    for cost in (*costs, total):
+        work = (str(cost.runs), amount(cost.tokens), flops(cost.flops), f"{cost.core_seconds:.0f}")
         shown.add_row(
-            row["role"], str(row["runs"]), quantity(row["tokens"]), quantity(row["flops"]),
-            f"{row['seconds']:.0f}",
+            cost.stage, *(work if cost.runs else ("–",) * len(work)), duration(cost.seconds),
+            style="bold" if cost is total else None,
         )  # fmt: skip
-    console.print(shown)
-    stages = ", ".join(f"{name} {duration(s)}" for name, s in seconds.items())
-    say(f"stages   {stages}; {duration(sum(seconds.values()))} in all")
+    show(shown)
 
 
 def show_manifest(manifest: DataManifest) -> None:
@@ -402,28 +456,58 @@ def show_manifest(manifest: DataManifest) -> None:
     for d in manifest.domains:
         skipped = sum(s.skipped_empty + s.skipped_no_text for s in (d.train, d.valid))
         shown.add_row(
-            f"{escape(d.name)} ({natural[d.name]:.1%})", quantity(d.train.tokens),
-            quantity(d.train.documents), f"{d.train.text_bytes / d.train.tokens:.2f}",
-            quantity(d.valid.tokens), str(skipped),
+            f"{escape(d.name)} ({natural[d.name]:.1%})", amount(d.train.tokens),
+            amount(d.train.documents), f"{d.train.text_bytes / d.train.tokens:.2f}",
+            amount(d.valid.tokens), str(skipped),
         )  # fmt: skip
-    console.print(shown)
+    show(shown)
+    show_notes(manifest.notes)
     say(f"vocabulary {manifest.vocab_size}, data {manifest.fingerprint}")
 
 
-def show_outcome(study: Study, done: list[str], failed: list[str], busy: list[str]) -> None:
-    """How a training command ended."""
-    say(f"{len(done)} runs done, {len(failed)} failed, {len(busy)} held by another command")
-    for run_id in failed:
+class Outcome(Protocol):
+    """How the runs of one training command ended: run ids; `proxy_trainer.launch` has it."""
+
+    done: list[str]
+    failed: list[str]
+    busy: list[str]
+    elsewhere: list[str]
+
+
+def show_trained(study: Study, outcome: Outcome) -> None:
+    """How a training command ended: what it did itself, and what another one did meanwhile."""
+    say(f"{len(outcome.done)} runs trained, {len(outcome.failed)} failed")
+    if outcome.elsewhere or outcome.busy:
+        say(
+            f"by another command: {len(outcome.elsewhere)} runs trained, "
+            f"{len(outcome.busy)} still in training"
+        )
+    for run_id in outcome.failed:
         say(f"[red]failed[/red] {run_id}: see {escape(str(study.layout.run(run_id).failed))}")
 
 
 def show_import(study: Study, runs: ImportedRuns) -> None:
-    """What was taken in."""
+    """What was taken in, and which way round every metric counts."""
     show_notes(runs.notes)
     say(
         f"{len(runs.weights)} runs, {runs.weights.shape[1]} domains, {runs.metrics.shape[1]} "
         f"metrics in {escape(str(study.layout.root))}"
     )
+    given = study.config.objective.directions
+    told = {**runs.directions, **given}
+    names = list(map(str, runs.metrics))
+    high = [m for m in names if sign(m, given) < 0]
+    low = [m for m in names if m in told and m not in high]
+    silent = [m for m in names if m not in told and m not in high]
+    for words, group in (
+        ("better high", high),
+        ("better low", low),
+        ("counted as better low, for their names do not tell (objective.directions in study.yaml "
+         "does)", silent),
+    ):  # fmt: skip
+        if group:
+            more = f" … ({len(group)} in all)" if len(group) > 6 else ""
+            say(f"{words}: {escape(', '.join(group[:6]))}{more}")
 
 
 def show_notes(notes: Sequence[str]) -> None:
@@ -435,8 +519,8 @@ def show_notes(notes: Sequence[str]) -> None:
 def show_plan(spec: RunSpec) -> None:
     """What a single run will train."""
     say(
-        f"{escape(spec.name)}: {quantity(spec.model.parameters)} non-embedding parameters, "
-        f"{quantity(spec.tokens)} tokens, {quantity(spec.flops)}FLOP, run {spec.run_id}"
+        f"{escape(spec.name)}: {amount(spec.model.parameters)} non-embedding parameters, "
+        f"{amount(spec.tokens)} tokens, {flops(spec.flops)}, run {spec.run_id}"
     )
 
 
@@ -453,10 +537,10 @@ def show_model(study: Study, spec: RunSpec) -> None:
     shown = table(None, "metric", "value")
     for name, value in result["metrics"].items():
         shown.add_row(escape(name), f"{value:.4f}")
-    console.print(shown)
+    show(shown)
     domains = table(None, "domain", "requested", "realised", "epochs")
     for d in result["domains"]:
         values = (d["requested"], d["realised"], d["epochs"])
         domains.add_row(escape(d["domain"]), *(f"{v:.4f}" for v in values))
-    console.print(domains)
+    show(domains)
     say(f"model {escape(str(record.layout.model))}")

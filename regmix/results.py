@@ -210,5 +210,5 @@ def _or_none(value: float) -> float | None:
 
 
 def _read_held_out(folder: Path) -> pd.DataFrame:
-    frame = pd.read_csv(folder / HELD_OUT, dtype={"run_id": str}, float_precision="round_trip")
-    return frame.set_index("run_id")
+    frame = pd.read_csv(folder / HELD_OUT, dtype=str, keep_default_na=False)
+    return frame.set_index("run_id").astype(float)  # as text first: exact in every pandas

@@ -290,18 +290,25 @@ class Space:
 
     def _explain_empty(self) -> str:
         """Which constraints exclude each other, and by how much they are short."""
-        clash = self.polytope.conflict()
-        short = self.polytope.rows(clash).loosening()
+        left = np.arange(len(self.constraints))
+        conflicts = []
+        while self.polytope.rows(left).centre() is None:
+            clash = left[self.polytope.rows(left).conflict()]
+            conflicts.append("; ".join(self._shortfalls(clash)))
+            left = np.setdiff1d(left, clash)
+        return (
+            "no mixture satisfies the constraints; these exclude each other, and one of them must "
+            "give: " + " -- and so do these: ".join(conflicts)
+        )
+
+    def _shortfalls(self, clash: npt.NDArray[np.int64]) -> list[str]:
         lines = []
-        for row, lack in zip(clash, short, strict=True):
+        for row, lack in zip(clash, self.polytope.rows(clash).loosening(), strict=True):
             c = self.constraints[row]
             asked = f"{c.name} asks for {_range(c)}"
             asked += f" ({c.note})" if c.note else ""
             lines.append(asked + (f", short by {lack:.4g}" if lack > TOLERANCE else ""))
-        return (
-            "no mixture satisfies the constraints; these exclude each other, and leaving out any "
-            f"one of them would do: {'; '.join(lines)}"
-        )
+        return lines
 
 
 def matching(patterns: Iterable[str], names: Sequence[str], where: str) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -31,6 +32,7 @@ from regmix import (
 from regmix.comparison import Comparison
 from regmix.config import FitConfig, RunConfig, StudyConfig
 from regmix.diagnose import Diagnosis
+from regmix.direction import sign
 from regmix.errors import UserError, unknown_name
 from regmix.files import write_text
 from regmix.fit import FitResult
@@ -41,6 +43,7 @@ from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.pareto import Pareto
 from regmix.records import RunRecord, read_runs
+from regmix.regressors import registry
 from regmix.results import Fit
 from regmix.runs import RunSpec
 from regmix.space import Space
@@ -86,6 +89,13 @@ class Study:
                 sizes.plan(run.train, sizes.shape(run.model))
             except UserError as exc:  # now, and not after the data were built
                 raise UserError(f"{layout.config}: {key}.{exc}") from exc
+        names = ("auto", *registry.names())
+        if settings.fit.regressor not in names:
+            where = config.place(layout.config, ("fit", "regressor"))
+            raise unknown_name("regressor", settings.fit.regressor, names, where)
+        text_only = all(d.train for d in settings.domains)
+        if text_only and not any(layout.imports.glob("*/import.json")):
+            config.check_text_metrics(layout.config, settings)
         return cls(layout, settings)
 
     def __repr__(self) -> str:
@@ -138,14 +148,15 @@ class Study:
                 for more later adds to the same swarm.
 
         Raises:
-            UserError: the data is not built, or too few runs are asked for.
+            UserError: the data is not built, or not with the present settings; or too few runs
+                are asked for.
         """
         swarm_config = self.config.swarm
         if runs is not None:
             if runs < 1:
                 raise UserError(f"propose: {runs} runs; at least 1 is needed")
             swarm_config = swarm_config.model_copy(update={"runs": runs})
-        manifest = self._built()
+        manifest = self._as_configured()
         swarm = design.swarm(swarm_config, self.space, manifest.natural(), self.config.seed)
         template = self._template(self.config.proxy)
         specs = tuple(
@@ -156,7 +167,12 @@ class Study:
         return Proposed(specs, new, swarm.acceptance, swarm.pulled, swarm.notes)
 
     def target_run(self, name: str, mixture: Mixture, seed: int | None = None) -> RunSpec:
-        """The specification of a run at the target size."""
+        """The specification of a run at the target size.
+
+        Raises:
+            UserError: the data is not built, or not with the present settings.
+        """
+        self._as_configured()
         template = self._template(self.config.target)
         return replace(
             template,
@@ -171,8 +187,10 @@ class Study:
         """The specification that a stage file stands for.
 
         Raises:
-            UserError: the stage would repeat a domain more often than its ``max_epochs``.
+            UserError: the data is not built, or not with the present settings; or the stage would
+                repeat a domain more often than its ``max_epochs``.
         """
+        manifest = self._as_configured()
         template = self._template(RunConfig(model=stage.model, train=stage.train))
         spec = replace(
             template,
@@ -183,7 +201,7 @@ class Study:
             keep_model=True,
         )
         if stage.max_epochs is not None:
-            _check_epochs(spec, self._built(), stage.max_epochs)
+            _check_epochs(spec, manifest, stage.max_epochs)
         return spec
 
     def add_run(self, spec: RunSpec) -> bool:
@@ -201,14 +219,14 @@ class Study:
         trained; the larger models of ``regmix run`` are.
 
         Raises:
-            UserError: nothing was proposed.
+            UserError: nothing was proposed, or the data is not built with the present settings.
         """
         records = self.runs()
         if not records:
             raise UserError(f"{self.layout.root}: no run yet; `regmix propose` plans some")
         skip = ("done",) if retry_failed else ("done", "failed")
         present = cohort(self._template(self.config.proxy))
-        data = self._built().fingerprint
+        data = self._as_configured().fingerprint
         return [
             r.spec.run_id
             for r in records
@@ -434,17 +452,20 @@ class Study:
         return comparison.measured(self.store, found.objective, named)
 
     def _built(self) -> DataManifest:
+        """The data, of the domains that the study names; for what is measured already."""
         if self.manifest is None:
             raise UserError(
                 f"{self.layout.root}: the data is not built; run "
                 f"`regmix data build {self.layout.root}` first"
             )
-        if self.manifest.names != self.domains:
-            raise UserError(
-                f"{self.layout.manifest}: built for {', '.join(self.manifest.names)}, but the "
-                f"study names {', '.join(self.domains)}; run `regmix data build` again"
-            )
+        self.manifest.check_domains(self.config, self.layout)
         return self.manifest
+
+    def _as_configured(self) -> DataManifest:
+        """The data, built with the settings that the study has now; for what is to be trained."""
+        manifest = self._built()
+        manifest.check_settings(self.config, self.layout)
+        return manifest
 
     def _template(self, settings: RunConfig) -> RunSpec:
         manifest = self._built()
@@ -465,26 +486,51 @@ def create_for_import(root: Path, runs: imports.ImportedRuns, sources: list[Path
     """Open the study at ``root``, or create one for the imported domains, and keep the runs.
 
     Raises:
-        UserError: the study has other domains, or holds a run of the same id already.
+        UserError: the study has other domains, holds a run of the same id already, or would count a
+            metric as better low that is better high (or the other way round).
     """
     layout = StudyLayout(root.expanduser().resolve())
     if not layout.config.exists():
         for name in runs.weights.columns:
             config.check_name(name, str(sources[0]))
-        # Sorted: the order of a CSV's columns means nothing and must change nothing.
-        domains = [{"name": str(d)} for d in sorted(runs.weights.columns)]
-        text = yaml_io.dump({"name": config.name_from(layout.root), "domains": domains})
-        write_text(layout.config, "# Created by `regmix import`: measured elsewhere.\n" + text)
+        write_text(layout.config, _imported_yaml(config.name_from(layout.root), runs))
     study = Study.open(layout.root)
     if set(study.domains) != set(runs.weights.columns):
         raise UserError(
             f"{layout.config}: domains {', '.join(study.domains)}; the import has "
             f"{', '.join(runs.weights.columns)}"
         )
+    wrong = _misread(runs, study.config.objective)
+    if wrong:
+        lines = ", ".join(f"{m}: {d}" for m, d in wrong.items())
+        raise UserError(
+            f"{layout.config}: the objective would count metrics the wrong way round; write "
+            f"`objective: {{directions: {{{lines}}}}}` into it (or the other direction, if that is "
+            "what you mean)"
+        )
     imports.check_new(layout, runs)
     ordered = replace(runs, weights=runs.weights[list(study.domains)])
     imports.save(layout, ordered, sources)
     return study
+
+
+def _imported_yaml(name: str, runs: imports.ImportedRuns) -> str:
+    """``study.yaml`` for runs that were measured elsewhere."""
+    content: dict[str, Any] = {"name": name, "domains": [{"name": str(d)} for d in runs.weights]}
+    directions = _misread(runs, config.ObjectiveConfig())
+    if directions:
+        content["objective"] = {"directions": directions}
+    return "# Created by `regmix import`: measured elsewhere.\n" + yaml_io.dump(content)
+
+
+def _misread(runs: imports.ImportedRuns, given: config.ObjectiveConfig) -> dict[str, str]:
+    """Metrics that would be counted against the direction that their source or name tells."""
+    return {
+        metric: told
+        for metric, told in runs.directions.items()
+        if metric not in given.directions
+        and sign(metric, given.directions) != (1 if told == "lower" else -1)
+    }
 
 
 def _check_epochs(spec: RunSpec, manifest: DataManifest, limit: float) -> None:

@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "lightgbm", "sklearn")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("regmix", "regmix.errors", "regmix.hashing", "regmix.layout"),
+    ("regmix", "regmix.errors", "regmix.hashing", "regmix.layout", "regmix.quantities"),
     ("regmix.files", "regmix.yaml_io"),
-    ("regmix.config", "regmix.mixture"),
+    ("regmix.config", "regmix.direction", "regmix.mixture"),
     (
         "regmix.imports",
         "regmix.manifest",

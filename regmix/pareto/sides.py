@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from regmix.config import ObjectiveConfig
+from regmix.direction import sign
 from regmix.errors import UserError, unknown_name
 from regmix.mixture import FloatArray
-from regmix.objective import Objective, direction
+from regmix.objective import Objective
 from regmix.observations import Observations
 
 _PATTERN = re.compile(r"[*?\[]")
@@ -131,7 +132,7 @@ def _make_side(
     flat = [m for m in metrics if not scales[m] > 0]
     if flat:
         raise UserError(f"{name}: {some(flat)} is the same in every run; leave it out")
-    signs = tuple(direction(m, settings.directions) for m in metrics)
+    signs = tuple(sign(m, settings.directions) for m in metrics)
     side = Side(name, tuple(metrics), signs, tuple(map(float, scales)), 0.0, _unit(metrics, signs))
     return replace(side, middle=float(side.measured(data).mean()))
 

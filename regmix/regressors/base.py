@@ -126,11 +126,20 @@ class Scaled:
     scale: FloatArray = field(repr=False)
 
     @classmethod
-    def of(cls, y: FloatArray) -> Scaled:
-        """Standardise each column; a constant one keeps scale 1."""
+    def of(cls, y: FloatArray, values: FloatArray | None = None) -> Scaled:
+        """Standardise each column; a constant one gets a millionth of its value as its scale.
+
+        A law that is fitted to zeros does not end at zero to the last digit; what is left must not
+        look like an effect.
+
+        Args:
+            y: gives the means and scales.
+            values: what is standardised by them; None: ``y`` itself.
+        """
         mean, scale = y.mean(0), y.std(0)
-        scale = np.where(scale > 1e-12 * np.maximum(np.abs(mean), 1.0), scale, 1.0)
-        return cls((y - mean) / scale, mean, scale)
+        size = np.where(mean == 0, 1.0, np.abs(mean))
+        scale = np.where(scale > 1e-12 * size, scale, 1e-6 * size)
+        return cls(((y if values is None else values) - mean) / scale, mean, scale)
 
 
 class _OneThread:

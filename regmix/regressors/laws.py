@@ -17,8 +17,20 @@ from regmix.regressors.parametric import Parametric, Posterior, inverse_root
 _SIDE_BY_SIDE = 7
 """Metrics in one batch at most; batches go to threads. Fixed, because the size of a matrix product
 can change its last digits."""
+_REACH = 5.0
+"""Quartile distances beyond the quartiles at which a value is an outlier in any case."""
 _AGAIN = 15
 """Steps of a refit, which starts at the optimum of much the same data."""
+
+
+def tame(y: FloatArray) -> FloatArray:
+    """Each column with what lies far outside its quartiles moved in: for starts and scales.
+
+    A diverged run would otherwise set the unit in which priors are strong or weak.
+    """
+    low, high = np.quantile(y, [0.25, 0.75], axis=0)
+    reach = np.where(high > low, _REACH * (high - low), np.inf)
+    return np.clip(y, low - reach, high + reach)
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class Law(Parametric):
     @classmethod
     def fit_all(cls, x: FloatArray, y: FloatArray, context: Context = NOTHING) -> Sequence[Self]:
         """Fit every column of ``y``, batch by batch."""
-        scaled = Scaled.of(y)
+        scaled = Scaled.of(tame(y), y)
         size = min(_SIDE_BY_SIDE, cls.batch(*x.shape))
         weights = 1 / np.array([context.noise_of(i, len(x)) for i in range(y.shape[1])])
         firsts = range(0, y.shape[1], size)
@@ -93,7 +105,7 @@ class Law(Parametric):
 
     def refit(self, x: FloatArray, y: FloatArray) -> Self:
         """The same law, sign and prior on other runs, from the present parameters."""
-        scaled = Scaled.of(y[:, None])
+        scaled = Scaled.of(tame(y[:, None]), y[:, None])
         problems = Problems(
             scaled.values.T, np.ones((1, len(x))), self._prior_mean[None], self._precision[None]
         )

@@ -20,7 +20,10 @@ Formula = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
 
 HUBER = 2.5
 """Residuals beyond this many robust standard deviations count linearly."""
-_REWEIGHTINGS = 3
+_REWEIGHTINGS = 6
+_LEAST = 1e-3
+"""Of what a run leaves to the others (1 - leverage): bounds leave-one-out errors where there are
+fewer runs than parameters."""
 _TRIES = 1e-3, 10.0, 0.3
 """First damping, its growth after a step that failed, its decay after one that did not."""
 
@@ -54,26 +57,34 @@ class Solutions:
     loss: FloatArray
     """Penalised robust sum of squares, shape ``(B,)``."""
     loo: FloatArray
-    """Mean squared leave-one-out error in the linearised problem, shape ``(B,)``."""
+    """Mean squared leave-one-out error in the linearised problem, shape ``(B,)``; outliers count
+    as little as in the fit."""
     normal: FloatArray
     """``JᵀWJ + Λ`` at the solution, shape ``(B, p, p)``."""
 
 
 def solve(formula: Formula, problems: Problems, start: FloatArray, steps: int) -> Solutions:
-    """Minimise each problem from its own start, shape ``(B, p)``."""
+    """Minimise each problem from its own start, shape ``(B, p)``.
+
+    The start already says which values are outliers: a first descent that followed them would end
+    in a valley of its own.
+    """
     theta = start.copy()
-    weights = problems.weights
+    weights = _robust(formula, problems, theta)
     for _ in range(_REWEIGHTINGS):
         theta = _descend(formula, problems, weights, theta, steps)
-        residual = problems.values - formula(theta)[0]
-        weights = problems.weights * _huber(residual * np.sqrt(problems.weights))
+        weights = _robust(formula, problems, theta)
     return _finish(formula, problems, weights, theta)
 
 
-def _huber(residual: FloatArray) -> FloatArray:
+def _robust(formula: Formula, problems: Problems, theta: FloatArray) -> FloatArray:
+    """The problems' weights times Huber's, at these parameters."""
+    residual = (problems.values - formula(theta)[0]) * np.sqrt(problems.weights)
     spread = 1.4826 * np.median(np.abs(residual), axis=1, keepdims=True)
     limit = HUBER * np.maximum(spread, 1e-9)
-    return np.asarray(np.minimum(1.0, limit / np.maximum(np.abs(residual), 1e-300)))
+    return np.asarray(
+        problems.weights * np.minimum(1.0, limit / np.maximum(np.abs(residual), 1e-300))
+    )
 
 
 def _loss(
@@ -140,6 +151,6 @@ def _finish(
     normal, _ = _normal(problems, weights, theta, value, jacobian)
     inside = np.linalg.solve(normal, jacobian.transpose(0, 2, 1))
     leverage = weights * (jacobian * inside.transpose(0, 2, 1)).sum(2)
-    residual = (problems.values - value) / np.maximum(1 - leverage, 0.05)
-    loo = (problems.weights * residual**2).mean(1)
+    residual = (problems.values - value) / np.maximum(1 - leverage, _LEAST)
+    loo = (weights * residual**2).mean(1)
     return Solutions(theta, _loss(problems, weights, theta, value), loo, normal)

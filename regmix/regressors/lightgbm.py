@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import lightgbm
 import numpy as np
 
 from regmix.mixture import FloatArray
-from regmix.regressors.base import NOTHING, Context, Prediction, Shape, in_threads
+from regmix.regressors.base import NOTHING, Context, Prediction, Scaled, Shape, in_threads
 
-BOOTSTRAPS = 6
+BOOTSTRAPS = 5
 _COMMON: Mapping[str, Any] = {
     "objective": "regression",
     "verbosity": -1,
@@ -27,6 +28,33 @@ _COMMON: Mapping[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class _Trees:
+    """A booster of the standardised metric, and the way back.
+
+    LightGBM keeps values as 32-bit floats and compares gains with constants: of a metric far from
+    0, or in a tiny unit, it would see less than is there.
+    """
+
+    booster: lightgbm.Booster
+    mean: float
+    scale: float
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        raw = np.asarray(self.booster.predict(x, num_threads=1), dtype=np.float64)
+        return self.mean + self.scale * raw
+
+    def state(self) -> dict[str, Any]:
+        """The booster in LightGBM's text form."""
+        return {"text": self.booster.model_to_string(), "mean": self.mean, "scale": self.scale}
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> _Trees:
+        """What :meth:`state` gave."""
+        booster = lightgbm.Booster(model_str=raw["text"])
+        return cls(booster, float(raw["mean"]), float(raw["scale"]))
+
+
 class _Boosted:
     """A booster on all runs for the mean, boosters on bootstrap samples for the spread."""
 
@@ -34,8 +62,8 @@ class _Boosted:
 
     def __init__(
         self,
-        mean: lightgbm.Booster,
-        samples: Sequence[lightgbm.Booster],
+        mean: _Trees,
+        samples: Sequence[_Trees],
         residual: float,
         monotone: list[int],
     ) -> None:
@@ -57,7 +85,7 @@ class _Boosted:
         weights = 1 / context.noise_of(metric, len(x))
         held = [] if context.monotone is None else [int(m) for m in context.monotone[metric]]
 
-        def boost(rows: np.ndarray, seed: int) -> lightgbm.Booster:
+        def boost(rows: np.ndarray, seed: int) -> _Trees:
             return cls._boost(x[rows], y[rows], weights[rows], held, seed)
 
         rng = np.random.default_rng(0)
@@ -68,19 +96,22 @@ class _Boosted:
             samples.append(boost(rows, seed))
             left_out = np.setdiff1d(everything, rows)
             if len(left_out):
-                squared.append(np.mean((y[left_out] - _raw(samples[-1], x[left_out])) ** 2))
+                squared.append(np.mean((y[left_out] - samples[-1](x[left_out])) ** 2))
         residual = float(np.sqrt(np.mean(squared))) if squared else float(y.std())
         return cls(boost(everything, 0), samples, residual, held)
 
     @classmethod
     def _boost(
         cls, x: FloatArray, y: FloatArray, weights: FloatArray, monotone: list[int], seed: int
-    ) -> lightgbm.Booster:
+    ) -> _Trees:
         parameters, trees = cls.settings(len(x))
         parameters |= {**_COMMON, "seed": seed}
         if any(monotone):
             parameters["monotone_constraints"] = monotone
-        return lightgbm.train(parameters, lightgbm.Dataset(x, y, weight=weights), trees)
+        scaled = Scaled.of(y[:, None])
+        rows = lightgbm.Dataset(x, scaled.values[:, 0], weight=weights)
+        booster = lightgbm.train(parameters, rows, trees)
+        return _Trees(booster, float(scaled.mean[0]), float(scaled.scale[0]))
 
     def refit(self, x: FloatArray, y: FloatArray) -> Self:
         """One booster on other runs, for the mean alone."""
@@ -94,33 +125,32 @@ class _Boosted:
 
     def mean(self, x: FloatArray) -> FloatArray:
         """The booster on all runs."""
-        return _raw(self._mean, x)
+        return self._mean(x)
 
     def predict(self, x: FloatArray) -> Prediction:
         """Out-of-bag error and bootstrap spread in quadrature."""
-        spread = np.var([_raw(b, x) for b in self._samples], axis=0, ddof=1)
+        spread = np.var([trees(x) for trees in self._samples], axis=0, ddof=1)
         return Prediction(self.mean(x), np.sqrt(spread + self._residual**2))
 
     def contrast(self, x: FloatArray, reference: FloatArray) -> FloatArray:
         """Bootstrap spread of the difference to the reference."""
-        apart = [_raw(b, x) - _raw(b, reference[None]) for b in self._samples]
+        apart = [trees(x) - trees(reference[None]) for trees in self._samples]
         return np.asarray(np.std(apart, axis=0, ddof=1))
 
     def state(self) -> dict[str, Any]:
-        """Boosters in LightGBM's text form."""
+        """Boosters, and the error that was found."""
         return {
-            "mean": self._mean.model_to_string(),
-            "samples": [b.model_to_string() for b in self._samples],
+            "mean": self._mean.state(),
+            "samples": [trees.state() for trees in self._samples],
             "residual": self._residual,
             "monotone": self._monotone,
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """Boosters from their text form."""
-        samples = [lightgbm.Booster(model_str=s) for s in state["samples"]]
-        mean = lightgbm.Booster(model_str=state["mean"])
-        return cls(mean, samples, float(state["residual"]), state["monotone"])
+        """The same boosters."""
+        samples = [_Trees.of(s) for s in state["samples"]]
+        return cls(_Trees.of(state["mean"]), samples, float(state["residual"]), state["monotone"])
 
 
 class BoostedTrees(_Boosted):
@@ -132,7 +162,7 @@ class BoostedTrees(_Boosted):
     def settings(runs: int) -> tuple[dict[str, Any], int]:
         """Parameters that follow the number of runs."""
         return {
-            "learning_rate": 0.04,
+            "learning_rate": 0.05,
             "num_leaves": int(np.clip(runs // 12, 4, 12)),
             "min_data_in_leaf": int(np.clip(runs // 40, 2, 8)),
             "min_sum_hessian_in_leaf": 0.0,
@@ -141,7 +171,7 @@ class BoostedTrees(_Boosted):
             "bagging_freq": 1,
             "max_bin": 255,
             "min_data_in_bin": 1,
-        }, 400
+        }, 300
 
 
 class RegMixTrees(_Boosted):
@@ -154,7 +184,3 @@ class RegMixTrees(_Boosted):
         """As in RegMix's regression notebook; the same for any number of runs."""
         del runs
         return {"learning_rate": 1e-2, "metric": "l2", "seed": 42}, 1000
-
-
-def _raw(booster: lightgbm.Booster, x: FloatArray) -> FloatArray:
-    return np.asarray(booster.predict(x, num_threads=1), dtype=np.float64)

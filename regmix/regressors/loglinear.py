@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from regmix.mixture import FloatArray
-from regmix.regressors.laws import Law, Trial
+from regmix.regressors.laws import Law, Trial, tame
 from regmix.regressors.least_squares import Formula, Problems, solve
 
 ASYMPTOTES = (0.02, 0.15, 1.0, 5.0)
@@ -69,7 +69,8 @@ class LogLinear(Law):
                 np.repeat(precision, copies * metrics // len(widths), axis=0),
             )
 
-        starts = np.concatenate([_start(x, values, sign, beyond) for beyond in ASYMPTOTES])
+        mild = tame(values.T).T
+        starts = np.concatenate([_start(x, mild, sign, beyond) for beyond in ASYMPTOTES])
         scouted = solve(formula, problems(len(ASYMPTOTES), WIDTHS[1:2]), starts, _SCOUT)
         best = scouted.loss.reshape(len(ASYMPTOTES), metrics).argmin(0) * metrics
         again = np.tile(scouted.theta[best + np.arange(metrics)], (len(WIDTHS), 1))

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import optimize
 
 from regmix.mixture import FloatArray
-from regmix.regressors.laws import Law, Trial
+from regmix.regressors.laws import Law, Trial, tame
 from regmix.regressors.least_squares import Formula, Problems, solve
 
 STARTS = ((0.01, 0.3), (0.05, 0.6), (0.3, 1.0))
@@ -79,7 +79,8 @@ class PowerLaw(Law):
                 np.repeat(precision, len(prior) // len(widths), axis=0),
             )
 
-        starts = np.concatenate([_start(x, sign * values, sign, *s) for s in STARTS])
+        mild = tame(values.T).T
+        starts = np.concatenate([_start(x, sign * mild, sign, *s) for s in STARTS])
         scouted = solve(formula, problems(_prior(starts, d), WIDTHS[1:]), starts, _SCOUT)
         best = scouted.loss.reshape(len(STARTS), metrics).argmin(0) * metrics + np.arange(metrics)
         again = np.tile(scouted.theta[best], (len(WIDTHS), 1))

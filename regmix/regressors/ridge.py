@@ -94,7 +94,7 @@ def _solve(phi: FloatArray, scaled: Scaled, column: int, weights: FloatArray) ->
     shrink = s**2 / (s**2 + (PENALTIES * max(float(s[0]) ** 2, 1e-12))[:, None])
     residual = target - (shrink * along) @ u.T
     leverage = shrink @ (u**2).T + share
-    loo = ((residual / np.maximum(1 - leverage, 1e-3)) ** 2).mean(1)
+    loo = ((residual / np.maximum(1 - leverage, 1e-9)) ** 2).mean(1)
     best = int(np.argmin(loo))
     penalty = PENALTIES[best] * max(float(s[0]) ** 2, 1e-12)
     coefficients = vt.T @ (s / (s**2 + penalty) * along)

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from regmix import assess
-from regmix.comparison import Comparison, Gain
+from regmix.comparison import Comparison, gains
+from regmix.direction import sign as sign_of
 from regmix.mixture import Mixture
-from regmix.objective import Objective, direction
+from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.records import RunRecord
 from regmix.results import Fit, objective_values
@@ -68,19 +69,6 @@ def certainty(proposal: Proposal) -> pd.DataFrame:
     return frame.rename_axis("domain")
 
 
-def gains(comparison: Comparison | None, proposal: Proposal) -> dict[str, Gain]:
-    """Measured gain of the objective by reference, as far as both models were trained."""
-    predicted = predicted_gains(proposal)
-    found = {}
-    for name in REFERENCES:
-        if comparison is None or name not in predicted.index:
-            continue
-        gain = comparison.gain(name, (predicted["gain"][name], predicted["std"][name]))
-        if gain is not None:
-            found[name] = gain
-    return found
-
-
 def metric_gains(
     comparison: Comparison,
     fit: Fit,
@@ -101,7 +89,7 @@ def metric_gains(
         ``limit``, below which a mean gain is within two standard deviations of seed noise.
     """
     rows: list[dict[str, Any]] = []
-    for name, gain in gains(comparison, fit.proposal).items():
+    for name, gain in gains(fit.proposal, comparison).items():
         rows += _gain_rows(
             {"reference": name, "row": 0, "label": "objective"},
             gain.by_seed,
@@ -162,7 +150,7 @@ def _predicted_metric(
 def _sign(metric: str, objective: Objective, directions: Mapping[str, str]) -> int:
     if metric in objective.metrics:
         return objective.signs[objective.metrics.index(metric)]
-    return direction(metric, directions)
+    return sign_of(metric, directions)
 
 
 def held_out(data: Observations, predictions: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -16,13 +16,14 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from regmix import __version__, pareto, results
-from regmix.comparison import Comparison, Gain
+from regmix.comparison import Comparison, Gain, gains
 from regmix.errors import UserError
 from regmix.files import write_text
 from regmix.imports import ImportedRuns, read_imports
 from regmix.mixture import Mixture
 from regmix.objective import Objective
 from regmix.observations import Observations
+from regmix.quantities import amount
 from regmix.records import RunRecord
 from regmix.report import figures, frames, front, tables, text
 from regmix.results import Fit
@@ -80,7 +81,9 @@ class Evidence:
     @property
     def gains(self) -> dict[str, Gain]:
         """Measured gains of the objective by reference."""
-        return {} if self.fit is None else frames.gains(self.comparison, self.fit.proposal)
+        if self.fit is None or self.comparison is None:
+            return {}
+        return gains(self.fit.proposal, self.comparison)
 
     def weights(self) -> pd.DataFrame:
         """Shares of the proposal (if there is one) and of the references."""
@@ -179,15 +182,15 @@ def _drawable(weights: pd.DataFrame) -> bool:
 
 def _verdict(evidence: Evidence) -> dict[str, Any]:
     """The answer in a sentence, its tone, and the figures that go with it."""
-    fit, noise, gains = evidence.fit, evidence.noise, evidence.gains
+    fit, noise, found = evidence.fit, evidence.noise, evidence.gains
     if fit is None:
         return {"tone": "plain", "cards": []}
     predicted = frames.predicted_gains(fit.proposal)
     units = text.unit(fit.objective)
     return {
         "predicted": text.predicted(fit.objective, predicted),
-        "measured": text.measured(evidence.comparison, gains, noise, units),
-        "tone": text.tone(gains, noise),
+        "measured": text.measured(evidence.comparison, found, noise, units),
+        "tone": text.tone(found, noise),
         "cards": _cards(evidence, fit, predicted),
     }
 
@@ -232,10 +235,11 @@ def _comparison(evidence: Evidence) -> dict[str, Any] | None:
     directions = evidence.study.config.objective.directions
     by_metric = frames.metric_gains(comparison, fit, noise, directions)
     return {
-        "size": f"{text.amount(comparison.parameters)} non-embedding parameters, "
-        f"{text.amount(comparison.tokens)} tokens",
+        "size": f"{amount(comparison.parameters)} non-embedding parameters, "
+        f"{amount(comparison.tokens)} tokens",
         "measured": tables.measured(comparison.values, frames.target_metrics(comparison)),
         "gains": tables.gains(evidence.gains, evidence.noise),
+        "unmeasured": text.unmeasured(comparison) if comparison.unmeasured else None,
         "noise": text.number(evidence.noise, 2),
         "noise_known": evidence.noise is not None,
         "figures": [

@@ -7,18 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regmix.config import SpaceConfig, SwarmConfig
+from regmix.config import Domain, SpaceConfig, SwarmConfig
 from regmix.design import MINIMUM_WEIGHT, Swarm, swarm
 from regmix.mixture import Mixture
 from regmix.space import Space
 
 NAMES = ("web", "code", "math", "books")
+DOMAINS = [Domain(name=n) for n in NAMES]
 NATURAL = Mixture.of(dict(zip(NAMES, (0.6, 0.25, 0.1, 0.05), strict=True)))
 BOUNDED = SpaceConfig(bounds={"web": (0.2, 0.7), "math": (0.05, 0.4)})
 
 
 def planned(runs: int, bounds: SpaceConfig | None = None, seed: int = 0, **more: object) -> Swarm:
-    space = Space.from_config(bounds or SpaceConfig(), NAMES, {})
+    space = Space.from_config(bounds or SpaceConfig(), DOMAINS, {})
     return swarm(SwarmConfig(runs=runs, **more), space, NATURAL, seed)  # type: ignore[arg-type]
 
 
@@ -42,7 +43,7 @@ def test_a_larger_swarm_extends_a_smaller_one(
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000))
 def test_sampled_mixtures_are_allowed_and_free_of_dust(seed: int) -> None:
-    space = Space.from_config(BOUNDED, NAMES, {})
+    space = Space.from_config(BOUNDED, DOMAINS, {})
     weights = np.array(
         [m.weights for m in sampled(swarm(SwarmConfig(runs=20), space, NATURAL, seed))]
     )
@@ -89,7 +90,7 @@ def test_a_tight_space_is_filled_all_the_same() -> None:
     bounds = SpaceConfig(bounds={"web": (0.3, 0.3), "code": (0.1, 0.12)})
     found = planned(30, bounds)
     weights = np.array([m.weights for m in sampled(found)])
-    assert Space.from_config(bounds, NAMES, {}).contains(weights).all()
+    assert Space.from_config(bounds, DOMAINS, {}).contains(weights).all()
     assert found.acceptance < 0.1
     assert len({m.id for m in sampled(found)}) == len(sampled(found))
     assert weights[:, 2].std() > 0.05

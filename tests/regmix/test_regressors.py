@@ -1,8 +1,9 @@
-"""What every regressor must do, and each one's mathematics against a reference."""
+"""Each regressor's mathematics against a reference, and known surfaces that must be found again.
+
+What all of them promise alike is in ``tests/conformance``.
+"""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
@@ -10,179 +11,275 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
+from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Kernel, Matern
+from sklearn.linear_model import Ridge
 
-from regmix.errors import UserError
 from regmix.mixture import FloatArray
-from regmix.regressors import NAMES, create, restore
+from regmix.regressors import Context, Regressor, regressor
 from regmix.regressors.gp import GaussianProcess, _negative_log_posterior
-
-DOMAINS = 4
-
-
-def draw(count: int, seed: int) -> FloatArray:
-    return np.random.default_rng(seed).dirichlet(np.ones(DOMAINS), count)
-
-
-def surface(x: FloatArray) -> FloatArray:
-    """Falls steeply from 0, then flattens, as losses do."""
-    return np.asarray(2 + np.exp(-6 * x[:, 0]) + 0.5 * x[:, 1] - 0.3 * np.sqrt(x[:, 2]))
+from regmix.regressors.lightgbm import BoostedTrees
+from regmix.regressors.loglinear import LogLinear
+from regmix.regressors.powerlaw import PowerLaw
+from regmix.regressors.ridge import PENALTIES, Linear, SqrtRidge
+from regmix.testing import draw, surface
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def one(name: str, x: FloatArray, y: FloatArray, noise: FloatArray | None = None) -> Regressor:
+    context = Context(noise=None if noise is None else noise[:, None])
+    return regressor(name).fit_all(x, y[:, None], context)[0]
 
 
-def test_predicts_a_surface_far_better_than_its_mean(name: str) -> None:
-    x, new = draw(80, 0), draw(200, 1)
-    found = create(name).fit(x, surface(x)).predict(new)
-    residual = surface(new) - found.mean
-    assert np.mean(residual**2) < 0.2 * np.var(surface(new))
-
-
-def test_gives_a_mean_and_a_positive_deviation_for_every_row(name: str) -> None:
-    x = draw(30, 0)
-    model = create(name).fit(x, surface(x))
-    for count in (1, 7):
-        found = model.predict(draw(count, 2))
-        assert found.mean.shape == found.std.shape == (count,)
-        assert np.isfinite(found.mean).all()
-        assert (found.std > 0).all()
-    corners = model.predict(np.eye(DOMAINS))
-    assert np.isfinite(corners.mean).all()
-    assert np.isfinite(corners.std).all()
-
-
-def test_error_bars_are_of_the_right_size(name: str) -> None:
-    rng = np.random.default_rng(3)
-    x, new = draw(60, 4), draw(300, 5)
-    noise = 0.05
-    model = create(name).fit(x, surface(x) + noise * rng.standard_normal(60))
-    found = model.predict(new)
-    z = (surface(new) + noise * rng.standard_normal(300) - found.mean) / found.std
-    assert 0.4 < np.sqrt(np.mean(z**2)) < 2.0
-
-
-def test_fitting_is_deterministic_and_leaves_its_input_alone(name: str) -> None:
-    x, new = draw(24, 0), draw(10, 1)
-    y = surface(x)
-    x_before, y_before = x.copy(), y.copy()
-    one, other = (create(name).fit(x, y).predict(new) for _ in range(2))
-    assert (one.mean == other.mean).all()
-    assert (one.std == other.std).all()
-    assert (x == x_before).all()
-    assert (y == y_before).all()
-
-
-def test_state_is_plain_json_and_predicts_the_same(name: str) -> None:
-    x, new = draw(24, 0), draw(50, 1)
-    model = create(name).fit(x, surface(x))
-    state = json.loads(json.dumps(model.state(), allow_nan=False))
-    one, other = model.predict(new), restore(name, state).predict(new)
-    assert np.abs(one.mean - other.mean).max() <= 1e-12
-    assert np.abs(one.std - other.std).max() <= 1e-12
-
-
-@pytest.mark.parametrize("scale", [1e-6, 1e6])
-def test_the_unit_of_the_metric_does_not_matter(name: str, scale: float) -> None:
-    x, new = draw(40, 0), draw(20, 1)
-    plain = create(name).fit(x, surface(x)).predict(new)
-    scaled = create(name).fit(x, scale * surface(x)).predict(new)
-    assert scaled.mean / scale == pytest.approx(plain.mean, rel=0.02)
-    assert scaled.std / scale == pytest.approx(plain.std, rel=0.2)
-
-
-def test_a_constant_metric_is_predicted_as_such(name: str) -> None:
-    x = draw(20, 0)
-    found = create(name).fit(x, np.full(20, 3.25)).predict(draw(5, 1))
-    assert found.mean == pytest.approx(np.full(5, 3.25), abs=1e-6)
-    assert np.isfinite(found.std).all()
-
-
-@pytest.mark.parametrize("case", ["few", "twins", "constant domain", "one domain", "on edges"])
-def test_awkward_swarms_are_fitted_all_the_same(name: str, case: str) -> None:
-    x = draw(12, 0)
-    if case == "few":
-        x = x[:6]
-    elif case == "twins":
-        x = np.repeat(x[:4], 3, axis=0)
-    elif case == "constant domain":
-        x = np.hstack([np.zeros((12, 1)), x[:, 1:] / x[:, 1:].sum(1, keepdims=True)])
-    elif case == "one domain":
-        x = np.ones((12, 1))
-    elif case == "on edges":
-        x = np.where(x < 0.2, 0.0, x)
-        x = x / x.sum(1, keepdims=True)
-    y = np.random.default_rng(1).standard_normal(len(x))
-    found = create(name).fit(x, y).predict(x)
-    assert np.isfinite(found.mean).all()
-    assert (found.std > 0).all()
-
-
-def test_unknown_names_are_refused_with_the_choices() -> None:
-    for call in (create, lambda n: restore(n, {})):
-        with pytest.raises(
-            UserError, match="unknown regressor 'ligthgbm'; did you mean 'lightgbm'"
-        ):
-            call("ligthgbm")
+# Gaussian process.
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.floats(-2.0, 2.0), min_size=7, max_size=7))
 def test_gp_gradient_against_finite_differences(seed: int, theta: list[float]) -> None:
-    z = np.sqrt(draw(15, seed))
-    t = np.random.default_rng(seed).standard_normal(15)
+    rng = np.random.default_rng(seed)
+    z, t, relative = np.sqrt(draw(15, seed=seed)), rng.standard_normal(15), rng.uniform(0.1, 9, 15)
     at = np.array(theta) - [0, 0, 0, 0, 0, 2, 3]
-    _, gradient = _negative_log_posterior(at, z, t)
-    numeric = optimize.approx_fprime(at, lambda p: _negative_log_posterior(p, z, t)[0], 1.5e-7)
+    _, gradient = _negative_log_posterior(at, z, t, relative)
+    numeric = optimize.approx_fprime(
+        at, lambda p: _negative_log_posterior(p, z, t, relative)[0], 1.5e-7
+    )
     assert gradient == pytest.approx(numeric, rel=2e-4, abs=2e-4 * (1 + np.abs(gradient).max()))
 
 
-def test_gp_posterior_against_sklearn() -> None:
+def sklearn_kernel(theta: FloatArray) -> Kernel:
+    signal, linear, _ = np.exp(theta[-3:])
+    return ConstantKernel(signal, "fixed") * Matern(
+        np.exp(theta[:-3]), "fixed", nu=2.5
+    ) + ConstantKernel(linear, "fixed") * DotProduct(0.0, "fixed")
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+def test_gp_posterior_against_sklearn(unequal: bool) -> None:
     """Same kernel, same hyperparameters, same data: same mean and standard deviation."""
-    x, new = draw(25, 0), draw(40, 1)
-    y = surface(x) + 0.05 * np.random.default_rng(2).standard_normal(25)
-    model = GaussianProcess().fit(x, y)
+    x, new, rng = draw(25), draw(40, seed=1), np.random.default_rng(2)
+    relative = rng.uniform(0.2, 5, 25) if unequal else np.ones(25)
+    y = surface(x) + 0.05 * rng.standard_normal(25)
+    model = one("gp", x, y, relative)
     theta = np.array(model.state()["theta"])
-    signal, linear, noise = np.exp(theta[-3:])
-    kernel = (
-        ConstantKernel(signal, "fixed") * Matern(np.exp(theta[:-3]), "fixed", nu=2.5)
-        + ConstantKernel(linear, "fixed") * DotProduct(0.0, "fixed")
-        + WhiteKernel(noise, "fixed")
-    )
-    reference = GaussianProcessRegressor(kernel, alpha=0.0, optimizer=None, normalize_y=True)
-    mean, std = reference.fit(np.sqrt(x), y).predict(np.sqrt(new), return_std=True)
+    noise, scale = np.exp(theta[-1]), y.std()
+    reference = GaussianProcessRegressor(
+        sklearn_kernel(theta), alpha=noise * relative, optimizer=None, normalize_y=True
+    ).fit(np.sqrt(x), y)
+    mean, covariance = reference.predict(np.sqrt(new), return_cov=True)
     found = model.predict(new)
     assert found.mean == pytest.approx(mean, rel=1e-7)
-    assert found.std == pytest.approx(std, rel=1e-5)
+    assert found.std == pytest.approx(np.sqrt(np.diag(covariance) + noise * scale**2), rel=1e-5)
+    apart = np.diag(covariance) + covariance[0, 0] - 2 * covariance[0]
+    assert model.contrast(new, new[0]) == pytest.approx(
+        np.sqrt(np.maximum(apart, 0)), rel=1e-4, abs=1e-6
+    )
 
 
 def test_gp_likelihood_against_sklearn() -> None:
-    """Without the prior, differences of the objective are differences of log likelihood."""
-    z = np.sqrt(draw(20, 3))
+    """With the same hyperparameters the prior cancels: what is left is the likelihood's."""
+    z = np.sqrt(draw(20, seed=3))
     t = surface(z**2)
     t = (t - t.mean()) / t.std()
-    thetas = [np.array([0.1, -0.3, 0.5, 0.0, 0.2, -1.0, -2.5]), np.full(7, -0.4)]
+    theta = np.array([0.1, -0.3, 0.5, 0.0, 0.2, -1.0, -2.5])
     ours, theirs = [], []
-    for theta in thetas:
-        centre = np.array([0.0] * 4 + [0.0, -2.0, -4.0])
-        width = np.array([1.5] * 4 + [2.0, 3.0, 3.0])
-        prior = 0.5 * (((theta - centre) / width) ** 2).sum()
-        ours.append(-(_negative_log_posterior(theta, z, t)[0] - prior))
-        signal, linear, noise = np.exp(theta[-3:])
-        kernel = (
-            ConstantKernel(signal) * Matern(np.exp(theta[:-3]), nu=2.5)
-            + ConstantKernel(linear) * DotProduct(0.0, "fixed")
-            + WhiteKernel(noise)
+    for relative in (np.ones(20), np.linspace(0.1, 8.0, 20)):
+        ours.append(-_negative_log_posterior(theta, z, t, relative)[0])
+        gp = GaussianProcessRegressor(
+            sklearn_kernel(theta), alpha=np.exp(theta[-1]) * relative, optimizer=None
         )
-        gp = GaussianProcessRegressor(kernel, alpha=0.0, optimizer=None).fit(z, t)
-        theirs.append(gp.log_marginal_likelihood_value_)
-    assert ours[0] - ours[1] == pytest.approx(theirs[0] - theirs[1], rel=1e-7)
+        theirs.append(gp.fit(z, t).log_marginal_likelihood_value_)
+    assert abs(theirs[0] - theirs[1]) > 1
+    assert ours[0] - ours[1] == pytest.approx(theirs[0] - theirs[1], rel=1e-9)
 
 
 def test_gp_is_surer_near_the_runs() -> None:
-    x = draw(30, 0) * 0.2 + np.array([0.8, 0, 0, 0])
-    model = GaussianProcess().fit(x, surface(x))
+    x = draw(30) * 0.2 + np.array([0.8, 0, 0, 0])
+    model = one("gp", x, surface(x))
     near, far = model.predict(x[:5]), model.predict(np.eye(4)[1:])
     assert near.std.max() < far.std.min()
+
+
+def test_gp_refit_conditions_on_the_new_runs_with_the_old_hyperparameters() -> None:
+    x = draw(40)
+    y = surface(x) + 0.01 * np.random.default_rng(0).standard_normal(40)
+    model = one("gp", x, y)
+    again = model.refit(x[:20], y[:20])
+    assert isinstance(again, GaussianProcess)
+    assert again.state()["theta"] == model.state()["theta"]
+    assert np.abs(again.mean(x[:20]) - y[:20]).max() < 0.1
+
+
+# Ridge.
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+@pytest.mark.parametrize("kind", [Linear, SqrtRidge])
+@pytest.mark.parametrize("runs", [30, 6])
+def test_ridge_against_sklearn_and_explicit_leave_one_out(
+    kind: type[Linear] | type[SqrtRidge], runs: int, unequal: bool
+) -> None:
+    """The penalty by brute force, then coefficients and their covariance by the textbook."""
+    rng = np.random.default_rng(4)
+    x, new = draw(runs), draw(40, seed=1)
+    y = surface(x) + 0.2 * rng.standard_normal(runs)
+    noise = rng.uniform(0.3, 3.0, runs) if unequal else np.ones(runs)
+    phi, weights, t = kind.features(x), 1 / noise, (y - y.mean()) / y.std()
+    centre = weights @ phi / weights.sum()
+    largest = np.linalg.norm((phi - centre) * np.sqrt(weights)[:, None], 2) ** 2
+
+    def left_out(penalty: float) -> float:
+        total = 0.0
+        for i in range(runs):
+            rest = np.arange(runs) != i
+            ridge = Ridge(penalty, solver="svd").fit(phi[rest], t[rest], weights[rest])
+            total += weights[i] * (t[i] - ridge.predict(phi[i : i + 1])[0]) ** 2
+        return float(total / runs)
+
+    errors = [left_out(p * largest) for p in PENALTIES]
+    best = PENALTIES[int(np.argmin(errors))] * largest
+    model = kind.fit_all(x, y[:, None], Context(noise=noise[:, None]))[0]
+    found = model.predict(new)
+    reference = Ridge(best, solver="svd").fit(phi, t, weights).predict(kind.features(new))
+    assert found.mean == pytest.approx(y.mean() + y.std() * reference, rel=1e-7)
+    design = np.hstack([np.ones((runs, 1)), phi])
+    penalty = np.diag([0.0, *np.full(phi.shape[1], best)])
+    covariance = min(errors) * np.linalg.inv((design.T * weights) @ design + penalty)
+    at = np.hstack([np.ones((40, 1)), kind.features(new)])
+    variance = np.einsum("np,pq,nq->n", at, covariance, at) + min(errors)
+    assert found.std == pytest.approx(y.std() * np.sqrt(variance), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gp", "linear"])
+def test_precise_runs_are_followed_where_others_are_a_hundred_times_noisier(name: str) -> None:
+    x, new, rng = draw(60), draw(200, seed=1), np.random.default_rng(0)
+    truth = (lambda w: 2 - w[:, 0] + 0.5 * w[:, 1]) if name == "linear" else surface
+    sigma = np.where(np.arange(60) < 30, 0.01, 1.0)
+    y = truth(x) + sigma * rng.standard_normal(60)
+    relative = sigma**2 / np.exp(np.log(sigma**2).mean())
+
+    def error(model: Regressor) -> float:
+        return float(np.sqrt(np.mean((model.mean(new) - truth(new)) ** 2)))
+
+    told, blind = error(one(name, x, y, relative)), error(one(name, x, y))
+    precise = error(one(name, x[:30], y[:30]))
+    assert told < 0.3 * blind
+    assert told < 1.3 * precise
+
+
+@pytest.mark.parametrize("name", ["linear", "sqrt-ridge", "gp", "loglinear", "powerlaw"])
+def test_the_order_of_runs_matters_to_rounding_only(name: str) -> None:
+    """To the last digit it is the fit's business, which sorts the runs."""
+    x, new = draw(40), draw(40, seed=1)
+    y = surface(x) + 0.02 * np.random.default_rng(1).standard_normal(40)
+    order = np.random.default_rng(2).permutation(40)
+    one_way, other = one(name, x, y), one(name, x[order], y[order])
+    assert np.abs(one_way.mean(new) - other.mean(new)).max() < 1e-4 * np.ptp(y)
+
+
+# Laws.
+
+
+def loglinear_law(seed: int, domains: int, sign: float = 1.0) -> tuple[FloatArray, FloatArray]:
+    """A law's parameters and the slopes of a mixing law as published: moderate, of both signs."""
+    rng = np.random.default_rng(seed)
+    return np.array([1.5, sign * 0.8]), rng.uniform(-3, 1, domains)
+
+
+@pytest.mark.parametrize("outliers", [0, 3])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_loglinear_finds_a_law_again(seed: int, sign: float, outliers: int) -> None:
+    """Noiseless runs, and the same with 5 % of them grossly wrong."""
+    (c, k), t = loglinear_law(seed, 5, sign)
+    x, new = draw(60, 5, seed), draw(200, 5, seed + 50)
+    y = c + k * np.exp(x @ t)
+    wrong = np.random.default_rng(seed).choice(60, outliers, replace=False)
+    y[wrong] += 10 * np.ptp(y)
+    truth = c + k * np.exp(new @ t)
+    found = one("loglinear", x, y)
+    assert found.shape.convex == sign
+    error = np.sqrt(np.mean((found.mean(new) - truth) ** 2)) / np.ptp(truth)
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("outliers", [0, 3])
+def test_powerlaw_finds_a_law_again(outliers: int) -> None:
+    rng = np.random.default_rng(1)
+    factor, offset, power = rng.uniform(0.1, 0.4, 4), rng.uniform(0.02, 0.1, 4), 0.4
+    x, new = draw(80), draw(200, seed=1)
+
+    def law(w: FloatArray) -> FloatArray:
+        return np.asarray(1 + (factor * (w + offset) ** -power).sum(1))
+
+    y = law(x)
+    y[rng.choice(80, outliers, replace=False)] += 10 * np.ptp(y)
+    found = one("powerlaw", x, y)
+    assert found.shape.convex == 1
+    residual = found.mean(new) - law(new)
+    assert np.sqrt(np.mean(residual**2)) < 0.01 * law(new).std()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([LogLinear, PowerLaw]), st.sampled_from([1.0, -1.0]))
+def test_the_laws_derivatives_against_finite_differences(
+    seed: int, kind: type[LogLinear] | type[PowerLaw], sign: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = np.vstack([draw(6, 3, seed), np.eye(3)])
+    sizes = {LogLinear: 5, PowerLaw: 10}
+    theta = rng.uniform(-2, 1, (2, sizes[kind]))
+    evaluate = kind.formula(x, sign)
+    value, jacobian = evaluate(theta)
+    assert value.shape == (2, 9)
+    for row in range(2):
+        for p in range(theta.shape[1]):
+            step = np.zeros_like(theta)
+            step[row, p] = 1e-6
+            slope = (evaluate(theta + step)[0][row] - evaluate(theta - step)[0][row]) / 2e-6
+            size = 1 + np.abs(value[row]).max()
+            assert jacobian[row, :, p] == pytest.approx(slope, rel=1e-5, abs=1e-6 * size)
+
+
+@pytest.mark.parametrize("name", ["loglinear", "powerlaw"])
+def test_a_law_whose_exponent_runs_away_is_refused_and_not_followed(name: str) -> None:
+    """Steps over many orders of magnitude: finite, and no warning on the way."""
+    x = draw(20)
+    y = np.where(x[:, 0] > 0.5, 1e8, 1.0)
+    found = one(name, x, y).predict(np.eye(4))
+    assert np.isfinite(found.mean).all()
+    assert np.isfinite(found.std).all()
+
+
+# Trees.
+
+
+@pytest.mark.parametrize("name", ["lightgbm", "lightgbm-regmix"])
+def test_trees_are_monotone_where_they_are_told_to_be(name: str) -> None:
+    """Towards a corner one weight rises and the others fall: with signs for all, one direction."""
+    x = draw(80)
+    y = surface(x) + 0.5 * np.random.default_rng(0).standard_normal(80)
+    wishes = np.array([[-1, 1, 1, 1]])
+    kind = regressor(name)
+    held = kind.fit_all(x, y[:, None], Context(monotone=wishes))[0]
+    free = kind.fit_all(x, y[:, None])[0]
+    share = np.linspace(0, 1, 60)[:, None]
+    rises = {"held": 0.0, "free": 0.0}
+    for start in draw(20, seed=2):
+        line = (1 - share) * start + share * np.eye(4)[0]
+        for what, model in (("held", held), ("free", free)):
+            rises[what] = max(rises[what], float(np.diff(model.mean(line)).max()))
+    assert rises["held"] <= 1e-9
+    assert rises["free"] > 0.01
+    again = held.refit(x, y)
+    line = (1 - share) * draw(1, seed=3) + share * np.eye(4)[0]
+    assert np.diff(again.mean(line)).max() <= 1e-9
+
+
+def test_trees_follow_the_number_of_runs() -> None:
+    """LightGBM's defaults cannot split 24 runs; ours do."""
+    few, trees = BoostedTrees.settings(24)
+    many, _ = BoostedTrees.settings(512)
+    assert (few["num_leaves"], few["min_data_in_leaf"]) == (4, 2)
+    assert (many["num_leaves"], many["min_data_in_leaf"]) == (12, 8)
+    assert trees == 400
+    x = draw(24)
+    assert np.ptp(one("lightgbm", x, surface(x)).mean(x)) > 0.5 * np.ptp(surface(x))

@@ -5,16 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from regmix import imports
-from regmix.config import FitConfig, ModelConfig, RunConfig, StageConfig
+from regmix import fit, imports, yaml_io
+from regmix.comparison import gains, measured
+from regmix.config import (
+    FitConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RunConfig,
+    SpaceConfig,
+    StageConfig,
+    StudyConfig,
+)
 from regmix.errors import UserError
 from regmix.mixture import Mixture, MixtureFile
+from regmix.objective import Objective
+from regmix.report import render
 from regmix.study import Study, create_for_import
 from regmix.template import write_template
 
@@ -92,7 +106,7 @@ def test_fit_writes_what_it_found_and_reads_it_back(trained: Study) -> None:
     for name, (mean, std) in found.surrogate.predict_one(found.best).items():
         assert found.proposal.best.metrics[name] == pytest.approx((mean, std), rel=1e-9)
     names = [c.name for c in found.proposal.baselines]
-    assert names == ["natural", "uniform", "best run"]
+    assert names == ["natural", "uniform", "best run", "best single"]
     assert found.proposal.best.objective[0] < found.proposal.baselines[0].objective[0]
 
 
@@ -131,6 +145,17 @@ def test_the_proposal_obeys_the_space(make_study: Make, worker: Any) -> None:
     # Without constraints the optimum is uniform, by symmetry.
     assert found.best.as_dict() == pytest.approx({"web": 0.5, "code": 0.3, "math": 0.2}, abs=0.03)
     assert set(found.proposal.active) <= {"bounds.web", "max_epochs.math"}
+
+
+def test_caps_and_natural_follow_from_tokens_that_the_study_names(tmp_path: Path) -> None:
+    """Where the data was measured elsewhere and nothing is built here."""
+    text = "name: s\ndomains:\n  - {name: a, tokens: 3000}\n  - {name: b, tokens: 1000}\n"
+    (tmp_path / "study.yaml").write_text(
+        text + "space: {max_epochs: 2, budget_tokens: 4000}\n", encoding="utf-8"
+    )
+    study = Study.open(tmp_path)
+    assert study.references()["natural"].as_dict() == {"a": 0.75, "b": 0.25}
+    assert [(c.name, c.upper) for c in study.space.constraints] == [("max_epochs.b", 0.5)]
 
 
 def test_predictions_do_not_depend_on_the_order_of_columns(trained: Study) -> None:
@@ -172,6 +197,88 @@ def test_shuffled_imports_give_identical_fits(swarm_files: Any, tmp_path: Path) 
     assert fits[0].diagnostics == fits[1].diagnostics
     surrogates = [f.folder / "surrogate.json.gz" for f in fits]
     assert surrogates[0].read_bytes() == surrogates[1].read_bytes()
+
+
+def imported(root: Path, weights: pd.DataFrame, values: pd.DataFrame) -> Study:
+    sources = [root / "mixtures.csv", root / "metrics.csv"]
+    for frame, path in zip((weights, values), sources, strict=True):
+        frame.to_csv(path, index_label="run")
+    return create_for_import(root / "study", imports.read_csvs(*sources), sources)
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(["loglinear", "gp"]))
+def test_no_order_of_rows_domains_or_metrics_matters(seed: int, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    index = pd.Index([f"r{i}" for i in range(12)])
+    weights = pd.DataFrame(rng.dirichlet(np.ones(4), 12), index, list("dabc"))
+    values = pd.DataFrame({m: rng.standard_normal(12) for m in ("y", "x")}, index)
+    quick = FitConfig(regressor=name, samples=200, top_k=20, repeats=1, folds=3, bootstraps=2)
+    found = []
+    for state in (None, seed):
+        if state is not None:
+            weights = weights.sample(frac=1, random_state=state)[
+                list(rng.permutation(list("abcd")))
+            ]
+            values = values.sample(frac=1, random_state=state + 1)[["x", "y"]]
+        with TemporaryDirectory() as folder:
+            done = imported(Path(folder), weights, values).fit(settings=quick)
+            surrogate = (done.folder / "surrogate.json.gz").read_bytes()
+            found.append((done.fit_id, done.proposal, done.diagnostics, surrogate))
+    for one, other in zip(*found, strict=True):
+        assert one == other
+
+
+def changed(study: Study, **parts: Any) -> Study:
+    """The same folder with another ``study.yaml``."""
+    config: StudyConfig = study.config.model_copy(update=parts)
+    return Study(study.layout, config)
+
+
+def test_a_changed_objective_space_or_solver_refits_nothing(
+    trained: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[list[str]] = []
+    whole = fit.fit
+
+    def counted(data: Any, metrics: Any, *rest: Any) -> Any:
+        fits.append(list(metrics))
+        return whole(data, metrics, *rest)
+
+    monkeypatch.setattr(fit, "fit", counted)
+    quick = QUICK.model_copy(update={"bootstraps": 0})
+    objective = ObjectiveConfig(kind="worst", reference="uniform")
+    first = trained.fit(settings=quick)
+    others = [
+        changed(trained, objective=objective).fit(settings=quick),
+        changed(trained, objective=ObjectiveConfig(weights={"bpb/web": 1.0})).fit(settings=quick),
+        changed(trained, space=SpaceConfig(bounds={"web": (0.4, 0.6)})).fit(settings=quick),
+        trained.fit(settings=quick.model_copy(update={"kl": 0.5, "samples": 500})),
+    ]
+    assert len(fits) == 1
+    assert len({first.fit_id, *(o.fit_id for o in others)}) == 5
+    kept = (first.folder / "surrogate.json.gz").read_bytes()
+    for other in others:
+        assert other.diagnostics["surrogate_id"] == first.diagnostics["surrogate_id"]
+        assert (other.folder / "surrogate.json.gz").read_bytes() == kept
+        pd.testing.assert_frame_equal(other.held_out, first.held_out, check_exact=True)
+    assert others[1].best["web"] > 0.9
+    assert 0.4 <= others[2].best["web"] <= 0.6
+    trained.fit(settings=quick.model_copy(update={"folds": 4}))
+    trained.fit("bpb/web", settings=quick)
+    assert fits[1:] == [["bpb/code", "bpb/math", "bpb/web"], ["bpb/web"]]
+
+
+def test_new_runs_refit(trained: Study, worker: Any) -> None:
+    quick = QUICK.model_copy(update={"bootstraps": 0})
+    before = trained.fit(settings=quick)
+    trained.propose(14)
+    for record in trained.runs():
+        if record.status != "done":
+            worker.finish(record)
+    after = trained.fit(settings=quick)
+    assert after.diagnostics["surrogate_id"] != before.diagnostics["surrogate_id"]
+    assert after.diagnostics["runs"] == before.diagnostics["runs"] + 2
 
 
 def test_an_import_finds_its_known_optimum(swarm_files: Any, tmp_path: Path) -> None:
@@ -243,6 +350,30 @@ def test_a_larger_model_alone_does_not_hide_the_comparison(trained: Study, worke
     assert set(found.values["mixture"]) == {"proposal", "natural", "uniform"}
 
 
+def test_an_objective_that_larger_models_lack_is_said_and_not_a_crash(
+    trained: Study, worker: Any
+) -> None:
+    for record in trained.runs():
+        worker.log(record, {"arc/acc": 0.5 + record.spec.mixture["web"] / 4})
+    fit = trained.fit("arc/acc", settings=QUICK)
+    for name, mixture in {"proposal": trained.best(), **trained.references()}.items():
+        spec = trained.target_run(name, mixture)
+        trained.add_run(spec)
+        _finish_target(trained, worker, spec.run_id, 2.0)
+    found = trained.comparison()
+    assert found is not None
+    assert found.unmeasured == ("arc/acc",)
+    assert found.values["objective"].isna().all()
+    assert found.values["bpb/web"].tolist() == [2.0, 2.0, 2.0]
+    assert gains(fit.proposal, found) == {}
+    never = Objective(("never/measured",), (1.0,), (1,))
+    elsewhere = measured(trained.store, never, trained.references())
+    assert elsewhere is not None
+    assert elsewhere.unmeasured == never.metrics
+    page = render(trained)
+    assert "were not all measured on arc/acc, which the objective needs" in page
+
+
 def _finish_target(study: Study, worker: Any, run_id: str, value: float) -> None:
     record = next(r for r in study.runs() if r.spec.run_id == run_id)
     worker.finish(record, {f"bpb/{d}": value for d in study.domains})
@@ -255,6 +386,11 @@ def test_a_mixture_file_stays_in_its_folder(trained: Study, name: str) -> None:
     assert trained.fit(settings=QUICK).fit_id
     with pytest.raises(UserError, match="no fit"):
         trained.latest_fit(f"../fits/{trained.latest_fit().fit_id}")
+
+
+def test_a_mixture_file_with_too_long_a_name_is_refused(trained: Study) -> None:
+    with pytest.raises(UserError, match=r"数\.yaml: no file can be written there \(File name too"):
+        trained.fit(settings=QUICK, name="数" * 200)
 
 
 def test_a_noisy_swarm_is_called_a_coin_toss(make_study: Make, worker: Any) -> None:
@@ -302,6 +438,36 @@ def test_sizes_are_checked_when_a_study_is_opened(
         Study.open(path.parent)
 
 
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("objective:\n  weights:\n    bpb/web: 1\n    bpb/cod: 1\n",
+         r"study\.yaml:21: objective\.weights\.bpb/cod: unknown metric 'bpb/cod'; did you mean "
+         r"'bpb/code'\? Valid: bpb/code, bpb/math, bpb/web"),
+        ("objective: {directions: {bpb/mth: lower}}\n",
+         r"study\.yaml:18: objective\.directions\.bpb/mth: unknown metric.*'bpb/math'"),
+    ],
+)  # fmt: skip
+def test_an_objective_on_a_domain_that_is_not_there_is_found_at_once(
+    make_study: Make, objective: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_study(objective)
+
+
+def test_metrics_that_may_be_measured_elsewhere_are_left_to_the_fit(
+    make_study: Make, swarm_files: Any, tmp_path: Path
+) -> None:
+    assert make_study("objective: {weights: {mmlu/acc: 1}}\n", folder="tasks").domains
+    sources = [swarm_files.mixtures, swarm_files.metrics]
+    study = create_for_import(tmp_path / "elsewhere", imports.read_csvs(*sources), sources)
+    for folder in (study.layout.root, make_study(folder="both").layout.root):
+        create_for_import(folder, imports.read_csvs(*sources), sources)
+        with (folder / "study.yaml").open("a", encoding="utf-8") as stream:
+            stream.write("objective: {weights: {bpb/pile: 1}}\n")
+        assert Study.open(folder).config.objective.weights == {"bpb/pile": 1.0}
+
+
 def test_what_is_no_study_is_refused(tmp_path: Path, make_study: Make) -> None:
     with pytest.raises(UserError, match=r"no study\.yaml in it; `regmix init .*` writes one"):
         Study.open(tmp_path)
@@ -313,7 +479,9 @@ def test_what_is_no_study_is_refused(tmp_path: Path, make_study: Make) -> None:
 
 def test_data_built_for_other_domains_are_refused(make_study: Make) -> None:
     study = make_study(tokens={"web": 10, "code": 20})
-    with pytest.raises(UserError, match="built for web, code, but the study names web, code, math"):
+    with pytest.raises(
+        UserError, match=r"built for domains web, code, but .* names web, code, math"
+    ):
         study.propose()
 
 
@@ -324,3 +492,16 @@ def test_the_template_opens_in_any_folder(tmp_path: Path, folder: str) -> None:
     assert study.domains == ("web", "code")
     with pytest.raises(UserError, match="is there already"):
         write_template(path.parent)
+
+
+def test_an_unknown_regressor_is_found_when_the_study_is_opened(make_study: Make) -> None:
+    path = make_study().layout.config
+    raw = yaml_io.load(path)
+    raw["fit"] = {**raw.get("fit", {}), "regressor": "lightgmb"}
+    path.write_text(yaml_io.dump(raw), encoding="utf-8")
+    with pytest.raises(
+        UserError,
+        match=r"study\.yaml:\d+: fit\.regressor: unknown regressor 'lightgmb'; "
+        r"did you mean 'lightgbm'",
+    ):
+        Study.open(path.parent)
