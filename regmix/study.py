@@ -405,21 +405,14 @@ class Study:
         found, data = self.latest_fit(), self.observations()
         sides = pareto.sides(x, y, data, self.config.objective)
         surrogate = self._surrogate_over(found, data, [*sides[0].metrics, *sides[1].metrics])
-        choice = self._decision(self.config.fit)
-        objective = decision.objective_for(choice, data, surrogate, None)
-        limits = decision.limits_for(choice, data, surrogate, objective)
-        measured = results.objective_values(data, found.objective)
-        best = data.weights.loc[str(measured.idxmin())].to_numpy()
-        named = {
-            **self.references(),
-            solve.BEST_RUN: Mixture.from_array(self.domains, best),
-            "proposal": found.best,
-        }
-        ground = pareto.Ground(surrogate, choice, data, limits, self.config.seed)
-        front = pareto.trace(
-            *sides, ground, named, points=points, fit_id=found.fit_id, progress=progress
+        ground = pareto.Ground.of(
+            self._decision(self.config.fit), data, surrogate, self.config.seed
         )
-        return front.save(found.folder / pareto.FOLDER, folder)
+        best = str(results.objective_values(data, found.objective).idxmin())
+        measured = Mixture.from_array(self.domains, data.weights.loc[best].to_numpy())
+        named = {**self.references(), solve.BEST_RUN: measured, "proposal": found.best}
+        front = pareto.trace(*sides, ground, named, points=points, progress=progress)
+        return replace(front, fit_id=found.fit_id).save(found.folder / pareto.FOLDER, folder)
 
     def diagnose(self, progress: Progress | None = None) -> Diagnosis:
         """What the swarm can and cannot say, by the latest fit: frames, and findings in words.

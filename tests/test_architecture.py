@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("regmix.study",),
     ("regmix.demo", "regmix.export", "regmix.report", "regmix.template", "regmix.testing"),
     ("regmix.console",),
+    ("regmix.views",),
     ("regmix.cli",),
 )
 """From the bottom up; a module imports only what stands below it, or its own package."""
