@@ -206,7 +206,7 @@ def import_(
 ) -> None:
     """Take in runs that were measured elsewhere; creates the study if there is none."""
     from regmix import console, imports
-    from regmix.study import create_for_import
+    from regmix.intake import create_for_import
 
     found = imports.read(
         mixtures=mixtures,
