@@ -56,7 +56,7 @@ def measure(folder: Path) -> dict[str, float]:
     study = Study.open(folder)
     fit, comparison = study.latest_fit(), study.comparison()
     assert comparison is not None
-    found = {g.reference: g for g in gains(fit.proposal, comparison)}
+    found = gains(fit.proposal, comparison)
     d = fit.diagnostics
     seconds = json.loads((folder / "demo.json").read_text())["seconds"]
     return {

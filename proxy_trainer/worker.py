@@ -16,9 +16,9 @@ from regmix.errors import RegmixError
 from regmix.files import write_json
 from regmix.layout import StudyLayout
 
-OK, BUSY, FAILED, BROKEN, MUTE = 0, 3, 4, 1, 5
+OK, BUSY, FAILED, BROKEN, MUTE, THERE = 0, 3, 4, 1, 5, 6
 """Exit codes: trained; another process is at it; diverged and marked; could not go on; could
-neither go on nor write why, as on a full disk."""
+neither go on nor write why, as on a full disk; done already, by another process."""
 
 
 def work(root: Path, run_id: str, checkpoint_seconds: float) -> int:
@@ -30,7 +30,7 @@ def work(root: Path, run_id: str, checkpoint_seconds: float) -> int:
         if not mine:
             return BUSY
         if run.done.exists():
-            return OK
+            return THERE
         run.failed.unlink(missing_ok=True)
         try:
             train(study, run, checkpoint_seconds=checkpoint_seconds)

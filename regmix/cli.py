@@ -155,7 +155,7 @@ def train(
     ids = opened.open_runs(retry_failed=retry_failed)
     with console.TerminalDisplay().training(opened, ids, "Training") as poll:
         outcome = steps.train(opened, ids, poll)
-    console.show_outcome(opened, outcome.done, outcome.failed, outcome.busy)
+    console.show_trained(opened, outcome)
 
 
 @app.command()
@@ -184,20 +184,39 @@ def sql(
 @app.command("import")
 def import_(
     study: StudyPath,
-    mixtures: Annotated[Path, typer.Option(help="CSV: one row a run, one column a domain.")],
-    metrics: Annotated[Path, typer.Option(help="CSV: one row a run, one column a metric.")],
+    mixtures: Annotated[
+        Path | None, typer.Option(help="Weights: CSV or parquet, a column a domain, or long.")
+    ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(help="Metrics: CSV or parquet, or a folder of lm-evaluation-harness results."),
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Instead of both: one table, as W&B exports it.")
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="Columns that are weights, as 'config.mixture.*'.")
+    ] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Columns that are metrics, as 'eval/*' or '!*_step'.")
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option(help="Leave out runs that are not whole, and say which.")
     ] = False,
 ) -> None:
     """Take in runs that were measured elsewhere; creates the study if there is none."""
-    from regmix import console
-    from regmix.imports import read_csvs
-    from regmix.study import create_for_import
+    from regmix import console, imports
+    from regmix.intake import create_for_import
 
-    runs = read_csvs(mixtures, metrics, allow_missing=allow_missing)
-    opened = create_for_import(study, runs, [mixtures, metrics])
-    console.show_import(opened, runs)
+    found = imports.read(
+        mixtures=mixtures,
+        metrics=metrics,
+        runs=runs,
+        choice=imports.Choice(tuple(weights or ()), tuple(select or ())),
+        allow_missing=allow_missing,
+    )
+    sources = [path for path in (mixtures, metrics, runs) if path is not None]
+    console.show_import(create_for_import(study, found, sources), found)
 
 
 @app.command()
@@ -207,7 +226,8 @@ def fit(
         str | None, typer.Option(help="One metric, or an unambiguous part of its name.")
     ] = None,
     regressor: Annotated[
-        str | None, typer.Option(help="gp, lightgbm, or auto: chosen by cross-validation.")
+        str | None,
+        typer.Option(help="auto (chosen by cross-validation), or one by name, such as gp."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the mixture file.")] = None,
 ) -> None:
@@ -244,6 +264,48 @@ def predict(
     console.show_notes(table.notes)
     text = f"{len(found)} mixtures, {found.shape[1] // 2} metrics: {output}"
     console.say(text, markup=False)
+
+
+@app.command()
+def pareto(
+    study: StudyPath,
+    x: Annotated[
+        str, typer.Option(help="Metrics: names, parts, patterns or groups, with commas between.")
+    ],
+    y: Annotated[str, typer.Option(help="The metrics on the other side.")],
+    points: Annotated[int, typer.Option(help="Mixtures on the front, at most.")] = 15,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for CSV and PNG.")
+    ] = None,
+) -> None:
+    """Trade one group of metrics against another: the front of mixtures, as CSV and PNG."""
+    from regmix import console, report
+    from regmix.study import Study
+
+    with console.TerminalDisplay().stage("Front") as progress:
+        found = Study.open(study).pareto(x, y, points=points, folder=output, progress=progress)
+    assert found.csv is not None
+    console.show_pareto(found, report.front_png(found, found.csv.with_suffix(".png")))
+
+
+@app.command()
+def diagnose(
+    study: StudyPath,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+) -> None:
+    """What the swarm can and cannot say, and what to do next."""
+    import json
+
+    from regmix import console
+    from regmix.study import Study
+
+    opened = Study.open(study)
+    if as_json:
+        print(json.dumps(opened.diagnose().as_dict(), indent=1, ensure_ascii=False))
+        return
+    with console.TerminalDisplay().stage("Learning curve") as progress:
+        found = opened.diagnose(progress)
+    console.show_diagnosis(found)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +51,8 @@ class Comparison:
     parameters: int
     """Non-embedding parameters of the models."""
     tokens: int
+    unmeasured: tuple[str, ...] = ()
+    """Metrics of the objective that some of the models lack; their ``objective`` is NaN."""
 
     def gain(self, reference: str, predicted: tuple[float, float]) -> Gain | None:
         """Proposal against a reference, over the seeds at which both were trained."""
@@ -65,15 +66,13 @@ class Comparison:
         return Gain(reference, by_seed, *predicted)
 
 
-def gains(proposal: Proposal, comparison: Comparison) -> list[Gain]:
-    """The proposal against every baseline that was trained beside it."""
-    best = proposal.best.objective
-    found = []
+def gains(proposal: Proposal, comparison: Comparison) -> dict[str, Gain]:
+    """The proposal against every baseline that was trained beside it, by the baseline's name."""
+    found = {}
     for baseline in proposal.baselines:
-        mean, std = baseline.objective
-        gain = comparison.gain(baseline.name, (mean - best[0], math.hypot(std, best[1])))
+        gain = comparison.gain(baseline.name, baseline.gain)
         if gain is not None:
-            found.append(gain)
+            found[baseline.name] = gain
     return found
 
 
@@ -95,7 +94,10 @@ def measured(store: Store, objective: Objective, named: dict[str, Mixture]) -> C
     cohort = by_cohort.sort_values(["mixtures", "parameters", "tokens"]).index[-1]
     frame = frame[frame["cohort"] == cohort].copy()
     frame["mixture"] = frame["mixture"].map(names)
-    values = objective.value({m: frame[m].to_numpy() for m in objective.metrics})
+    # A fit may be of metrics that only proxies have (an import, a benchmark): what was measured is
+    # shown, and what is missing for the objective is said.
+    columns = frame.reindex(columns=list(objective.metrics))
+    values = objective.value({m: columns[m].to_numpy(dtype=float) for m in columns})
     frame.insert(3, "objective", values)
     order = {name: i for i, name in enumerate(named)}
     frame = frame.sort_values("mixture", key=lambda s: s.map(order), kind="stable")
@@ -104,4 +106,5 @@ def measured(store: Store, objective: Objective, named: dict[str, Mixture]) -> C
         frame.drop(columns=["cohort", "parameters", "tokens"]).reset_index(drop=True),
         parameters,
         tokens,
+        tuple(str(m) for m in columns if columns[m].isna().any()),
     )

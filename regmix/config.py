@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -27,6 +28,10 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 _PATTERN = re.compile(r"[*?\[]")
 _NAME = re.compile(r"[^\s/\\.][^\s\\]{0,199}")
+"""What ``fit.regressor`` can be: here too, so that a misspelt one is found on opening the study.
+A test keeps this in step with `regmix.regressors`."""
+TEXT_METRICS = "bpb/"
+"""Prefix of what every run on text measures: bits per byte on each of the study's domains."""
 
 
 def _valid_name(value: str) -> str:
@@ -55,13 +60,14 @@ class Source(Strict):
     hub: str | None = None
     """Anything `datasets.load_dataset` takes as its first argument."""
     hub_args: dict[str, Any] = {}
-    """Further arguments to `load_dataset`: name, data_dir, data_files, revision."""
+    """Further arguments to `load_dataset`: name, data_dir, data_files, revision. A dataset that
+    changes under the same arguments is noticed by its local files alone; pin others by revision."""
     split: str = "train"
     """Split of the hub dataset."""
     text_field: str = "text"
 
     @model_validator(mode="after")
-    def _one_place(self) -> Source:
+    def _oneplace(self) -> Source:
         if (self.path is None) == (self.hub is None):
             raise ValueError("give either 'path' or 'hub'")
         return self
@@ -101,7 +107,8 @@ class TokenizerConfig(Strict):
     """A `tokenizer.json`; empty: a byte-level BPE is trained."""
     vocab_size: Annotated[int, Field(ge=257)] = 4096
     train_bytes: Positive = 2_000_000
-    """Text taken from each domain to train it."""
+    """Training text taken from each domain to train it, whole documents. Despite its name it is
+    counted in characters: counting bytes would change the tokenizers of existing corpora."""
 
 
 class DataConfig(Strict):
@@ -296,6 +303,16 @@ class ObjectiveConfig(Strict):
     reference: str = "natural"
     """natural, uniform, or a mixture file's name in ``mixes/``; for relative and worst."""
     limits: LimitsConfig = LimitsConfig()
+    groups: dict[str, Annotated[Names, Field(min_length=1)]] = {}
+    """Metrics by a name of your own, for `regmix pareto`: names or patterns, such as ``mmlu/*``."""
+
+    @field_validator("groups")
+    @classmethod
+    def _plain(cls, value: dict[str, Names]) -> dict[str, Names]:
+        for name in value:
+            if not name or _PATTERN.search(name) or "," in name:
+                raise ValueError(f"group '{name}': a name holds no comma, '*', '?' or '['")
+        return value
 
 
 class FitConfig(Strict):
@@ -350,6 +367,25 @@ class StudyConfig(Strict):
     def _list(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
 
+    def data_settings(self) -> dict[str, Any]:
+        """What decides the token shards, in the shape of ``study.yaml``; plain values.
+
+        Recorded when the data are built and compared ever after: a key that has its default is
+        left out, so that a later version with more keys finds nothing changed.
+        """
+        tokenizer = self.data.tokenizer
+        own = {"path"} if tokenizer.path is not None else {"vocab_size", "train_bytes"}
+        return {
+            "domains": [
+                d.model_dump(
+                    mode="json", include={"name", "train", "valid", "valid_share"},
+                    exclude={"valid_share"} if d.valid else None, exclude_defaults=True,
+                )
+                for d in self.domains
+            ],
+            "data": {"tokenizer": tokenizer.model_dump(include=own, exclude_defaults=True)},
+        }  # fmt: skip
+
     @property
     def domain_names(self) -> tuple[str, ...]:
         """Domain names in study order."""
@@ -385,7 +421,7 @@ def load_study(path: Path) -> StudyConfig:
     names = config.domain_names
     for index, name in enumerate(names):
         if name in names[:index]:
-            where = _place(path, ("domains", index))
+            where = place(path, ("domains", index))
             raise UserError(f"{where}: domain '{name}' is named twice")
     _known(path, config.space.bounds, names, ("space", "bounds"))
     for group, bound in config.space.groups.items():
@@ -398,6 +434,25 @@ def load_study(path: Path) -> StudyConfig:
     for name, shares in config.space.pinned.items():
         _known(path, shares, names, ("space", "pinned", name))
     return config
+
+
+def check_text_metrics(path: Path, config: StudyConfig) -> None:
+    """Refuse an objective over bits per byte of a domain that the study does not have.
+
+    Other metrics are not judged: which ones there are is known only once something is measured.
+
+    Raises:
+        UserError: as :func:`load_study`.
+    """
+    valid = tuple(TEXT_METRICS + name for name in config.domain_names)
+    named: dict[str, Iterable[str]] = {
+        "weights": config.objective.weights,
+        "directions": config.objective.directions,
+    }
+    for key, metrics in named.items():
+        for metric in metrics:
+            if metric.startswith(TEXT_METRICS):
+                _known(path, (metric,), valid, ("objective", key, metric), "metric")
 
 
 def load(path: Path, model: type[ConfigT]) -> ConfigT:
@@ -433,13 +488,16 @@ def name_from(folder: Path) -> str:
     return kept.lstrip(".")[:200] or "study"
 
 
-def _known(path: Path, given: Any, names: tuple[str, ...], key: KeyPath) -> None:
+def _known(
+    path: Path, given: Any, names: tuple[str, ...], key: KeyPath, kind: str = "domain"
+) -> None:
     for name in given:
         if name not in names:
-            raise unknown_name("domain", name, names, _place(path, key))
+            raise unknown_name(kind, name, names, place(path, key))
 
 
-def _place(path: Path, key: KeyPath) -> str:
+def place(path: Path, key: KeyPath) -> str:
+    """Where a key stands: file, line and dotted path, as messages begin."""
     line = yaml_io.line_of(path, key)
     dotted = ".".join(str(part) for part in key)
     return f"{path}:{line}: {dotted}" if line else f"{path}: {dotted}"
@@ -449,11 +507,14 @@ def _explain(path: Path, model: type[BaseModel], error: ErrorDetails) -> UserErr
     key = error["loc"]
     if error["type"] == "extra_forbidden":
         parent = _model_at(model, key[:-1])
-        where = _place(path, key)
+        where = place(path, key)
         return unknown_name("key", key[-1], parent.model_fields if parent else (), where)
+    if error["type"] == "literal_error":
+        valid = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        return unknown_name("value", error["input"], valid, place(path, key))
     value = "" if error["type"] == "missing" else f" (found {error['input']!r})"
     message = error["msg"].removeprefix("Value error, ")
-    return UserError(f"{_place(path, key)}: {message}{value}")
+    return UserError(f"{place(path, key)}: {message}{value}")
 
 
 def _model_at(model: type[BaseModel], key: KeyPath) -> type[BaseModel] | None:

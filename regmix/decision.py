@@ -9,9 +9,10 @@ import numpy as np
 
 from regmix import assess
 from regmix.config import FitConfig, LimitsConfig, ObjectiveConfig
+from regmix.direction import sign
 from regmix.errors import UserError, unknown_name
 from regmix.mixture import Mixture
-from regmix.objective import Objective, direction
+from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.solve import Limit, Problem, pose
 from regmix.space import Space
@@ -65,7 +66,7 @@ def limits_for(
     return tuple(
         Limit(
             metric=metric,
-            sign=direction(metric, settings.objective.directions),
+            sign=sign(metric, settings.objective.directions),
             reference=reference,
             reference_name=config.reference,
             allowed=share * abs(values[metric]),

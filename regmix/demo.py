@@ -7,7 +7,7 @@ training need torch and are handed in as :class:`Steps`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,14 @@ from regmix import yaml_io
 from regmix.comparison import Comparison
 from regmix.config import TrainConfig, check_name, name_from
 from regmix.errors import UserError
-from regmix.files import read_json, write_json, write_text
+from regmix.files import TEXT_SUFFIXES, read_json, write_json, write_text
 from regmix.layout import StudyLayout
 from regmix.mixture import Mixture
 from regmix.results import Fit
+from regmix.store import Store
 from regmix.study import Progress, Study
 
 Size = Literal["tiny", "default", "large"]
-SUFFIXES = (".jsonl", ".jsonl.zst", ".jsonl.gz", ".txt", ".txt.zst", ".txt.gz", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,29 @@ class Display(Protocol):
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a stage of the demo took."""
+
+    stage: str
+    runs: int
+    tokens: int
+    """Trained on, by all of its runs together."""
+    flops: float
+    core_seconds: float
+    """Of training, summed over the runs."""
+    seconds: float
+    """On the clock, the first time that the stage was carried out."""
+
+
+@dataclass(frozen=True)
 class Summary:
     """What the demo came to."""
 
     study: Study
     fit: Fit
     comparison: Comparison
-    seconds: dict[str, float]
-    """By stage; for stages done earlier, what they took then."""
+    costs: tuple[Cost, ...]
+    """In the order of the stages."""
     report: Path
 
 
@@ -157,22 +172,45 @@ def run(
     study = Study.open(layout.root)
     with clock.stage("swarm"):
         # The larger baselines do not wait for the fit; longest first, no core idles at the end.
-        ids = _add_targets(study, study.references(), preset.target_seeds)
-        ids += [s.run_id for s in study.propose().specs]
-        with display.training(study, ids, "Swarm and baselines") as poll:
-            _check_alone(steps.train(study, ids, poll).busy, layout.root)
+        swarm = _add_targets(study, study.references(), preset.target_seeds)
+        swarm += [s.run_id for s in study.propose().specs]
+        with display.training(study, swarm, "Swarm and baselines") as poll:
+            _check_alone(steps.train(study, swarm, poll).busy, layout.root)
     with clock.stage("fit"), display.stage("Fit and solve") as progress:
         fit = study.fit(progress=progress)
     with clock.stage("proposal"):
-        ids = _add_targets(study, {"proposal": fit.best}, preset.target_seeds)
-        with display.training(study, ids, "Proposed mixture") as poll:
-            _check_alone(steps.train(study, ids, poll).busy, layout.root)
+        proposed = _add_targets(study, {"proposal": fit.best}, preset.target_seeds)
+        with display.training(study, proposed, "Proposed mixture") as poll:
+            _check_alone(steps.train(study, proposed, poll).busy, layout.root)
     comparison = study.comparison()
     if comparison is None:
         raise UserError(f"{layout.root}: no larger model finished; see `regmix status {folder}`")
     with clock.stage("report"), display.stage("Report") as progress:
         report = write_report(study)
-    return Summary(study, fit, comparison, clock.seconds, report)
+    costs = stage_costs(study.store, clock.seconds, {"swarm": swarm, "proposal": proposed})
+    return Summary(study, fit, comparison, costs, report)
+
+
+def stage_costs(
+    store: Store, seconds: Mapping[str, float], trained: Mapping[str, Sequence[str]]
+) -> tuple[Cost, ...]:
+    """What every stage took.
+
+    Args:
+        seconds: on the clock, by stage; stages are given in this order.
+        trained: run ids that a stage trained; a run that two stages name counts for the first.
+    """
+    spent = store.query("select run_id, tokens, flops, seconds from costs").set_index("run_id")
+    found, counted = [], set[str]()
+    for stage, clock in seconds.items():
+        own = [r for r in trained.get(stage, ()) if r in spent.index and r not in counted]
+        counted |= set(own)
+        total = spent.loc[own].sum()
+        found.append(
+            Cost(stage, len(own), int(total["tokens"]), float(total["flops"]),
+                 float(total["seconds"]), clock)
+        )  # fmt: skip
+    return tuple(found)
 
 
 def _shown(corpus: Path | None) -> str | None:
@@ -273,11 +311,13 @@ def domain_files(corpus: Path) -> dict[str, tuple[Path, Path]]:
             )
         splits[split] = {}
         for path in sorted(folder.iterdir()):
-            suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
+            suffix = next((s for s in TEXT_SUFFIXES if path.name.endswith(s)), None)
             if path.name.startswith((".", "README", "LICENSE")) or not path.is_file():
                 continue
             if suffix is None:
-                raise UserError(f"{path}: none of the suffixes {', '.join(SUFFIXES)}; move it away")
+                raise UserError(
+                    f"{path}: none of the suffixes {', '.join(TEXT_SUFFIXES)}; move it away"
+                )
             name = path.name.removesuffix(suffix)
             check_name(name, str(path))
             if name in splits[split]:

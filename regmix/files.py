@@ -13,6 +13,12 @@ from typing import Any
 
 from regmix.errors import RegmixError, UserError
 
+JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
+PLAIN_TEXT = (".txt", ".md", ".rst", ".txt.gz", ".txt.zst")
+PARQUET = (".parquet",)
+TEXT_SUFFIXES = JSON_LINES + PLAIN_TEXT + PARQUET
+"""Files that documents can be read from."""
+
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
@@ -26,7 +32,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from exc
         if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{path}: not writable ({exc.strerror})") from exc
-        if exc.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
+        if exc.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise UserError(f"{path}: no file can be written there ({exc.strerror})") from exc
         raise
 

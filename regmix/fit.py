@@ -29,7 +29,7 @@ MINIMUM_RUNS = 8
 MANY_RUNS, FEW_RUNS = 256, 96
 """From the first on one repeat of the folds says enough; below the second, two are too few."""
 TIE = 0.01
-"""A later (less simple) candidate must lower the held-out RMSE by this share to be chosen."""
+"""A less simple candidate must lower the held-out RMSE by this share to be chosen."""
 Progress = Callable[[int, int], None]
 
 
@@ -68,10 +68,10 @@ def fit(
     context = Context(
         None if noise is None else noise[order], _monotone(config, names, data.domains)
     )
-    folds = _folds(runs, config)
-    options = _try(config.regressor, x, y, context, folds, progress)
-    chosen = [_choose(options, i, y[:, i], config.regressor) for i in range(len(names))]
-    models = _fit_chosen([name for name, _ in chosen], options, x, y, context)
+    folds = draw_folds(runs, config)
+    options = try_candidates(config.regressor, x, y, context, folds, progress)
+    chosen = [choose(options, i, y[:, i], config.regressor, folds) for i in range(len(names))]
+    models = fit_chosen([name for name, _ in chosen], options, x, y, context)
     fitted, columns = [], {}
     for i, (metric, (name, scores)) in enumerate(zip(names, chosen, strict=True)):
         own = options[name].metric(i)
@@ -85,7 +85,8 @@ def fit(
     return FitResult(surrogate, frame.loc[data.weights.index])
 
 
-def _folds(runs: int, config: FitConfig) -> Folds:
+def draw_folds(runs: int, config: FitConfig) -> Folds:
+    """The study's folds; fewer runs get more repeats."""
     automatic = 1 if runs >= MANY_RUNS else 2 if runs >= FEW_RUNS else 3
     return Folds.draw(runs, config.folds, config.repeats or automatic)
 
@@ -106,7 +107,7 @@ def _monotone(
     return found
 
 
-def _try(
+def try_candidates(
     asked: str,
     x: FloatArray,
     y: FloatArray,
@@ -122,30 +123,56 @@ def _try(
         held[name] = held_out(regressor(name), x, y, folds, context)
         if progress:
             progress(number + 1, len(names) + 1)  # the last step is the fit on all runs
-    if stacked:
-        parts = [
-            stacked_held_out([h.metric(i) for h in held.values()], y[:, i], folds)
-            for i in range(y.shape[1])
-        ]
-        held[Ensemble.name] = HeldOut(
-            np.concatenate([p.mean for p in parts], axis=2),
-            np.concatenate([p.std for p in parts], axis=2),
-        )
-    return held
+    return with_ensemble(held, y, folds) if stacked else held
 
 
-def _choose(
-    options: dict[str, HeldOut], metric: int, y: FloatArray, asked: str
+def with_ensemble(held: dict[str, HeldOut], y: FloatArray, folds: Folds) -> dict[str, HeldOut]:
+    """The same and, last, what stacking them would have predicted."""
+    parts = [
+        stacked_held_out([h.metric(i) for h in held.values()], y[:, i], folds)
+        for i in range(y.shape[1])
+    ]
+    stacked = HeldOut(
+        np.concatenate([p.mean for p in parts], axis=2),
+        np.concatenate([p.std for p in parts], axis=2),
+    )
+    return {**held, Ensemble.name: stacked}
+
+
+def choose(
+    options: dict[str, HeldOut], metric: int, y: FloatArray, asked: str, folds: Folds
 ) -> tuple[str, dict[str, Scores]]:
-    """The simplest option that is as good as the best, and what each scored."""
+    """One option for a metric, and what each scored.
+
+    The best single regressor, the simplest of those that tie with it; or the ensemble if that beats
+    *choosing* one. What choosing is worth is scored like everything else, with each fold's choice
+    made on the other folds: the least of several noisy scores is flattered by its noise.
+    """
     scores = {name: _score(y, held.metric(metric)) for name, held in options.items()}
     if asked != "auto":
         return asked, scores
-    least = min(s.rmse for s in scores.values())
-    return next(n for n, s in scores.items() if s.rmse <= least * (1 + TIE)), scores
+    squares = {
+        name: (held.mean[..., metric] - y) ** 2
+        for name, held in options.items()
+        if name != Ensemble.name
+    }
+    honest = np.empty_like(next(iter(squares.values())))
+    for repeat, out in folds:
+        chosen = _simplest({name: s[:, ~out] for name, s in squares.items()})
+        honest[repeat, out] = squares[chosen][repeat, out]
+    if scores[Ensemble.name].rmse < (1 - TIE) * math.sqrt(float(honest.mean())):
+        return Ensemble.name, scores
+    return _simplest(squares), scores
 
 
-def _fit_chosen(
+def _simplest(squares: dict[str, FloatArray]) -> str:
+    """The first whose root mean squared error is within the tie of the least."""
+    errors = {name: math.sqrt(float(s.mean())) for name, s in squares.items()}
+    least = min(errors.values())
+    return next(name for name, error in errors.items() if error <= least * (1 + TIE))
+
+
+def fit_chosen(
     chosen: Sequence[str],
     options: dict[str, HeldOut],
     x: FloatArray,

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+LONGEST_NAME = 255
+"""Bytes that file systems allow the name of a file or folder."""
+
 
 def folder_name(domain: str) -> str:
-    """A domain's name as a folder name: reversible, and never a path of its own."""
+    """A domain's name as a folder name: its own alone, and never a path.
+
+    Reversible where it fits. A longer one is its beginning and a hash; after ``%`` a quoted name
+    has hex digits, so that no name of another domain looks like that.
+    """
     name = quote(domain, safe=" +=@,-_.")
-    return "%2E" + name[1:] if name.startswith(".") else name
+    name = "%2E" + name[1:] if name.startswith(".") else name
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:160]}%~{hashlib.sha256(domain.encode()).hexdigest()[:32]}"
 
 
 @dataclass(frozen=True)

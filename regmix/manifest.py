@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from regmix.config import StudyConfig, place
 from regmix.errors import UserError, unknown_name
 from regmix.files import read_json, write_json
 from regmix.hashing import fingerprint
+from regmix.layout import StudyLayout
 from regmix.mixture import Mixture
+from regmix.yaml_io import KeyPath
 
 VERSION = 1
+_TOLD = 3
+"""Changed settings that a message names."""
+_DEFAULT = object()
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,11 @@ class DataManifest:
     """``uint16`` or ``uint32``, little-endian."""
     tokenizer: str
     """Fingerprint of ``tokens/tokenizer.json``."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about the build; not part of its identity."""
+    settings: dict[str, Any] | None = None
+    """``StudyConfig.data_settings`` of the build, not part of its identity either; None where the
+    manifest is of a version that kept none."""
 
     @property
     def fingerprint(self) -> str:
@@ -101,6 +114,43 @@ class DataManifest:
         """Training tokens of each domain."""
         return {d.name: d.train.tokens for d in self.domains}
 
+    def check_domains(self, config: StudyConfig, layout: StudyLayout) -> None:
+        """Refuse a manifest of other domains than the study's.
+
+        Raises:
+            UserError: both lists.
+        """
+        if self.names != config.domain_names:
+            raise UserError(
+                f"{layout.manifest}: built for domains {', '.join(self.names)}, but "
+                f"{layout.config} names {', '.join(config.domain_names)}; run "
+                f"`regmix data build {layout.root}` again"
+            )
+
+    def check_settings(self, config: StudyConfig, layout: StudyLayout) -> None:
+        """Refuse a manifest that was built with other settings than ``study.yaml`` has now.
+
+        Only settings are compared; whether a source has other content the next build finds out.
+
+        Raises:
+            UserError: what changed, from what to what, with its line.
+        """
+        self.check_domains(config, layout)
+        if self.settings is None:
+            return
+        found = list(_differences(self.settings, config.data_settings(), ()))
+        if not found:
+            return
+        told = "; ".join(
+            f"{place(layout.config, key)} was {_brief(old)} and is now {_brief(new)}"
+            for key, old, new in found[:_TOLD]
+        )
+        more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+        raise UserError(
+            f"{told}{more}: changed since the data were built; run "
+            f"`regmix data build {layout.root}` again, or change it back"
+        )
+
     def save(self, path: Path) -> None:
         """Write ``manifest.json`` whole."""
         write_json(path, {"version": VERSION, "fingerprint": self.fingerprint, **asdict(self)})
@@ -123,6 +173,8 @@ class DataManifest:
             manifest = cls(
                 domains=tuple(_domain(d) for d in raw["domains"]),
                 **{key: raw[key] for key in ("vocab_size", "eod_id", "dtype", "tokenizer")},
+                notes=tuple(raw.get("notes", ())),
+                settings=raw.get("settings"),
             )
         except (KeyError, TypeError) as exc:
             raise UserError(f"{path}: not a data manifest ({exc!r}); build again") from exc
@@ -134,6 +186,27 @@ class DataManifest:
 def split_from_dict(raw: dict[str, Any]) -> SplitManifest:
     """A split's manifest from its JSON form."""
     return SplitManifest(**{**raw, "shards": tuple(Shard(**s) for s in raw["shards"])})
+
+
+def _differences(old: Any, new: Any, key: KeyPath) -> Iterator[tuple[KeyPath, Any, Any]]:
+    """The innermost keys at which two settings differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in {**new, **old}:
+            yield from _differences(
+                old.get(name, _DEFAULT), new.get(name, _DEFAULT), (*key, str(name))
+            )
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, pair in enumerate(zip(old, new, strict=True)):
+            yield from _differences(*pair, (*key, index))
+    elif old != new:
+        yield key, old, new
+
+
+def _brief(value: Any) -> str:
+    if value is _DEFAULT:
+        return "its default"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else text[:119] + "…"
 
 
 def _domain(raw: dict[str, Any]) -> DomainManifest:

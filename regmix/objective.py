@@ -11,7 +11,6 @@ of which lower is better, made of one term a metric:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,27 +18,11 @@ from typing import Literal
 import numpy as np
 
 from regmix.config import ObjectiveConfig
+from regmix.direction import sign
 from regmix.errors import UserError, unknown_name
 from regmix.mixture import FloatArray
 
 Kind = Literal["weighted", "relative", "worst"]
-
-_HIGHER = re.compile(
-    r"(^|[/_:])"
-    r"(acc|acc_norm|accuracy|exact_match|f1|choice_prob_norm|choice_logprob|pass@\d+|score|win_rate)"
-    r"($|[/_:])"
-)
-
-
-def direction(metric: str, given: Mapping[str, str]) -> int:
-    """+1 if lower values are better, -1 if higher ones are.
-
-    What the study says goes first; otherwise names that end in an accuracy-like word are better
-    high, and everything else (bits per byte, losses, perplexities) is better low.
-    """
-    if metric in given:
-        return 1 if given[metric] == "lower" else -1
-    return -1 if _HIGHER.search(metric) else 1
 
 
 @dataclass(frozen=True)
@@ -88,7 +71,7 @@ class Objective:
         return cls(
             metrics=tuple(weights),
             weights=tuple(w / total for w in weights.values()),
-            signs=tuple(direction(m, config.directions) for m in weights),
+            signs=tuple(sign(m, config.directions) for m in weights),
             kind=config.kind,
             reference="" if config.kind == "weighted" else config.reference,
         )
@@ -96,7 +79,7 @@ class Objective:
     @classmethod
     def single(cls, metric: str, config: ObjectiveConfig) -> Objective:
         """One metric alone."""
-        return cls((metric,), (1.0,), (direction(metric, config.directions),))
+        return cls((metric,), (1.0,), (sign(metric, config.directions),))
 
     def against(self, values: Mapping[str, float]) -> Objective:
         """The same objective with the reference's metrics filled in.

@@ -19,28 +19,31 @@ from regmix import (
     config,
     decision,
     design,
+    diagnose,
     fit,
-    imports,
+    pareto,
     results,
     sizes,
     solve,
-    yaml_io,
 )
 from regmix.comparison import Comparison
 from regmix.config import FitConfig, RunConfig, StudyConfig
+from regmix.diagnose import Diagnosis
 from regmix.errors import UserError, unknown_name
-from regmix.files import write_text
 from regmix.fit import FitResult
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
 from regmix.mixture import Mixture, MixtureFile
 from regmix.objective import Objective
 from regmix.observations import Observations
+from regmix.pareto import Pareto
 from regmix.records import RunRecord, read_runs
+from regmix.regressors import registry
 from regmix.results import Fit
 from regmix.runs import RunSpec
 from regmix.space import Space
 from regmix.store import Store, cohort
+from regmix.surrogate import Surrogate
 
 Progress = Callable[[int, int], None]
 
@@ -81,6 +84,13 @@ class Study:
                 sizes.plan(run.train, sizes.shape(run.model))
             except UserError as exc:  # now, and not after the data were built
                 raise UserError(f"{layout.config}: {key}.{exc}") from exc
+        names = ("auto", *registry.names())
+        if settings.fit.regressor not in names:
+            where = config.place(layout.config, ("fit", "regressor"))
+            raise unknown_name("regressor", settings.fit.regressor, names, where)
+        text_only = all(d.train for d in settings.domains)
+        if text_only and not any(layout.imports.glob("*/import.json")):
+            config.check_text_metrics(layout.config, settings)
         return cls(layout, settings)
 
     def __repr__(self) -> str:
@@ -133,14 +143,15 @@ class Study:
                 for more later adds to the same swarm.
 
         Raises:
-            UserError: the data is not built, or too few runs are asked for.
+            UserError: the data is not built, or not with the present settings; or too few runs
+                are asked for.
         """
         swarm_config = self.config.swarm
         if runs is not None:
             if runs < 1:
                 raise UserError(f"propose: {runs} runs; at least 1 is needed")
             swarm_config = swarm_config.model_copy(update={"runs": runs})
-        manifest = self._built()
+        manifest = self._as_configured()
         swarm = design.swarm(swarm_config, self.space, manifest.natural(), self.config.seed)
         template = self._template(self.config.proxy)
         specs = tuple(
@@ -151,7 +162,12 @@ class Study:
         return Proposed(specs, new, swarm.acceptance, swarm.pulled, swarm.notes)
 
     def target_run(self, name: str, mixture: Mixture, seed: int | None = None) -> RunSpec:
-        """The specification of a run at the target size."""
+        """The specification of a run at the target size.
+
+        Raises:
+            UserError: the data is not built, or not with the present settings.
+        """
+        self._as_configured()
         template = self._template(self.config.target)
         return replace(
             template,
@@ -166,8 +182,10 @@ class Study:
         """The specification that a stage file stands for.
 
         Raises:
-            UserError: the stage would repeat a domain more often than its ``max_epochs``.
+            UserError: the data is not built, or not with the present settings; or the stage would
+                repeat a domain more often than its ``max_epochs``.
         """
+        manifest = self._as_configured()
         template = self._template(RunConfig(model=stage.model, train=stage.train))
         spec = replace(
             template,
@@ -178,7 +196,7 @@ class Study:
             keep_model=True,
         )
         if stage.max_epochs is not None:
-            _check_epochs(spec, self._built(), stage.max_epochs)
+            _check_epochs(spec, manifest, stage.max_epochs)
         return spec
 
     def add_run(self, spec: RunSpec) -> bool:
@@ -196,14 +214,14 @@ class Study:
         trained; the larger models of ``regmix run`` are.
 
         Raises:
-            UserError: nothing was proposed.
+            UserError: nothing was proposed, or the data is not built with the present settings.
         """
         records = self.runs()
         if not records:
             raise UserError(f"{self.layout.root}: no run yet; `regmix propose` plans some")
         skip = ("done",) if retry_failed else ("done", "failed")
         present = cohort(self._template(self.config.proxy))
-        data = self._built().fingerprint
+        data = self._as_configured().fingerprint
         return [
             r.spec.run_id
             for r in records
@@ -355,6 +373,73 @@ class Study:
             columns[metric], columns[f"{metric}_std"] = prediction.mean, prediction.std
         return pd.DataFrame(columns, index=mixtures.index)
 
+    def pareto(
+        self,
+        x: str,
+        y: str,
+        *,
+        points: int = 15,
+        folder: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Pareto:
+        """The front of mixtures between two groups of metrics, by the latest fit.
+
+        Written to ``fits/<fit_id>/pareto/<x>-vs-<y>.csv``, where the report finds it.
+
+        Args:
+            x: names, unambiguous parts or patterns of metrics, or groups of the study's
+                ``objective.groups``, with commas between them.
+            y: the same; no metric may stand on both sides.
+            points: at most so many mixtures.
+            folder: where the CSV is written too.
+            progress: called with (steps done, in all).
+
+        Raises:
+            UserError: nothing is fitted yet, or a name stands for no metric or for several.
+        """
+        found, data = self.latest_fit(), self.observations()
+        sides = pareto.sides(x, y, data, self.config.objective)
+        surrogate = self._surrogate_over(found, data, [*sides[0].metrics, *sides[1].metrics])
+        ground = pareto.Ground.of(
+            self._decision(self.config.fit), data, surrogate, self.config.seed
+        )
+        best = str(results.objective_values(data, found.objective).idxmin())
+        measured = Mixture.from_array(self.domains, data.weights.loc[best].to_numpy())
+        named = {**self.references(), solve.BEST_RUN: measured, "proposal": found.best}
+        front = pareto.trace(*sides, ground, named, points=points, progress=progress)
+        return replace(front, fit_id=found.fit_id).save(found.folder / pareto.FOLDER, folder)
+
+    def diagnose(self, progress: Progress | None = None) -> Diagnosis:
+        """What the swarm can and cannot say, by the latest fit: frames, and findings in words.
+
+        Args:
+            progress: called with (steps done, in all).
+
+        Raises:
+            UserError: nothing is fitted yet.
+        """
+        data = self.observations()
+        root, here = self.layout.root, Path.cwd()
+        place = diagnose.Place(
+            name=str(root.relative_to(here) if here in root.parents else root),
+            trains=self.manifest is not None,
+            asked=int(
+                (data.info["role"] == "swarm").sum() + (data.info["name"] == "uniform").sum()
+            ),
+        )
+        return diagnose.diagnose(data, self.latest_fit(), self.space, place, progress)
+
+    def _surrogate_over(self, found: Fit, data: Observations, metrics: list[str]) -> Surrogate:
+        """A fit's surrogate, or where that lacks some metrics one like it over all of them."""
+        surrogate = found.surrogate
+        if set(metrics) <= set(surrogate.metric_names):
+            return surrogate
+        tried = {name for m in surrogate.metrics for name in m.candidates}
+        settings = self.config.fit
+        if len(tried) == 1:  # it was asked for by name
+            settings = settings.model_copy(update={"regressor": tried.pop()})
+        return self._surrogate(data, list(data.metric_names), settings, None)[1].surrogate
+
     def comparison(self) -> Comparison | None:
         """Measured target runs on the proposal, natural and uniform; None before there are any."""
         found = self.latest_fit()
@@ -362,17 +447,20 @@ class Study:
         return comparison.measured(self.store, found.objective, named)
 
     def _built(self) -> DataManifest:
+        """The data, of the domains that the study names; for what is measured already."""
         if self.manifest is None:
             raise UserError(
                 f"{self.layout.root}: the data is not built; run "
                 f"`regmix data build {self.layout.root}` first"
             )
-        if self.manifest.names != self.domains:
-            raise UserError(
-                f"{self.layout.manifest}: built for {', '.join(self.manifest.names)}, but the "
-                f"study names {', '.join(self.domains)}; run `regmix data build` again"
-            )
+        self.manifest.check_domains(self.config, self.layout)
         return self.manifest
+
+    def _as_configured(self) -> DataManifest:
+        """The data, built with the settings that the study has now; for what is to be trained."""
+        manifest = self._built()
+        manifest.check_settings(self.config, self.layout)
+        return manifest
 
     def _template(self, settings: RunConfig) -> RunSpec:
         manifest = self._built()
@@ -387,32 +475,6 @@ class Study:
             data=manifest.fingerprint,
             seed=self.config.seed,
         )
-
-
-def create_for_import(root: Path, runs: imports.ImportedRuns, sources: list[Path]) -> Study:
-    """Open the study at ``root``, or create one for the imported domains, and keep the runs.
-
-    Raises:
-        UserError: the study has other domains, or holds a run of the same id already.
-    """
-    layout = StudyLayout(root.expanduser().resolve())
-    if not layout.config.exists():
-        for name in runs.weights.columns:
-            config.check_name(name, str(sources[0]))
-        # Sorted: the order of a CSV's columns means nothing and must change nothing.
-        domains = [{"name": str(d)} for d in sorted(runs.weights.columns)]
-        text = yaml_io.dump({"name": config.name_from(layout.root), "domains": domains})
-        write_text(layout.config, "# Created by `regmix import`: measured elsewhere.\n" + text)
-    study = Study.open(layout.root)
-    if set(study.domains) != set(runs.weights.columns):
-        raise UserError(
-            f"{layout.config}: domains {', '.join(study.domains)}; the import has "
-            f"{', '.join(runs.weights.columns)}"
-        )
-    imports.check_new(layout, runs)
-    ordered = replace(runs, weights=runs.weights[list(study.domains)])
-    imports.save(layout, ordered, sources)
-    return study
 
 
 def _check_epochs(spec: RunSpec, manifest: DataManifest, limit: float) -> None:

@@ -47,14 +47,18 @@ swarm:
 
 # space:                          # what a mixture may be
 #   bounds: {{web: [0.1, 0.8]}}
-#   groups: {{prose: {{domains: [web], lower: 0.3}}}}
+#   groups: {{prose: {{domains: [web*], lower: 0.3}}}} # or {{group: NAME}}, {{tag: NAME}}
+#   ratios: {{code_to_web: {{of: [code], to: [web], upper: 0.5}}}}
+#   pinned: {{kept: {{web: 3, code: 1}}}} # these keep 3 : 1, whatever their sum
 #   max_epochs: 4                 # repetition cap; needs budget_tokens
 #   budget_tokens: 1000000000
 
 # objective:                      # default: mean of bits per byte over the domains
+#   kind: weighted                # or relative, worst: losses against `reference`
 #   weights: {{bpb/web: 1, bpb/code: 2}}
+#   limits: {{reference: natural, worse: 0.0, confidence: 0.9}} # no metric worse than natural
 
-# fit: {{regressor: auto, folds: 5}}
+# fit: {{regressor: auto, folds: 5, bootstraps: 12}}
 # launch: {{workers: 8}}            # default: one per core
 """
 

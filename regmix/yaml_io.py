@@ -13,25 +13,32 @@ from regmix.errors import UserError
 KeyPath = tuple[str | int, ...]
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice and reads ``1e-3`` as the number it is."""
-
-
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes text which the loader above would read as a number."""
+    """SafeDumper that quotes text which the loader below would read as a number."""
 
 
-# YAML 1.1 wants a dot in a float, so that plain PyYAML reads `1e-3` as a string. Both sides must
-# agree: a run id like `12345e678901` would be written bare and read back as a number.
-for _side in (_StrictLoader, _Dumper):
-    _side.add_implicit_resolver(
+def _read_exponents(side: Any) -> None:
+    """Read ``1e-3`` as the number it is; YAML 1.1 wants a dot in it.
+
+    Loader and dumper must agree: a run id like ``12345e678901`` would be written bare and read
+    back as a number.
+    """
+    side.add_implicit_resolver(
         "tag:yaml.org,2002:float",
         re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.[\d_]*)?[eE][-+]?\d+$"),
         list("-+0123456789"),
     )
 
 
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _strict(base: Any) -> Any:
+    """A safe loader that also refuses a key given twice."""
+    loader: Any = type("StrictLoader", (base,), {})
+    loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+    _read_exponents(loader)
+    return loader
+
+
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
@@ -41,14 +48,17 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise UserError(
-                f"{loader.name}:{key_node.start_mark.line + 1}: '{key}' is named twice "
+                f"{node.start_mark.name}:{key_node.start_mark.line + 1}: '{key}' is named twice "
                 f"(first in line {seen[key]})"
             )
         seen[key] = key_node.start_mark.line + 1
-    return loader.construct_mapping(node, deep=True)
+    found: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return found
 
 
-_StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_read_exponents(_Dumper)
+_LOADER = _strict(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+"""libyaml's parser where PyYAML was built with it: a swarm's specifications are read often."""
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -59,7 +69,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open(encoding="utf-8") as stream:
-            value = yaml.load(stream, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+            value = yaml.load(stream, Loader=_LOADER)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as exc:
         raise UserError(f"{path}: no such file") from exc
     except UnicodeDecodeError as exc:

@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "lightgbm", "sklearn")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("regmix", "regmix.errors", "regmix.hashing", "regmix.layout"),
+    ("regmix", "regmix.errors", "regmix.hashing", "regmix.layout", "regmix.quantities"),
     ("regmix.files", "regmix.yaml_io"),
-    ("regmix.config", "regmix.mixture"),
+    ("regmix.config", "regmix.direction", "regmix.mixture"),
     (
         "regmix.imports",
         "regmix.manifest",
@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("regmix.decision", "regmix.results", "regmix.status", "regmix.store"),
     ("regmix.comparison", "regmix.diagnose", "regmix.pareto"),
     ("regmix.study",),
+    ("regmix.intake",),
     ("regmix.demo", "regmix.export", "regmix.report", "regmix.template", "regmix.testing"),
     ("regmix.console",),
     ("regmix.cli",),

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import multiprocessing
-import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from proxy_trainer.data import tokenizer as tokenizers
-from proxy_trainer.data.shards import ShardWriter, check_shard_size, dtype_for
+from proxy_trainer.data.shards import dtype_for
 from proxy_trainer.data.sources import Counts, Input, documents, expand
-from proxy_trainer.processes import claimed, die_with_parent
+from proxy_trainer.data.tokenise import Task, finished, is_valid_document
+from proxy_trainer.data.workers import carry_out
+from proxy_trainer.processes import claimed
 from regmix.config import Domain, Source, StudyConfig
 from regmix.errors import UserError
 from regmix.files import read_json, write_json, write_whole
@@ -23,34 +19,8 @@ from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest, split_from_dict
 
-BATCH_DOCUMENTS = 256
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One input to be tokenised into at most one shard per split."""
-
-    layout: StudyLayout
-    domain: str
-    index: int
-    item: Input
-    split: str
-    """``train``, ``valid``, or ``both`` when the valid split is set apart by hash."""
-    valid_share: float
-    dtype: str
-    eod_id: int
-    identity: str
-    """Changes whenever the shard's content could."""
-
-    @property
-    def marker(self) -> Path:
-        """Written last; holds what the shards hold."""
-        return self.layout.domain_tokens(self.domain) / f"{self.split}-{self.index:05d}.json"
-
-    def shard(self, split: str) -> Path:
-        """Shard file for one split."""
-        return self.layout.domain_tokens(self.domain) / f"{split}-{self.index:05d}.bin"
+_SKIPPED = ("skipped_no_text", "skipped_empty")
 
 
 def build(
@@ -65,6 +35,7 @@ def build(
         UserError: a source is missing or empty, a text cannot be read, too many documents lack
             the text field, a split is empty, or another process builds this study. Nothing
             half-written is left that a later stage would read.
+        RegmixError: a worker process was killed; running again goes on.
     """
     with claimed(layout.tokens / "lock") as mine:
         if not mine:
@@ -83,40 +54,36 @@ def _build(
     eod_id = tokenizers.end_of_document(tokenizer, tokenizer_path)
     identity = tokenizers.fingerprint(tokenizer_path)
     tasks = [
-        _Task(
+        Task(
             layout, domain.name, index, item, split, domain.valid_share, dtype, eod_id,
             fingerprint([identity, item.stamp, split, domain.valid_share]),
         )
         for domain in config.domains
         for index, (split, item) in enumerate(inputs[domain.name])
     ]  # fmt: skip
-    results = _run(tasks, workers, progress)
+    done = _run(tasks, workers, progress)
+    results = {d: [done[t.marker] for t in tasks if t.domain == d] for d in config.domain_names}
     manifest = DataManifest(
-        domains=tuple(
-            _domain_manifest(d, [results[t.marker] for t in tasks if t.domain == d.name], config)
-            for d in config.domains
-        ),
+        domains=tuple(_domain_manifest(d, results[d.name], config) for d in config.domains),
         vocab_size=vocab_size,
         eod_id=eod_id,
         dtype=dtype,
         tokenizer=identity,
+        notes=tuple(n for d, found in results.items() for n in _notes(d, found, layout.root)),
+        settings=config.data_settings(),
     )
     manifest.save(layout.manifest)
     return manifest
 
 
 def load_manifest(layout: StudyLayout, config: StudyConfig) -> DataManifest:
-    """The manifest of a built study, checked against its tokenizer and its domains.
+    """The manifest of a built study, checked against its settings and its tokenizer.
 
     Raises:
-        UserError: not built, built with another tokenizer, or for other domains.
+        UserError: not built, built with another tokenizer, or for other domains or sources.
     """
     manifest = DataManifest.load(layout.manifest)
-    if manifest.names != config.domain_names:
-        raise UserError(
-            f"{layout.manifest}: built for domains {', '.join(manifest.names)}; {layout.config} "
-            f"names {', '.join(config.domain_names)}; run `regmix data build` again"
-        )
+    manifest.check_settings(config, layout)
     wanted = _given_tokenizer(layout, config) or layout.tokenizer
     found = tokenizers.fingerprint(wanted) if wanted.is_file() else "missing"
     if found != manifest.tokenizer:
@@ -159,125 +126,72 @@ def _ensure_tokenizer(
         origin: Any = {"path": settings.path, "content": tokenizers.fingerprint(given)}
     else:
         stamps = {d: [i.stamp for _, i in items] for d, items in inputs.items()}
-        origin = {"settings": settings.model_dump(), "inputs": fingerprint(stamps)}
-    if layout.tokenizer.is_file() and record.is_file() and read_json(record) == origin:
+        shares = {d.name: d.valid_share for d in config.domains if not d.valid}
+        origin = {
+            "settings": settings.model_dump(), "inputs": fingerprint(stamps), "valid_share": shares,
+        }  # fmt: skip
+    if layout.tokenizer.is_file() and record.is_file() and _same(read_json(record), origin):
         return layout.tokenizer
     if given is not None:
         content = given.read_bytes()
         write_whole(layout.tokenizer, lambda tmp: tmp.write_bytes(content))
     else:
-        texts = _tokenizer_text(inputs, settings.train_bytes)
+        texts = _tokenizer_text(config, inputs)
         tokenizers.save(tokenizers.train_bpe(texts, settings.vocab_size), layout.tokenizer)
     write_json(record, origin)
     return layout.tokenizer
 
 
+def _same(found: dict[str, Any], origin: dict[str, Any]) -> bool:
+    """Whether a tokenizer's record is that of this input; an older one says less."""
+    return bool(found) and found == {k: v for k, v in origin.items() if k in found}
+
+
 def _tokenizer_text(
-    inputs: dict[str, list[tuple[str, Input]]], bytes_per_domain: int
+    config: StudyConfig, inputs: dict[str, list[tuple[str, Input]]]
 ) -> Iterator[str]:
-    """Training text in equal parts per domain, so that no domain owns the vocabulary."""
-    for items in inputs.values():
+    """Training text in equal parts per domain, so that no domain owns the vocabulary.
+
+    Documents of the valid split are not among it: what a proxy is measured on shapes nothing.
+    """
+    for domain in config.domains:
         taken = 0
-        for split, item in items:
-            if split == "valid":
-                continue
-            for text in documents(item, Counts()):
-                yield text
-                taken += len(text)
-                if taken >= bytes_per_domain:
-                    break
-            if taken >= bytes_per_domain:
+        for text in _training_texts(domain, inputs[domain.name]):
+            yield text
+            taken += len(text)
+            if taken >= config.data.tokenizer.train_bytes:
                 break
 
 
-def _run(tasks: list[_Task], workers: int, progress: Progress | None) -> dict[Path, dict[str, Any]]:
+def _training_texts(domain: Domain, items: list[tuple[str, Input]]) -> Iterator[str]:
+    for split, item in items:
+        if split == "valid":
+            continue
+        for text in documents(item, Counts()):
+            if split == "train" or not is_valid_document(text, domain.valid_share):
+                yield text
+
+
+def _run(tasks: list[Task], workers: int, progress: Progress | None) -> dict[Path, dict[str, Any]]:
     """Results by marker file; finished tasks are read, the others carried out in processes."""
-    results = {task.marker: found for task in tasks if (found := _finished(task)) is not None}
-    waiting = sorted((t for t in tasks if t.marker not in results), key=_weight, reverse=True)
+    results = {task.marker: found for task in tasks if (found := finished(task)) is not None}
+    waiting = sorted(
+        (t for t in tasks if t.marker not in results), key=lambda t: t.item.size, reverse=True
+    )
     if progress:
         progress(len(results), len(tasks))
     if not waiting:
         return results
     # Shards are about to change; until all have, no manifest may say what they hold.
     waiting[0].layout.manifest.unlink(missing_ok=True)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(waiting)), context, die_with_parent) as pool:
-        futures: dict[Future[dict[str, Any]], _Task] = {
-            pool.submit(_tokenise, t): t for t in waiting
-        }
-        try:
-            for future in as_completed(futures):
-                results[futures[future].marker] = future.result()
-                if progress:
-                    progress(len(results), len(tasks))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+
+    def done(task: Task, result: dict[str, Any]) -> None:
+        results[task.marker] = result
+        if progress:
+            progress(len(results), len(tasks))
+
+    carry_out(waiting, workers, done)
     return results
-
-
-def _weight(task: _Task) -> int:
-    return task.item.path.stat().st_size if task.item.path else 0
-
-
-def _finished(task: _Task) -> dict[str, Any] | None:
-    if not task.marker.is_file():
-        return None
-    found: dict[str, Any] = read_json(task.marker)
-    if found["identity"] != task.identity:
-        return None
-    try:
-        for part in found["splits"].values():
-            for shard in split_from_dict(part).shards:
-                check_shard_size(task.layout.tokens / shard.file, shard, task.dtype)
-    except UserError:  # a shard was cut short or deleted: make it again
-        return None
-    return found
-
-
-def is_valid_document(text: str, share: float) -> bool:
-    """Whether a document belongs to the valid split: decided by its content alone."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
-
-
-def _tokenise(task: _Task) -> dict[str, Any]:
-    """Tokenise one input; runs in a worker process."""
-    tokenizer = tokenizers.load(task.layout.tokenizer)
-    writers: dict[str, ShardWriter] = {}
-    text_bytes: dict[str, int] = {}
-    counts = Counts()
-    stream = documents(task.item, counts)
-    while batch := list(islice(stream, BATCH_DOCUMENTS)):
-        for text, encoding in zip(batch, _encode(tokenizer, batch), strict=True):
-            split = task.split
-            if split == "both":
-                split = "valid" if is_valid_document(text, task.valid_share) else "train"
-            if split not in writers:
-                writers[split] = ShardWriter(task.shard(split), task.dtype)
-            size = len(text.encode())
-            writers[split].add([*encoding, task.eod_id], size)
-            text_bytes[split] = text_bytes.get(split, 0) + size
-    if not writers:
-        raise UserError(f"domain '{task.domain}': {task.item.label} holds no document with text")
-    splits = {}
-    for split, writer in writers.items():
-        shard = writer.close(task.layout.tokens)
-        # What was skipped has no content to hash; it is counted with train where there is one.
-        own = split == "train" or "train" not in writers
-        part = SplitManifest(
-            shard.tokens, shard.documents, text_bytes[split], (shard,),
-            counts.no_text if own else 0, counts.empty if own else 0,
-        )  # fmt: skip
-        splits[split] = asdict(part)
-    result = {"identity": task.identity, "input": task.item.label, "splits": splits}
-    write_json(task.marker, result)
-    return result
-
-
-def _encode(tokenizer: Any, batch: list[str]) -> Iterable[list[int]]:
-    return (e.ids for e in tokenizer.encode_batch_fast(batch, add_special_tokens=False))
 
 
 def _domain_manifest(
@@ -287,9 +201,11 @@ def _domain_manifest(
     for split in ("train", "valid"):
         parts = [split_from_dict(r["splits"][split]) for r in results if split in r["splits"]]
         _check_skipped(domain.name, split, parts, config.data.max_missing_text)
-        if not parts:
+        if not any(p.documents for p in parts):
+            read = [r["input"] for r in results if split in r["splits"]]
             raise UserError(
-                f"domain '{domain.name}': its {split} split is empty; "
+                f"domain '{domain.name}': its {split} split is empty: no document for it in "
+                f"{_listed(read or [r['input'] for r in results])}; "
                 + ("add documents, or raise valid_share" if split == "valid" else "add sources")
             )
         shards: tuple[Shard, ...] = tuple(s for p in parts for s in p.shards)
@@ -302,6 +218,28 @@ def _domain_manifest(
             skipped_empty=sum(p.skipped_empty for p in parts),
         )
     return DomainManifest(domain.name, splits["train"], splits["valid"])
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _notes(domain: str, results: list[dict[str, Any]], root: Path) -> list[str]:
+    """Inputs out of which no document came: counted and said, since the others carry on."""
+    notes = []
+    for result in results:
+        parts = [split_from_dict(part) for part in result["splits"].values()]
+        if any(part.documents for part in parts):
+            continue
+        path = Path(result["input"])
+        shown = path.relative_to(root) if path.is_relative_to(root) else result["input"]
+        no_text, empty = (sum(getattr(p, k) for p in parts) for k in _SKIPPED)
+        notes.append(
+            f"domain '{domain}': {shown} holds no document with text "
+            f"({no_text} without the text field, {empty} empty)"
+        )
+    return notes
 
 
 def _check_skipped(name: str, split: str, parts: list[SplitManifest], limit: float) -> None:

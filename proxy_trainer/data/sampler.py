@@ -76,14 +76,13 @@ class DomainStream:
             )
 
     @property
-    def tokens_per_epoch(self) -> int:
-        """Tokens of one pass."""
-        return self._tokens.tokens
-
-    @property
     def blocks_per_epoch(self) -> int:
         """Blocks of one pass: whatever the offset, this many fit with a target for each token."""
         return (self._tokens.tokens - self._context) // self._context
+
+    def epochs(self, blocks: int) -> float:
+        """Passes that so many blocks are; a pass leaves out the ends that fill no block."""
+        return blocks / self.blocks_per_epoch if blocks else 0.0
 
     def block(self, number: int) -> IntArray:
         """Block ``number`` of the sequence with the token after it, shape ``(context + 1,)``."""
@@ -110,6 +109,7 @@ class Realised:
     """Share of the run's blocks."""
     tokens: int
     epochs: float
+    """Passes over the domain's blocks; above 1, some text was read again."""
 
 
 class MixtureSampler:
@@ -163,7 +163,7 @@ class MixtureSampler:
                 requested=self.mixture[name],
                 realised=float(count / self.blocks),
                 tokens=int(count * self.context),
-                epochs=float(count * self.context / stream.tokens_per_epoch),
+                epochs=stream.epochs(int(count)),
             )
             for name, count, stream in zip(self.mixture.domains, counts, self._streams, strict=True)
         ]

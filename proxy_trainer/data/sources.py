@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,7 @@ import zstandard
 
 from regmix.config import Source
 from regmix.errors import RegmixError, UserError
-
-JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
-PLAIN_TEXT = (".txt", ".md", ".rst", ".txt.gz", ".txt.zst")
-PARQUET = (".parquet",)
-SUFFIXES = JSON_LINES + PLAIN_TEXT + PARQUET
+from regmix.files import PARQUET, PLAIN_TEXT, TEXT_SUFFIXES
 
 
 @dataclass
@@ -47,12 +43,61 @@ class Input:
         return str(self.path) if self.path else f"hub:{self.source.hub}"
 
     @property
+    def size(self) -> int:
+        """Bytes of the file; 0 where they are not known."""
+        return self.path.stat().st_size if self.path else 0
+
+    @property
     def stamp(self) -> list[Any]:
-        """Changes when the input changes: name, size and modification time of a file."""
+        """Changes when the input changes: name, size and modification time of a file.
+
+        For a dataset: its settings, and the same of the local files that it is read from. What
+        changes elsewhere under the same name (a branch on the hub, a URL) is not noticed; pin it
+        with ``revision`` in ``hub_args``.
+        """
         if self.path is None:
-            return [self.source.model_dump(mode="json")]
-        stat = self.path.stat()
-        return [str(self.path), stat.st_size, stat.st_mtime_ns, self.source.text_field]
+            local = [_file_stamp(path) for path in _hub_files(self.source)]
+            return [self.source.model_dump(mode="json"), *([local] if local else [])]
+        return [*_file_stamp(self.path), self.source.text_field]
+
+
+def _file_stamp(path: Path) -> list[str | int]:
+    stat = path.stat()
+    return [str(path), stat.st_size, stat.st_mtime_ns]
+
+
+def _hub_files(source: Source) -> list[Path]:
+    """Files on this machine that a dataset is read from, found as `datasets` finds them.
+
+    That is: ``data_files`` (a path, a glob, or lists and mappings of them) below ``data_dir`` or
+    the dataset's own folder; without ``data_files``, every file there.
+    """
+    folder = Path(str(source.hub))
+    if not folder.is_dir() and len(folder.parts) > 1:  # owner/name: its files are on the hub
+        return []
+    base = folder if folder.is_dir() else Path()
+    base /= str(source.hub_args.get("data_dir") or "")
+    patterns = list(_strings(source.hub_args.get("data_files")))
+    if not patterns and base != Path():
+        patterns = ["**/*"]
+    found = {
+        Path(name)
+        for pattern in patterns
+        if "://" not in pattern
+        for name in glob.glob(str(base / pattern), recursive=True)
+    }
+    return sorted(path for path in found if path.is_file())
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _strings(inner)
 
 
 def expand(source: Source, root: Path, where: str) -> list[Input]:
@@ -72,7 +117,7 @@ def expand(source: Source, root: Path, where: str) -> list[Input]:
     pattern = Path(source.path).expanduser()
     full = pattern if pattern.is_absolute() else root / pattern
     if full.is_dir():
-        found = [p for p in full.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES)]
+        found = [p for p in full.rglob("*") if p.is_file() and p.name.endswith(TEXT_SUFFIXES)]
     elif full.is_file():
         found = [full]
     else:
@@ -80,8 +125,10 @@ def expand(source: Source, root: Path, where: str) -> list[Input]:
     if not found:
         raise UserError(f"{where}: no file at '{full}'")
     for path in found:
-        if not path.name.endswith(SUFFIXES):
-            raise UserError(f"{where}: '{path}' has none of the suffixes {', '.join(SUFFIXES)}")
+        if not path.name.endswith(TEXT_SUFFIXES):
+            raise UserError(
+                f"{where}: '{path}' has none of the suffixes {', '.join(TEXT_SUFFIXES)}"
+            )
     return [Input(source, path) for path in sorted(found)]
 
 
@@ -213,18 +260,40 @@ def _json_lines(path: Path, field: str) -> Iterator[object]:
 
 def _parquet(path: Path, field: str) -> Iterator[object]:
     import pyarrow.parquet as pq
-    from pyarrow import ArrowInvalid
+    from pyarrow import ArrowException
 
     try:
         file = pq.ParquetFile(path)
-    except ArrowInvalid as exc:
-        raise UserError(f"{path}: not a parquet file ({exc})") from exc
-    if field not in file.schema_arrow.names:
+        names = file.schema_arrow.names
+    except (ArrowException, OSError, UnicodeDecodeError) as exc:
+        raise UserError(f"{path}: not a parquet file ({_one_line(exc)})") from exc
+    if field not in names:
+        raise UserError(f"{path}: no column '{field}'; columns: {', '.join(names)}")
+    for group in range(file.num_row_groups):
+        where = f"{path}: row group {group + 1} of {file.num_row_groups}"
+        try:
+            for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=[field]):
+                yield from _column(batch.column(0), where)
+        except (ArrowException, OSError) as exc:
+            raise UserError(
+                f"{where}: cannot be read ({_one_line(exc)}); the file is damaged, replace it"
+            ) from exc
+
+
+def _column(column: Any, where: str) -> list[object]:
+    try:
+        values: list[object] = column.to_pylist()
+    except UnicodeDecodeError as exc:
+        before = exc.object[: exc.start].decode()[-40:]
         raise UserError(
-            f"{path}: no column '{field}'; columns: {', '.join(file.schema_arrow.names)}"
-        )
-    for batch in file.iter_batches(batch_size=1024, columns=[field]):
-        yield from batch.column(0).to_pylist()
+            f"{where}: invalid UTF-8 in a text ({exc.reason}: byte {exc.object[exc.start]:#04x} "
+            f"after {before!r}); write the column again in UTF-8"
+        ) from exc
+    return values
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _hub(source: Source) -> Iterable[object]:

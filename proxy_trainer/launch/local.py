@@ -23,10 +23,13 @@ class Outcome:
     """How the runs of one command ended."""
 
     done: list[str] = field(default_factory=list)
+    """Trained by this command."""
     failed: list[str] = field(default_factory=list)
     """Diverged; marked FAILED."""
     busy: list[str] = field(default_factory=list)
-    """Held by another command; left to it."""
+    """Held by another command, and not done when this one ended."""
+    elsewhere: list[str] = field(default_factory=list)
+    """Done, but trained by another command meanwhile."""
 
 
 def cores() -> int:
@@ -70,6 +73,9 @@ def train_runs(
             process.kill()
     if broken:
         raise RegmixError("; ".join(broken))
+    finished = [r for r in outcome.busy if study.run(r).done.exists()]
+    outcome.busy = [r for r in outcome.busy if r not in finished]
+    outcome.elsewhere += finished
     return outcome
 
 
@@ -94,6 +100,8 @@ def _sort(
         outcome.failed.append(run_id)
     elif code == worker.BUSY:
         outcome.busy.append(run_id)
+    elif code == worker.THERE:
+        outcome.elsewhere.append(run_id)
     else:
         broken.append(f"run {run_id} could not go on: {_reason(study, run_id, code)}")
 

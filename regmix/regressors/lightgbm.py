@@ -18,7 +18,7 @@ import numpy as np
 from regmix.mixture import FloatArray
 from regmix.regressors.base import NOTHING, Context, Prediction, Scaled, Shape, in_threads
 
-BOOTSTRAPS = 6
+BOOTSTRAPS = 5
 _COMMON: Mapping[str, Any] = {
     "objective": "regression",
     "verbosity": -1,
@@ -162,7 +162,7 @@ class BoostedTrees(_Boosted):
     def settings(runs: int) -> tuple[dict[str, Any], int]:
         """Parameters that follow the number of runs."""
         return {
-            "learning_rate": 0.04,
+            "learning_rate": 0.05,
             "num_leaves": int(np.clip(runs // 12, 4, 12)),
             "min_data_in_leaf": int(np.clip(runs // 40, 2, 8)),
             "min_sum_hessian_in_leaf": 0.0,
@@ -171,7 +171,7 @@ class BoostedTrees(_Boosted):
             "bagging_freq": 1,
             "max_bin": 255,
             "min_data_in_bin": 1,
-        }, 400
+        }, 300
 
 
 class RegMixTrees(_Boosted):

@@ -6,6 +6,7 @@ matplotlib, so it is imported only by the command that writes a report.
 
 from __future__ import annotations
 
+from regmix.report.front import png as front_png
 from regmix.report.page import render, write
 
-__all__ = ["render", "write"]
+__all__ = ["front_png", "render", "write"]

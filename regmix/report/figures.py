@@ -45,7 +45,7 @@ _DPI = 220
 WIDTH, NARROW = 5.6, 4.4
 """Inches; a figure alone, and one of a pair."""
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a domain may be called `$x$`
     "font.size": 9.5,
@@ -77,7 +77,7 @@ _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 P = ParamSpec("P")
 
 
-def _inline(draw: Callable[P, Figure]) -> Callable[P, Markup]:
+def inline(draw: Callable[P, Figure]) -> Callable[P, Markup]:
     """Run a drawing function in the report's style and return its figure as inline SVG."""
 
     @wraps(draw)
@@ -86,7 +86,7 @@ def _inline(draw: Callable[P, Figure]) -> Callable[P, Markup]:
             # The browser draws the text, with its own fonts.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             matplotlib.rcdefaults()  # not what this machine's matplotlibrc says
-            matplotlib.rcParams.update(_STYLE)
+            matplotlib.rcParams.update(STYLE)
             figure = draw(*args, **kwargs)
             matplotlib.rcParams["svg.hashsalt"] = figure.get_label()
             return _svg(figure)
@@ -148,7 +148,7 @@ def _percent(axis: Any) -> None:
     axis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
 
 
-@_inline
+@inline
 def weights(frame: pd.DataFrame) -> Figure:
     """Bars of mixtures by domain; the uniform one, the same everywhere, is a line.
 
@@ -174,7 +174,7 @@ def weights(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-@_inline
+@inline
 def metric_gains(frame: pd.DataFrame, reference: str) -> Figure:
     """Measured gains against one reference: a dot a seed, their mean, the predicted gain beside.
 
@@ -205,7 +205,7 @@ def metric_gains(frame: pd.DataFrame, reference: str) -> Figure:
     return figure
 
 
-@_inline
+@inline
 def held_out(frame: pd.DataFrame, label: str, *, size: float, rasterise: bool = False) -> Figure:
     """Held-out predictions with 90% intervals against what was measured.
 
@@ -233,7 +233,7 @@ def held_out(frame: pd.DataFrame, label: str, *, size: float, rasterise: bool = 
     return figure
 
 
-@_inline
+@inline
 def shares(points: pd.DataFrame, quartiles: pd.DataFrame, mixtures: pd.DataFrame) -> Figure:
     """What the swarm sampled of every domain, with the mixtures of interest marked.
 
@@ -264,7 +264,7 @@ def shares(points: pd.DataFrame, quartiles: pd.DataFrame, mixtures: pd.DataFrame
     return figure
 
 
-@_inline
+@inline
 def run_objectives(
     frame: pd.DataFrame, predicted: tuple[float, float] | None, noise: float | None
 ) -> Figure:

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from regmix.comparison import Comparison, Gain
+from regmix import assess
+from regmix.comparison import Comparison, gains
+from regmix.direction import sign as sign_of
 from regmix.mixture import Mixture
-from regmix.objective import Objective, direction
+from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.records import RunRecord
 from regmix.results import Fit, objective_values
 from regmix.solve import Candidate, Proposal
 from regmix.store import Store
-from regmix.surrogate import Scores
+from regmix.surrogate import Scores, Surrogate
 
 PROPOSAL = "proposal"
 REFERENCES = ("natural", "uniform")
@@ -46,33 +48,25 @@ def weights(mixtures: Mapping[str, Mixture]) -> pd.DataFrame:
 
 
 def predicted_gains(proposal: Proposal) -> pd.DataFrame:
-    """Predicted gain over every baseline: ``gain``, ``std``, ``probability``; index: its name.
-
-    Errors of the two predictions are taken as independent.
-    """
-    best = proposal.best.objective
+    """Predicted gain over every baseline: ``gain``, ``std``, ``probability``; index: its name."""
     rows = {
-        c.name: {
-            "gain": c.objective[0] - best[0],
-            "std": float(np.hypot(c.objective[1], best[1])),
-            "probability": c.probability_beaten,
-        }
+        c.name: {"gain": c.gain[0], "std": c.gain[1], "probability": c.probability_beaten}
         for c in proposal.baselines
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["gain", "std", "probability"])
 
 
-def gains(comparison: Comparison | None, proposal: Proposal) -> dict[str, Gain]:
-    """Measured gain of the objective by reference, as far as both models were trained."""
-    predicted = predicted_gains(proposal)
-    found = {}
-    for name in REFERENCES:
-        if comparison is None or name not in predicted.index:
-            continue
-        gain = comparison.gain(name, (predicted["gain"][name], predicted["std"][name]))
-        if gain is not None:
-            found[name] = gain
-    return found
+def certainty(proposal: Proposal) -> pd.DataFrame:
+    """Ranges of each weight, by domain: ``tied_low``, ``tied_high``, ``refit_low``, ``refit_high``.
+
+    *Tied*: among mixtures that are statistically as good. *Refit*: central 90 % of the optima of
+    refits to resampled runs; NaN where none were made.
+    """
+    frame = pd.DataFrame.from_dict(proposal.tied, orient="index", columns=["tied_low", "tied_high"])
+    refits = {} if proposal.stability is None else proposal.stability.weights
+    for position, name in enumerate(("refit_low", "refit_high")):
+        frame[name] = pd.Series({d: v[position] for d, v in refits.items()}, dtype=float)
+    return frame.rename_axis("domain")
 
 
 def metric_gains(
@@ -95,7 +89,7 @@ def metric_gains(
         ``limit``, below which a mean gain is within two standard deviations of seed noise.
     """
     rows: list[dict[str, Any]] = []
-    for name, gain in gains(comparison, fit.proposal).items():
+    for name, gain in gains(fit.proposal, comparison).items():
         rows += _gain_rows(
             {"reference": name, "row": 0, "label": "objective"},
             gain.by_seed,
@@ -156,7 +150,7 @@ def _predicted_metric(
 def _sign(metric: str, objective: Objective, directions: Mapping[str, str]) -> int:
     if metric in objective.metrics:
         return objective.signs[objective.metrics.index(metric)]
-    return direction(metric, directions)
+    return sign_of(metric, directions)
 
 
 def held_out(data: Observations, predictions: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -180,23 +174,19 @@ def held_out(data: Observations, predictions: pd.DataFrame, metric: str) -> pd.D
 
 
 def held_out_objective(
-    data: Observations, predictions: pd.DataFrame, objective: Objective
+    data: Observations, predictions: pd.DataFrame, surrogate: Surrogate, objective: Objective
 ) -> pd.DataFrame:
-    """The same for the objective; errors of its metrics are taken as independent."""
-    parts = {m: held_out(data, predictions, m) for m in objective.metrics}
-    index = next(iter(parts.values())).index
-    combined = {
-        column: objective.value({m: p[column].to_numpy() for m, p in parts.items()})
-        for column in ("measured", "predicted")
-    }
-    variance = np.sum(
-        [
-            (c * p["std"].to_numpy()) ** 2
-            for c, p in zip(objective.coefficients, parts.values(), strict=True)
-        ],
-        axis=0,
+    """The same for the objective."""
+    runs = data.metrics.index.intersection(predictions.index)
+    found = assess.held_out_objective(predictions.loc[runs], surrogate, objective)
+    return pd.DataFrame(
+        {
+            "measured": objective_values(data, objective).loc[runs],
+            "predicted": found.mean,
+            "std": found.std,
+        },
+        index=runs,
     )
-    return pd.DataFrame({**combined, "std": np.sqrt(variance)}, index=index)
 
 
 def scores(diagnostics: Mapping[str, Any]) -> pd.DataFrame:

@@ -15,15 +15,17 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from regmix import __version__, results
-from regmix.comparison import Comparison, Gain
+from regmix import __version__, pareto, results
+from regmix.comparison import Comparison, Gain, gains
+from regmix.errors import UserError
 from regmix.files import write_text
 from regmix.imports import ImportedRuns, read_imports
 from regmix.mixture import Mixture
 from regmix.objective import Objective
 from regmix.observations import Observations
+from regmix.quantities import amount
 from regmix.records import RunRecord
-from regmix.report import figures, frames, tables, text
+from regmix.report import figures, frames, front, tables, text
 from regmix.results import Fit
 from regmix.study import Study
 
@@ -79,7 +81,9 @@ class Evidence:
     @property
     def gains(self) -> dict[str, Gain]:
         """Measured gains of the objective by reference."""
-        return {} if self.fit is None else frames.gains(self.comparison, self.fit.proposal)
+        if self.fit is None or self.comparison is None:
+            return {}
+        return gains(self.fit.proposal, self.comparison)
 
     def weights(self) -> pd.DataFrame:
         """Shares of the proposal (if there is one) and of the references."""
@@ -105,6 +109,7 @@ def render(study: Study) -> str:
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         fitted=evidence.fit is not None,
         answer=_answer(evidence),
+        front=_front(evidence),
         comparison=_comparison(evidence),
         belief=_belief(evidence),
         swarm=_swarm(evidence),
@@ -129,7 +134,42 @@ def _answer(evidence: Evidence) -> dict[str, Any]:
         "turned": min(evidence.objective.signs) < 0,
         "figure": figures.weights(weights) if _drawable(weights) else None,
         "weights": tables.shares(weights),
+        "certainty": None if evidence.fit is None else _certainty(evidence.fit, weights.index),
         **_verdict(evidence),
+    }
+
+
+def _certainty(fit: Fit, order: pd.Index) -> dict[str, Any]:
+    """How far the weights may move: ranges by domain, and what holds the proposal back."""
+    p, decimals = fit.proposal, text.decimals_for(fit.proposal.best.objective[1])
+    return {
+        "table": tables.Table.of(frames.certainty(p).loc[order].reset_index(), tables.CERTAINTY),
+        "refits": None if p.stability is None else p.stability.refits,
+        "distance": None if p.stability is None else text.fixed(p.stability.distance, 2),
+        "relaxed": [(r.constraint, text.fixed(r.gain, decimals)) for r in p.relaxed],
+    }
+
+
+def _front(evidence: Evidence) -> dict[str, Any] | None:
+    """The front that was last computed, or the one between the study's first two groups."""
+    if evidence.fit is None:
+        return None
+    found = pareto.latest(evidence.fit.folder)
+    if found is None:
+        groups = list(evidence.study.config.objective.groups)[:2]
+        if len(groups) < 2:
+            return None
+        try:
+            found = evidence.study.pareto(*groups)
+        except UserError as exc:
+            return {"names": groups, "problem": str(exc)}
+    return {
+        "names": [found.x.name, found.y.name],
+        "problem": None,
+        "figure": front.svg(found),
+        "table": front.table(found),
+        "points": len(found.front),
+        "notes": found.notes,
     }
 
 
@@ -140,15 +180,15 @@ def _drawable(weights: pd.DataFrame) -> bool:
 
 def _verdict(evidence: Evidence) -> dict[str, Any]:
     """The answer in a sentence, its tone, and the figures that go with it."""
-    fit, noise, gains = evidence.fit, evidence.noise, evidence.gains
+    fit, noise, found = evidence.fit, evidence.noise, evidence.gains
     if fit is None:
         return {"tone": "plain", "cards": []}
     predicted = frames.predicted_gains(fit.proposal)
     units = text.unit(fit.objective)
     return {
         "predicted": text.predicted(fit.objective, predicted),
-        "measured": text.measured(evidence.comparison, gains, noise, units),
-        "tone": text.tone(gains, noise),
+        "measured": text.measured(evidence.comparison, found, noise, units),
+        "tone": text.tone(found, noise),
         "cards": _cards(evidence, fit, predicted),
     }
 
@@ -193,10 +233,11 @@ def _comparison(evidence: Evidence) -> dict[str, Any] | None:
     directions = evidence.study.config.objective.directions
     by_metric = frames.metric_gains(comparison, fit, noise, directions)
     return {
-        "size": f"{text.amount(comparison.parameters)} non-embedding parameters, "
-        f"{text.amount(comparison.tokens)} tokens",
+        "size": f"{amount(comparison.parameters)} non-embedding parameters, "
+        f"{amount(comparison.tokens)} tokens",
         "measured": tables.measured(comparison.values, frames.target_metrics(comparison)),
         "gains": tables.gains(evidence.gains, evidence.noise),
+        "unmeasured": text.unmeasured(comparison) if comparison.unmeasured else None,
         "noise": text.number(evidence.noise, 2),
         "noise_known": evidence.noise is not None,
         "figures": [
@@ -220,7 +261,7 @@ def _belief(evidence: Evidence) -> dict[str, Any] | None:
     noise, spread = evidence.noise, fit.diagnostics["objective_spread"]
     return {
         "objective": figures.held_out(
-            frames.held_out_objective(data, predictions, fit.objective),
+            frames.held_out_objective(data, predictions, fit.surrogate, fit.objective),
             "objective",
             size=OBJECTIVE_PANEL,
         ),

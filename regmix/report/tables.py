@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from regmix.comparison import Gain
+from regmix.quantities import amount, duration, flops
 from regmix.report import frames, text
 
 Columns = dict[str, tuple[str, Callable[[Any], str]]]
@@ -74,7 +75,7 @@ def gains(found: Mapping[str, Gain], noise: float | None) -> Table:
     """Predicted and measured gains of the objective, by reference.
 
     Args:
-        found: as :func:`regmix.report.frames.gains`.
+        found: as :func:`regmix.comparison.gains`.
         noise: standard deviation of the objective between seeds.
     """
     seeds = sorted({seed for gain in found.values() for seed in gain.by_seed})
@@ -128,12 +129,19 @@ CANDIDATES: Columns = {
     "rmse": ("RMSE", _brief),
     "coverage90": ("in 90% interval", _whole),
 }
+CERTAINTY: Columns = {
+    "domain": ("domain", str),
+    "tied_low": ("as good from", text.percent),
+    "tied_high": ("to", text.percent),
+    "refit_low": ("refits from", text.percent),
+    "refit_high": ("to", text.percent),
+}
 COSTS: Columns = {
     "role": ("role", str),
     "runs": ("finished runs", str),
-    "tokens": ("tokens", text.amount),
-    "flops": ("FLOPs", lambda flops: f"{flops:.2e}".replace("e+", "e")),
-    "seconds": ("training time, summed", text.duration),
+    "tokens": ("tokens", amount),
+    "flops": ("FLOPs", flops),
+    "seconds": ("training time, summed", duration),
 }
 REALISED: Columns = {
     "domain": ("domain", str),

@@ -10,11 +10,11 @@ import pandas as pd
 
 from regmix.comparison import Comparison, Gain
 from regmix.objective import Objective
+from regmix.quantities import amount
 from regmix.report.frames import REFERENCES
 
 Tone = Literal["good", "warn", "bad", "plain"]
 NONE = "–"
-_SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def short(name: str, limit: int = 26) -> str:
@@ -53,22 +53,6 @@ def chance(probability: float) -> str:
     if probability > 0.99:
         return "over 99%"
     return "under 1%" if probability < 0.01 else percent(probability, 0)
-
-
-def amount(value: float) -> str:
-    """A large count as people say it: 15.2M, 300k."""
-    for size, suffix in _SUFFIXES:
-        if abs(value) >= size:
-            return f"{value / size:.3g}{suffix}"
-    return f"{value:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as hours and minutes."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def decimals_for(std: float) -> int:
@@ -147,7 +131,7 @@ def measured(
 
     Args:
         comparison: None if nothing was trained at the target size.
-        gains: as :func:`regmix.report.frames.gains`.
+        gains: as :func:`regmix.comparison.gains`.
         noise: standard deviation of the objective between seeds; None if it is not known.
         units: as :func:`unit`.
     """
@@ -155,6 +139,8 @@ def measured(
         return (
             "Nothing has been measured at the target size: this rests on the small proxies alone."
         )
+    if not gains and comparison.unmeasured:
+        return f"{unmeasured(comparison)}, so the prediction is not yet checked."
     if not gains:
         return (
             "At the target size the proposal and a reference have not both been measured with the "
@@ -170,6 +156,14 @@ def measured(
         "difference may be chance."
     )  # fmt: skip
     return f"Measured at the larger size ({size}): {'; '.join(parts)}.{chance}"
+
+
+def unmeasured(comparison: Comparison) -> str:
+    """Which metrics of the objective the larger models lack."""
+    names = ", ".join(comparison.unmeasured)
+    return (
+        f"The models at the target size were not all measured on {names}, which the objective needs"
+    )
 
 
 def _measured(name: str, gain: Gain, noise: float | None, units: str) -> str:

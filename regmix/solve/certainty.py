@@ -159,13 +159,12 @@ def pulled(
     problem: Problem, best: FloatArray, pull: Pull, rng: np.random.Generator
 ) -> tuple[Pulled, ...]:
     """Where the proposal would go if divergence from the prior cost something."""
-    surrogate, objective = problem.surrogate, problem.objective
-    at_best = surrogate.objective_mean(best[None], objective)[0]
+    at_best = problem.value(best[None])[0]
     found, start = [], best
     for strength in PULLS:
         drawn = replace(problem, kl=strength * pull.spread, prior=pull.prior)
         start = resume(drawn, start, rng)
-        loss = surrogate.objective_mean(start[None], objective)[0] - at_best
+        loss = problem.value(start[None])[0] - at_best
         distance = 0.5 * float(np.abs(start - pull.prior.array()).sum())
         found.append(Pulled(strength, distance, float(loss)))
     return tuple(found)

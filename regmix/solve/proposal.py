@@ -70,7 +70,7 @@ class Pulled:
     distance: float
     """Total variation from natural."""
     loss: float
-    """How much higher the expected objective is than the proposal's."""
+    """How much higher what the search lowers (objective and caution) is than at the proposal."""
 
 
 @dataclass(frozen=True)

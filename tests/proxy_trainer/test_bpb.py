@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from proxy_trainer.data import build
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.shards import DomainTokens
+from proxy_trainer.data.tokenise import is_valid_document
 from proxy_trainer.evals import bpb
 from proxy_trainer.models import hf
 from proxy_trainer.models.gpt import GPT
@@ -46,7 +47,7 @@ def data(built_root: Path) -> tuple[Study, DataManifest]:
 def valid_texts(study: Study, domain: str) -> list[str]:
     path = study.layout.root / "text" / f"{domain}.jsonl"
     texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]
-    return [t for t in texts if build.is_valid_document(t, 0.1)]
+    return [t for t in texts if is_valid_document(t, 0.1)]
 
 
 @torch.no_grad()

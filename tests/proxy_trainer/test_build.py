@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -16,10 +17,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from proxy_trainer import steps
 from proxy_trainer.data import build
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.shards import DomainTokens
+from proxy_trainer.data.tokenise import is_valid_document
 from proxy_trainer.processes import claimed
+from regmix.config import StageConfig
 from regmix.errors import UserError
 from regmix.manifest import DataManifest
 from regmix.study import Study
@@ -76,7 +80,7 @@ def test_manifest_totals_are_those_of_a_direct_count(study: Study) -> None:
         for split in ("train", "valid"):
             part = domain.split(split)
             own = [t for t in documents
-                   if build.is_valid_document(t, 0.1) == (split == "valid")]  # fmt: skip
+                   if is_valid_document(t, 0.1) == (split == "valid")]  # fmt: skip
             assert part.documents == len(own) > 0
             assert part.text_bytes == sum(len(t.encode()) for t in own)
             assert part.tokens == sum(len(tokenizer.encode(t).ids) + 1 for t in own)
@@ -171,7 +175,7 @@ def test_given_valid_sources_are_the_valid_split(tmp_path: Path) -> None:
 
 def test_skipped_documents_are_counted_where_a_file_falls_wholly_into_valid(tmp_path: Path) -> None:
     share = 0.3
-    held_out = next(t for i in range(99) if build.is_valid_document(t := f"only {i}", share))
+    held_out = next(t for i in range(99) if is_valid_document(t := f"only {i}", share))
     write(tmp_path / "a" / "1.jsonl", [f"document {i} {i * i}" for i in range(300)])
     (tmp_path / "a" / "2.jsonl").write_text(
         json.dumps({"text": held_out}) + '\n{"text": null}\n{"text": ""}\n'
@@ -182,13 +186,50 @@ def test_skipped_documents_are_counted_where_a_file_falls_wholly_into_valid(tmp_
     assert domain.train.skipped_empty + domain.valid.skipped_empty == 1
 
 
+def test_an_empty_file_among_others_is_counted_and_said(
+    tmp_path: Path, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    write(tmp_path / "a" / "1.jsonl", [f"document {i} {i * i}" for i in range(300)])
+    study = make(tmp_path, {"a": "train: a, valid_share: 0.2"})
+    whole = build.build(study.layout, study.config)
+    (tmp_path / "a" / "2.jsonl").write_bytes(b"")
+    (tmp_path / "a" / "3.jsonl").write_text('{"text": ""}\n{"txet": "x"}\n{"text": " "}\n')
+    (tmp_path / "a" / "4.jsonl.gz").write_bytes(gzip.compress(b""))
+    command = regmix("data", "build", tmp_path)
+    output, errors = command.communicate(timeout=120)
+    assert command.returncode == 0, errors
+    manifest = build.load_manifest(study.layout, study.config)
+    assert manifest.fingerprint == whole.fingerprint
+    assert stored(study, "a", "train") + stored(study, "a", "valid")
+    train = manifest.domain("a").train
+    assert (train.skipped_no_text, train.skipped_empty) == (1, 2)
+    assert manifest.notes == tuple(
+        f"domain 'a': a/{name} holds no document with text ({no_text} without the text field, "
+        f"{empty} empty)"
+        for name, no_text, empty in (("2.jsonl", 0, 0), ("3.jsonl", 1, 2), ("4.jsonl.gz", 0, 0))
+    )
+    assert all(f"note: {note}" in output for note in manifest.notes)
+    before = state(study)
+    assert build.build(study.layout, study.config) == manifest
+    assert state(study) == before
+
+
+def test_a_file_that_was_emptied_leaves_its_former_text_out(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write(tmp_path / "a" / f"{number}.jsonl", [f"{number} document {i}" for i in range(200)])
+    study = make(tmp_path, {"a": "train: a, valid_share: 0.2"}, "{vocab_size: 260}")
+    build.build(study.layout, study.config)
+    (tmp_path / "a" / "2.jsonl").write_bytes(b"")
+    build.build(study.layout, study.config)
+    found = stored(study, "a", "train") + stored(study, "a", "valid")
+    assert sorted(found) == sorted(texts(tmp_path / "a" / "1.jsonl"))
+
+
 def test_an_empty_valid_split_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    documents = [
-        t for i in range(400) if not build.is_valid_document(t := f"doc {i} {i * i}", 0.02)
-    ]
+    documents = [t for i in range(400) if not is_valid_document(t := f"doc {i} {i * i}", 0.02)]
     write(tmp_path / "a.jsonl", documents)
     study = make(tmp_path, {"a": "train: a.jsonl"})
-    with pytest.raises(UserError, match=r"domain 'a': its valid split is empty; .*valid_share"):
+    with pytest.raises(UserError, match=r"domain 'a': its valid split is empty: .*valid_share"):
         build.build(study.layout, study.config)
     assert not study.layout.manifest.exists()
 
@@ -320,8 +361,91 @@ def test_a_given_tokenizer_that_changed_is_refused(tmp_path: Path) -> None:
 def test_other_domains_than_were_built_are_refused(study: Study) -> None:
     text = study.layout.config.read_text()
     study.layout.config.write_text(text.replace("name: code", "name: programs"))
-    with pytest.raises(UserError, match=r"built for domains prose, sums, code; .*programs"):
+    with pytest.raises(
+        UserError, match=r"built for domains prose, sums, code, but .*programs; run"
+    ):
         build.load_manifest(study.layout, Study.open(study.layout.root).config)
+
+
+CHANGES = {
+    "valid_share: 0.1}\n  - {name: sums": (
+        "valid_share: 0.2}\n  - {name: sums",
+        r"study\.yaml:3: domains\.0\.valid_share was 0\.1 and is now 0\.2: changed since the data",
+    ),
+    "text/code.jsonl, valid": (
+        "[text/code.jsonl, text/prose.jsonl], valid",
+        r"study\.yaml:5: domains\.2\.train was \[.*\] and is now \[.*prose\.jsonl",
+    ),
+    "train: text/sums.jsonl": (
+        "train: {path: text/sums.jsonl, text_field: body}",
+        r'study\.yaml:4: domains\.1\.train\.0\.text_field was its default and is now "body"',
+    ),
+    "vocab_size: 512": (
+        "vocab_size: 600",
+        r"study\.yaml:6: data\.tokenizer\.vocab_size was 512 and is now 600",
+    ),
+}
+
+
+@pytest.mark.parametrize("before", CHANGES)
+def test_settings_changed_since_the_build_are_named_before_anything_is_planned(
+    study: Study, before: str
+) -> None:
+    after, message = CHANGES[before]
+    specs = study.propose().specs
+    text = study.layout.config.read_text()
+    assert before in text
+    study.layout.config.write_text(text.replace(before, after))
+    changed = Study.open(study.layout.root)
+    mixture = specs[0].mixture
+    stage = StageConfig(study=".", mixture="m.yaml", name="final")
+    for attempt in (
+        changed.propose, changed.open_runs, lambda: changed.target_run("t", mixture),
+        lambda: changed.stage_run(stage, mixture), lambda: steps.train(changed, [specs[0].run_id]),
+        lambda: build.load_manifest(changed.layout, changed.config),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            attempt()
+    with pytest.raises(UserError, match="no finished proxy"):  # not of the settings: it may fit
+        changed.observations()
+    study.layout.config.write_text(text)
+    assert Study.open(study.layout.root).propose().new == 0
+
+
+def test_settings_that_shards_do_not_depend_on_may_change(study: Study) -> None:
+    text = study.layout.config.read_text()
+    text = text.replace("{name: prose,", "{name: prose, group: words, tags: [a],")
+    text = text.replace("data: {", "data: {max_missing_text: 0.5, ")
+    text = text.replace("train: text/code.jsonl", "train: [{path: text/code.jsonl}]")
+    study.layout.config.write_text(text.replace("runs: 4", "runs: 5"))
+    changed = Study.open(study.layout.root)
+    assert changed.propose().new
+    assert build.load_manifest(changed.layout, changed.config) == study.manifest
+
+
+def test_building_again_takes_the_new_settings(study: Study) -> None:
+    text = study.layout.config.read_text()
+    study.layout.config.write_text(text.replace("valid_share: 0.1", "valid_share: 0.2"))
+    changed = Study.open(study.layout.root)
+    with pytest.raises(UserError, match=r"domains\.2\.valid_share was 0\.1 and is now 0\.2: chang"):
+        changed.propose()
+    build.build(changed.layout, changed.config)
+    assert Study.open(study.layout.root).propose().new
+
+
+def test_a_manifest_without_settings_is_taken_and_completed_by_the_next_build(
+    study: Study,
+) -> None:
+    raw = json.loads(study.layout.manifest.read_text())
+    del raw["settings"], raw["notes"]
+    study.layout.manifest.write_text(json.dumps(raw))
+    older = Study.open(study.layout.root)
+    assert older.manifest is not None
+    assert older.manifest.settings is None
+    assert older.propose().new
+    found = build.build(older.layout, older.config)
+    assert found == study.manifest
+    assert found.settings == older.config.data_settings()
 
 
 def test_a_manifest_edited_by_hand_is_refused(study: Study) -> None:
@@ -340,6 +464,49 @@ def test_two_workers_build_what_one_builds(
     one = DataManifest.load(Study.open(built_root).layout.manifest)
     assert found.fingerprint == one.fingerprint
     assert found == one
+
+
+def test_domains_with_the_longest_names_are_built(tmp_path: Path) -> None:
+    names = ["数" * 200, "数" * 199 + "学", "é" * 42]
+    for number, name in enumerate(names):
+        write(tmp_path / f"{number}.jsonl", [f"text {i} of {number}" for i in range(200)])
+        assert len(name) <= 200
+    domains = {f'"{n}"': f"train: {i}.jsonl, valid_share: 0.3" for i, n in enumerate(names)}
+    study = make(tmp_path, domains, "{vocab_size: 260}")
+    assert build.build(study.layout, study.config).names == tuple(names)
+    for number, name in enumerate(names):
+        found = stored(study, name, "train") + stored(study, name, "valid")
+        assert sorted(found) == sorted(texts(tmp_path / f"{number}.jsonl"))
+
+
+def test_the_tokenizer_learns_nothing_from_the_valid_split(tmp_path: Path) -> None:
+    share = 0.3
+    documents = [f"document {i}" for i in range(400)]
+    held_out = {t for t in documents if is_valid_document(t + " zyxwvu" * 20, share)}
+    held_out = {t + " zyxwvu" * 20 for t in held_out}
+    plain = [t for t in documents if not is_valid_document(t, share)]
+    write(tmp_path / "a.jsonl", plain + sorted(held_out))
+    study = make(tmp_path, {"a": f"train: a.jsonl, valid_share: {share}"}, "{vocab_size: 280}")
+    assert build.build(study.layout, study.config).domain("a").valid.documents == len(held_out) > 50
+    vocabulary = tokenizers.load(study.layout.tokenizer).get_vocab()
+    assert any("docu" in token for token in vocabulary)
+    assert not any("zy" in token or "wv" in token for token in vocabulary)
+
+
+def test_the_tokenizer_follows_the_valid_share_unless_it_is_older(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [f"document number {i * i}" for i in range(300)])
+    study = make(tmp_path, {"a": "train: a.jsonl, valid_share: 0.2"}, "{vocab_size: 300}")
+    build.build(study.layout, study.config)
+    before = study.layout.tokenizer.read_bytes()
+    other = make(tmp_path, {"a": "train: a.jsonl, valid_share: 0.4"}, "{vocab_size: 300}")
+    build.build(other.layout, other.config)
+    assert study.layout.tokenizer.read_bytes() != before
+    record = study.layout.tokens / "tokenizer_from.json"
+    older = {k: v for k, v in json.loads(record.read_text()).items() if k != "valid_share"}
+    record.write_text(json.dumps(older))
+    kept = study.layout.tokenizer.stat().st_ino
+    build.build(study.layout, study.config)
+    assert study.layout.tokenizer.stat().st_ino == kept
 
 
 def test_a_second_build_at_the_same_time_is_refused(study: Study) -> None:
@@ -403,3 +570,42 @@ def test_killed_in_the_middle_nothing_is_read_and_the_next_build_is_whole(
     assert build.load_manifest(study.layout, study.config) == expected
     assert expected.fingerprint in output
     assert not [p for p in study.layout.tokens.rglob("*") if ".tmp-" in p.name]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_told_with_its_file_and_the_next_build_goes_on(
+    tmp_path: Path, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    if not Path("/proc").exists():
+        pytest.skip("needs /proc to find the worker that holds a file")
+    write(tmp_path / "small.jsonl", [f"small {i} lorem" for i in range(3000)])
+    write(tmp_path / "big.jsonl", [f"big {i} " + "lorem ipsum dolor " * 150 for i in range(6000)])
+    names = {n: f"train: {n}.jsonl" for n in ("small", "big")}
+    study = make(tmp_path, names, "{vocab_size: 270, train_bytes: 10000}")
+    (tmp_path / "study.yaml").write_text(study.layout.config.read_text() + "launch: {workers: 2}\n")
+    command = regmix("data", "build", study.layout.root)
+    small = study.layout.tokens / "small" / "both-00000.json"
+    partial = study.layout.tokens / "big" / ".train-00000.bin.tmp-part"
+    deadline = time.monotonic() + 60
+    while not (small.exists() and partial.exists()):
+        assert command.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    kept = small.stat().st_mtime_ns
+    holder = next(
+        pid for pid in children(command.pid)
+        if any(os.path.realpath(f) == str(partial) for f in Path(f"/proc/{pid}/fd").iterdir())
+    )  # fmt: skip
+    os.kill(holder, signal.SIGKILL)
+    errors = command.communicate(timeout=60)[1]
+    assert command.returncode == 1
+    assert len(errors.splitlines()) == 1
+    assert f"at work: {tmp_path / 'big.jsonl'} (16.3 MB); set launch.workers below 2" in errors
+    assert "run `regmix data build` again" in errors
+    with pytest.raises(UserError, match="no data yet"):
+        build.load_manifest(study.layout, study.config)
+    again = regmix("data", "build", study.layout.root)
+    assert again.communicate(timeout=120) is not None
+    assert again.returncode == 0
+    assert small.stat().st_mtime_ns == kept
+    assert build.load_manifest(study.layout, study.config).domain("big").train.documents > 5000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,6 +81,52 @@ def test_a_held_run_is_left_to_its_holder(study: Study) -> None:
         assert mine
         outcome = train_runs(study.layout, [first, second], workers=2, checkpoint_seconds=NEVER)
     assert outcome == Outcome(done=[second], busy=[first])
+
+
+def test_each_of_two_commands_reports_what_it_trained_itself(
+    copy_study: Callable[..., Study], regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    study = copy_study(tokens=128 * 150)
+    ids = {s.run_id for s in specs(study)}
+    commands = [regmix("train", study.layout.root) for _ in range(2)]
+    outputs = [c.communicate(timeout=120) for c in commands]
+    assert [c.returncode for c in commands] == [0, 0], outputs
+    pattern = re.compile(r"^(\d+) runs trained, 0 failed$", re.MULTILINE)
+    own = [int(pattern.search(out)[1]) for out, _ in outputs]  # type: ignore[index]
+    trained = [len([e for e in read_events(study.layout.run(i).events) if e["type"] == "start"])
+               for i in ids]  # fmt: skip
+    assert trained == [1] * len(ids)
+    assert sum(own) == len(ids)
+    for mine, (out, _) in zip(own, outputs, strict=True):
+        others = re.findall(r"by another command: (\d+) runs trained, (\d+) still in", out)
+        assert mine + sum(int(n) for pair in others for n in pair) <= len(ids)
+
+
+def test_a_run_that_another_command_finished_is_not_counted_as_its_own(study: Study) -> None:
+    first, second = (s.run_id for s in specs(study)[:2])
+    train_runs(study.layout, [first], workers=1, checkpoint_seconds=NEVER)
+    stamp = RunRecord(study.layout.run(first), specs(study)[0]).stamp
+    outcome = train_runs(study.layout, [first, second], workers=2, checkpoint_seconds=NEVER)
+    assert outcome == Outcome(done=[second], elsewhere=[first])
+    assert RunRecord(study.layout.run(first), specs(study)[0]).stamp == stamp
+
+
+def test_a_held_run_that_its_holder_finishes_meanwhile_counts_as_done_elsewhere(
+    study: Study,
+) -> None:
+    first, second = (s.run_id for s in specs(study)[:2])
+    done = study.layout.run(first).done
+    with claimed(study.layout.run(first).lock) as mine:
+        assert mine
+
+        def finish() -> None:
+            if study.layout.run(second).done.exists():
+                done.touch()
+
+        outcome = train_runs(
+            study.layout, [first, second], workers=1, checkpoint_seconds=NEVER, on_poll=finish
+        )
+    assert outcome == Outcome(done=[second], elsewhere=[first])
 
 
 def test_what_stops_a_run_is_told_and_nothing_new_is_started(study: Study) -> None:

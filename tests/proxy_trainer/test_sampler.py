@@ -205,9 +205,24 @@ def test_realised_adds_up(sampler: MakeSampler) -> None:
     for name, r in found.items():
         assert r.tokens == len(read[name]) * CONTEXT
         assert r.realised == len(read[name]) / 200
-        assert r.epochs == pytest.approx(r.tokens / SIZES[name])
+        assert r.epochs == len(read[name]) / ((SIZES[name] - CONTEXT) // CONTEXT)
         assert abs(r.realised - r.requested) < 1 / 200
     assert (found["c"].tokens, found["c"].requested) == (0, 0.0)
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 4, 5, 8, 9])
+def test_epochs_are_passes_also_over_a_domain_of_a_few_blocks(
+    sampler: MakeSampler, blocks: int
+) -> None:
+    made = sampler(0.0, 0.0, 1.0, blocks=blocks)
+    found = made.realised()[2]
+    assert found.epochs == blocks / 4  # 90 tokens in blocks of 16: four fit at every offset
+    starts = made.batch(0, blocks)[:, 0]
+    full = [starts[i : i + 4] for i in range(0, blocks, 4)]
+    assert len(full) == -(-blocks // 4) == int(np.ceil(found.epochs))
+    for one in full:
+        assert len(set(one % CONTEXT)) == 1, "blocks of two passes in one"
+        assert len(set(one)) == len(one), "a block twice in one pass"
 
 
 def test_a_domain_shorter_than_two_contexts_is_an_error_with_its_numbers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,32 @@ def test_what_is_not_parquet_is_named(tmp_path: Path) -> None:
         read("a.parquet", tmp_path)
 
 
+@pytest.mark.parametrize("compression", ["snappy", "zstd", "none"])
+def test_a_damaged_parquet_page_names_file_and_row_group(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"text {i * 7919}" * 9 for i in range(300)]})
+    pq.write_table(table, path, row_group_size=100, compression=compression, use_dictionary=False)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    raw = bytearray(path.read_bytes())
+    middle = column.data_page_offset + column.total_compressed_size // 2
+    raw[middle : middle + 64] = b"\xff" * 64
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=r"a\.parquet: row group 2 of 3: .*(damaged|invalid UTF-8)"):
+        read("a.parquet", tmp_path)
+    path.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(UserError, match=r"a\.parquet: not a parquet file"):
+        read("a.parquet", tmp_path)
+
+
+def test_invalid_utf8_in_a_parquet_column_names_file_row_group_and_byte(tmp_path: Path) -> None:
+    raw = pa.array([b"fine", b"fine", b"fine", b"caf\xe9 noir"], pa.binary())
+    column = pa.StringArray.from_buffers(4, *raw.buffers()[1:])  # pyarrow itself checks no text
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet", row_group_size=2)
+    message = r"a\.parquet: row group 2 of 2: invalid UTF-8 .*0xe9 after 'caf'"
+    with pytest.raises(UserError, match=message):
+        read("a.parquet", tmp_path)
+
+
 def test_folder_and_glob_read_known_files_in_name_order(tmp_path: Path) -> None:
     (tmp_path / "d" / "deep").mkdir(parents=True)
     (tmp_path / "d" / "b.txt").write_text("second")
@@ -105,6 +132,54 @@ def test_hub_reads_local_files_through_datasets(tmp_path: Path) -> None:
     assert list(documents(item, counts)) == TEXTS
     assert counts.empty == 1
     assert item.label == "hub:json"
+
+
+@pytest.mark.parametrize(
+    ("hub", "hub_args"),
+    [
+        ("json", {"data_files": "@/d/x.json"}),
+        ("json", {"data_files": {"train": ["@/d/*.json"]}}),
+        ("json", {"data_files": "x.json", "data_dir": "@/d"}),
+        ("json", {"data_dir": "@/d"}),
+        ("@/d", {}),
+        ("@/d", {"data_files": "x.json"}),
+    ],
+)
+def test_changed_local_files_of_a_dataset_change_its_stamp(
+    tmp_path: Path, hub: str, hub_args: dict[str, object]
+) -> None:
+    def place(value: object) -> object:
+        return json.loads(json.dumps(value).replace("@", tmp_path.as_posix()))
+
+    path = tmp_path / "d" / "x.json"
+    path.parent.mkdir()
+    path.write_bytes(lines(["first"]))
+    source = Source.model_validate({"hub": place(hub), "hub_args": place(hub_args)})
+    [item] = expand(source, tmp_path, "domains.d.train")
+    assert list(documents(item, Counts())) == ["first"]
+    stamps = [item.stamp, item.stamp]
+    path.write_bytes(lines(["first", "second"]))
+    stamps.append(item.stamp)
+    assert list(documents(item, Counts())) == ["first", "second"]
+    os.utime(path, ns=(1, 1))
+    stamps.append(item.stamp)
+    assert stamps[0] == stamps[1]
+    assert len({json.dumps(s) for s in stamps}) == 3
+
+
+@pytest.mark.parametrize(
+    ("hub", "hub_args"),
+    [("owner/name", {"data_dir": "d"}), ("json", {"data_files": "https://host/x.json"})],
+)
+def test_a_remote_dataset_is_stamped_by_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: str, hub_args: dict[str, object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x.json").write_bytes(lines(["not of this dataset"]))
+    source = Source.model_validate({"hub": hub, "hub_args": hub_args})
+    [item] = expand(source, tmp_path, "domains.d.train")
+    assert item.stamp == [source.model_dump(mode="json")]
 
 
 def test_hub_failure_names_the_dataset(tmp_path: Path) -> None:
@@ -200,9 +275,10 @@ def build_with(study: Study, prose: str | bytes) -> None:
     build.build(study.layout, study.config)
 
 
-def test_a_file_without_any_document_fails_the_build(new_study: Callable[..., Study]) -> None:
+def test_a_domain_without_any_document_fails_the_build(new_study: Callable[..., Study]) -> None:
     study = new_study()
-    with pytest.raises(UserError, match=r"domain 'prose': .*prose\.jsonl holds no document"):
+    message = r"domain 'prose': its train split is empty: no document for it in .*prose\.jsonl; add"
+    with pytest.raises(UserError, match=message):
         build_with(study, "")
     assert not study.layout.manifest.exists()
 

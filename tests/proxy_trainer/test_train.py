@@ -254,7 +254,7 @@ def test_a_run_that_another_process_holds_is_left_to_it(study: Study) -> None:
     assert not run.events.exists()
     assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.OK
     before = run.done.stat().st_mtime_ns
-    assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.OK
+    assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.THERE
     assert run.done.stat().st_mtime_ns == before, "trained again"
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from regmix import imports
 from regmix.files import write_json, write_text
+from regmix.intake import create_for_import
 from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest
 from regmix.records import RunRecord
 from regmix.study import Study
@@ -177,3 +179,19 @@ def swarm_files(tmp_path: Path) -> SwarmFiles:
     files = SwarmFiles(tmp_path / "mixtures.csv", tmp_path / "metrics.csv", weights, values)
     files.write()
     return files
+
+
+@pytest.fixture
+def import_study(tmp_path: Path) -> Callable[..., Study]:
+    """``import_study(weights, values, more_yaml)``: a study of runs measured elsewhere."""
+
+    def make(weights: pd.DataFrame, values: pd.DataFrame, more: str = "", name: str = "S") -> Study:
+        files = tmp_path / f"{name}-mixtures.csv", tmp_path / f"{name}-metrics.csv"
+        for frame, path in zip((weights, values), files, strict=True):
+            frame.to_csv(path, index_label="run")
+        study = create_for_import(tmp_path / name, imports.read_csvs(*files), list(files))
+        with study.layout.config.open("a", encoding="utf-8") as stream:
+            stream.write(more)
+        return Study.open(study.layout.root)
+
+    return make

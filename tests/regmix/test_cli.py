@@ -16,6 +16,8 @@ from regmix.cli import main
 from regmix.mixture import MixtureFile
 from regmix.study import Study
 
+FIXTURES = Path(__file__).parent / "imports" / "data"
+
 QUICK = "fit: {regressor: gp, samples: 2000, repeats: 1}\n"
 
 
@@ -197,7 +199,7 @@ def test_a_persons_mistakes_with_a_fit(regmix: Commands, trained: Study, tmp_pat
     assert "did you mean 'bpb/web'" in regmix.refused("fit", root, "--target", "bpb/wbe")
     message = regmix.refused("fit", root, "--regressor", "lgbm")
     assert "unknown regressor 'lgbm'" in message
-    assert "Valid: auto, ensemble, gp, lightgbm, lightgbm-regmix, linear, loglinear" in message
+    assert "did you mean 'lightgbm'?" in message
     assert regmix.done("fit", root)
     faulty = tmp_path / "mixtures.csv"
     faulty.write_text("id,web,code,math\na,0.5,0.5,0\nb,0.5,0.4,0\n", encoding="utf-8")
@@ -247,6 +249,27 @@ def test_faulty_imports_leave_nothing_behind(
     assert not study.exists()
     assert "left out 1 runs" in regmix.done("import", study, *files, "--allow-missing")
     assert len(Study.open(study).observations().weights) == 23
+
+
+def test_runs_of_wandb_and_of_the_harness_come_in(regmix: Commands, tmp_path: Path) -> None:
+    table = ("--runs", FIXTURES / "wandb_runs.csv", "--select", "eval/*")
+    message = regmix.refused("import", tmp_path / "w", *table)
+    assert "column 'eval/samples', run 941550058: " in message
+    assert "leave the column out with --select '!eval/samples'" in message
+    assert not (tmp_path / "w").exists()
+    text = regmix.done(
+        "import", tmp_path / "w", *table, "--select", "!eval/samples", "--weights", "config.mix*"
+    )
+    assert "left out 2 runs that did not finish: 9zcrash0 (crashed)" in text
+    assert "12 runs, 3 domains, 3 metrics" in text
+    assert "better high: acc\nbetter low: loss_code, loss_web\n" in text
+    text = regmix.done(
+        "import", tmp_path / "e", "--mixtures", FIXTURES / "weights.csv",
+        "--metrics", FIXTURES / "lm_eval", "--select", "*/acc",
+    )  # fmt: skip
+    assert "better high: arc_easy/acc, mmlu/acc" in text
+    assert Study.open(tmp_path / "e").observations().metric_names == ("arc_easy/acc", "mmlu/acc")
+    assert "give --mixtures and --metrics, or --runs" in regmix.refused("import", tmp_path / "x")
 
 
 def test_too_few_imported_runs_are_refused_at_the_fit(

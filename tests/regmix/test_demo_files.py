@@ -9,6 +9,7 @@ import pytest
 from regmix.config import load_study
 from regmix.demo import PRESETS, domain_files, study_yaml
 from regmix.errors import UserError
+from regmix.files import TEXT_SUFFIXES
 from regmix.study import Study
 
 
@@ -96,6 +97,12 @@ def test_the_real_corpus_is_one(real_data: Path) -> None:
     found = domain_files(real_data / "corpus")
     assert sorted(found) == ["books", "code", "docs", "knowledge", "math", "wiki"]
     assert all(train.is_file() and valid.is_file() for train, valid in found.values())
+
+
+def test_the_demo_takes_every_file_that_the_trainer_reads(tmp_path: Path) -> None:
+    names = [f"d{i}{suffix}" for i, suffix in enumerate(TEXT_SUFFIXES)]
+    root = corpus(tmp_path, *(f"{split}/{n}" for split in ("train", "valid") for n in names))
+    assert sorted(domain_files(root)) == sorted(f"d{i}" for i in range(len(TEXT_SUFFIXES)))
 
 
 @pytest.mark.parametrize("name", ["math.jsonl.xz", "math.csv"])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -19,7 +22,7 @@ from regmix.config import ModelConfig, TrainConfig
 from regmix.errors import UserError
 from regmix.layout import RunLayout, StudyLayout, folder_name
 from regmix.mixture import Mixture
-from regmix.records import read_events, read_runs
+from regmix.records import RunRecord, read_events, read_runs
 from regmix.runs import RunSpec
 from regmix.status import status, tokens_so_far
 from regmix.study import Study
@@ -174,6 +177,77 @@ def test_rate_and_time_left_from_the_log(study: Study) -> None:
     assert found.eta_seconds == pytest.approx(left / found.tokens_per_second)
 
 
+def log_steps(record: RunRecord, *points: tuple[float, int]) -> None:
+    """A start at the first point (seconds ago, step), then a step event at each of the others."""
+    now = time.time()
+    (ago, step), *rest = points
+    events: list[dict[str, Any]] = [{"type": "start", "step": step, "time": now - ago}]
+    per_step = record.spec.tokens_per_step
+    events += [{"type": "step", "step": n, "tokens": n * per_step, "time": now - t}
+               for t, n in rest]  # fmt: skip
+    with record.layout.events.open("a", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(e) + "\n" for e in events)
+
+
+@contextmanager
+def held(*records: RunRecord) -> Iterator[None]:
+    with ExitStack() as stack:
+        for record in records:
+            lock = stack.enter_context(record.layout.lock.open("a"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_the_rate_of_runs_that_say_little(study: Study) -> None:
+    """One event in ten minutes, and one in forty seconds: both count at their own pace."""
+    slow, slower, *_ = study.runs()
+    per_step = slow.spec.tokens_per_step
+    log_steps(slow, (100, 0), (60, 8), (20, 16))
+    log_steps(slower, (3000, 0), (1500, 5), (900, 11), (300, 15))
+    with held(slow, slower):
+        found = status(study.layout)
+    assert found.tokens_per_second == pytest.approx(per_step * (16 / 80 + 4 / 600), rel=0.01)
+    assert found.eta_seconds == pytest.approx(
+        (found.planned_tokens - 31 * per_step) / found.tokens_per_second
+    )
+
+
+def test_a_resumed_run_counts_from_its_resumption_and_a_still_one_fades(study: Study) -> None:
+    resumed, still, *_ = study.runs()
+    per_step = resumed.spec.tokens_per_step
+    log_steps(resumed, (90_000, 0), (89_000, 10))
+    log_steps(resumed, (30, 10), (10, 14))
+    with held(resumed):
+        rate = status(study.layout).tokens_per_second
+    assert rate == pytest.approx(per_step * 4 / 20, rel=0.01)
+    log_steps(still, (10_030, 0), (10_000, 30))
+    with held(still):
+        os.utime(resumed.layout.events, (0, 0))
+        rate = status(study.layout).tokens_per_second
+    assert rate == pytest.approx(per_step * 30 / 10_000, rel=0.01)
+
+
+def test_a_run_that_has_just_begun_counts_like_others_per_flop(study: Study, worker: Any) -> None:
+    begun, done, *_ = study.runs()
+    larger = study.target_run("larger", study.references()["uniform"])
+    study.add_run(larger)
+    other = next(r for r in study.runs() if r.spec.run_id == larger.run_id)
+    worker.finish(done)
+    seconds = float(done.result()["seconds"])
+    with held(begun):
+        found = status(study.layout)
+    assert found.tokens_per_second == pytest.approx(begun.spec.tokens / seconds)
+    log_steps(other, (40, 0), (20, 10))
+    with held(begun, other):
+        found = status(study.layout)
+    own = 10 * larger.tokens_per_step / 20
+    size = (larger.flops / larger.tokens) / (begun.spec.flops / begun.spec.tokens)
+    assert size > 1.2
+    assert found.tokens_per_second == pytest.approx(own + own * size, rel=0.01)
+    os.utime(other.layout.events, (0, 0))
+    assert status(study.layout).tokens_per_second == 0.0  # nobody is at work
+
+
 def test_a_study_without_runs(tmp_path: Path) -> None:
     found = status(StudyLayout(tmp_path))
     assert (found.runs, found.planned_tokens, found.eta_seconds) == ((), 0, None)
@@ -187,6 +261,20 @@ def test_folder_names_are_single_and_distinct(names: list[str]) -> None:
         assert Path("/tokens") / folder != Path("/tokens")
         assert (Path("/tokens") / folder).parent == Path("/tokens")
         assert folder not in (".", "..")
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "数", "🙂", "%", "."])
+def test_any_valid_name_of_a_domain_has_a_folder_of_its_own(tmp_path: Path, letter: str) -> None:
+    names = [letter * n for n in (1, 28, 29, 42, 43, 84, 86, 199, 200)]
+    names += [letter * 199 + "x", "x" + letter * 199, letter * 198 + "/x"]
+    folders = [StudyLayout(tmp_path).domain_tokens(name) for name in names]
+    assert len(set(folders)) == len(names)
+    for name, folder in zip(names, folders, strict=True):
+        assert folder.parent == tmp_path / "tokens"
+        folder.mkdir(parents=True)
+        (folder / ".train-00000.bin.tmp-part").touch()
+        assert unquote(folder.name) == name or "%~" in folder.name
+        assert folder_name(folder.name) != folder.name or "%" not in folder.name
 
 
 def test_run_layout_names_its_files(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regmix import fit, imports
+from regmix import fit, imports, yaml_io
+from regmix.comparison import gains, measured
 from regmix.config import (
     FitConfig,
     ModelConfig,
@@ -25,8 +26,11 @@ from regmix.config import (
     StudyConfig,
 )
 from regmix.errors import UserError
+from regmix.intake import create_for_import
 from regmix.mixture import Mixture, MixtureFile
-from regmix.study import Study, create_for_import
+from regmix.objective import Objective
+from regmix.report import render
+from regmix.study import Study
 from regmix.template import write_template
 
 Make = Callable[..., Study]
@@ -347,6 +351,30 @@ def test_a_larger_model_alone_does_not_hide_the_comparison(trained: Study, worke
     assert set(found.values["mixture"]) == {"proposal", "natural", "uniform"}
 
 
+def test_an_objective_that_larger_models_lack_is_said_and_not_a_crash(
+    trained: Study, worker: Any
+) -> None:
+    for record in trained.runs():
+        worker.log(record, {"arc/acc": 0.5 + record.spec.mixture["web"] / 4})
+    fit = trained.fit("arc/acc", settings=QUICK)
+    for name, mixture in {"proposal": trained.best(), **trained.references()}.items():
+        spec = trained.target_run(name, mixture)
+        trained.add_run(spec)
+        _finish_target(trained, worker, spec.run_id, 2.0)
+    found = trained.comparison()
+    assert found is not None
+    assert found.unmeasured == ("arc/acc",)
+    assert found.values["objective"].isna().all()
+    assert found.values["bpb/web"].tolist() == [2.0, 2.0, 2.0]
+    assert gains(fit.proposal, found) == {}
+    never = Objective(("never/measured",), (1.0,), (1,))
+    elsewhere = measured(trained.store, never, trained.references())
+    assert elsewhere is not None
+    assert elsewhere.unmeasured == never.metrics
+    page = render(trained)
+    assert "were not all measured on arc/acc, which the objective needs" in page
+
+
 def _finish_target(study: Study, worker: Any, run_id: str, value: float) -> None:
     record = next(r for r in study.runs() if r.spec.run_id == run_id)
     worker.finish(record, {f"bpb/{d}": value for d in study.domains})
@@ -359,6 +387,11 @@ def test_a_mixture_file_stays_in_its_folder(trained: Study, name: str) -> None:
     assert trained.fit(settings=QUICK).fit_id
     with pytest.raises(UserError, match="no fit"):
         trained.latest_fit(f"../fits/{trained.latest_fit().fit_id}")
+
+
+def test_a_mixture_file_with_too_long_a_name_is_refused(trained: Study) -> None:
+    with pytest.raises(UserError, match=r"数\.yaml: no file can be written there \(File name too"):
+        trained.fit(settings=QUICK, name="数" * 200)
 
 
 def test_a_noisy_swarm_is_called_a_coin_toss(make_study: Make, worker: Any) -> None:
@@ -406,6 +439,36 @@ def test_sizes_are_checked_when_a_study_is_opened(
         Study.open(path.parent)
 
 
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("objective:\n  weights:\n    bpb/web: 1\n    bpb/cod: 1\n",
+         r"study\.yaml:21: objective\.weights\.bpb/cod: unknown metric 'bpb/cod'; did you mean "
+         r"'bpb/code'\? Valid: bpb/code, bpb/math, bpb/web"),
+        ("objective: {directions: {bpb/mth: lower}}\n",
+         r"study\.yaml:18: objective\.directions\.bpb/mth: unknown metric.*'bpb/math'"),
+    ],
+)  # fmt: skip
+def test_an_objective_on_a_domain_that_is_not_there_is_found_at_once(
+    make_study: Make, objective: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_study(objective)
+
+
+def test_metrics_that_may_be_measured_elsewhere_are_left_to_the_fit(
+    make_study: Make, swarm_files: Any, tmp_path: Path
+) -> None:
+    assert make_study("objective: {weights: {mmlu/acc: 1}}\n", folder="tasks").domains
+    sources = [swarm_files.mixtures, swarm_files.metrics]
+    study = create_for_import(tmp_path / "elsewhere", imports.read_csvs(*sources), sources)
+    for folder in (study.layout.root, make_study(folder="both").layout.root):
+        create_for_import(folder, imports.read_csvs(*sources), sources)
+        with (folder / "study.yaml").open("a", encoding="utf-8") as stream:
+            stream.write("objective: {weights: {bpb/pile: 1}}\n")
+        assert Study.open(folder).config.objective.weights == {"bpb/pile": 1.0}
+
+
 def test_what_is_no_study_is_refused(tmp_path: Path, make_study: Make) -> None:
     with pytest.raises(UserError, match=r"no study\.yaml in it; `regmix init .*` writes one"):
         Study.open(tmp_path)
@@ -417,7 +480,9 @@ def test_what_is_no_study_is_refused(tmp_path: Path, make_study: Make) -> None:
 
 def test_data_built_for_other_domains_are_refused(make_study: Make) -> None:
     study = make_study(tokens={"web": 10, "code": 20})
-    with pytest.raises(UserError, match="built for web, code, but the study names web, code, math"):
+    with pytest.raises(
+        UserError, match=r"built for domains web, code, but .* names web, code, math"
+    ):
         study.propose()
 
 
@@ -428,3 +493,16 @@ def test_the_template_opens_in_any_folder(tmp_path: Path, folder: str) -> None:
     assert study.domains == ("web", "code")
     with pytest.raises(UserError, match="is there already"):
         write_template(path.parent)
+
+
+def test_an_unknown_regressor_is_found_when_the_study_is_opened(make_study: Make) -> None:
+    path = make_study().layout.config
+    raw = yaml_io.load(path)
+    raw["fit"] = {**raw.get("fit", {}), "regressor": "lightgmb"}
+    path.write_text(yaml_io.dump(raw), encoding="utf-8")
+    with pytest.raises(
+        UserError,
+        match=r"study\.yaml:\d+: fit\.regressor: unknown regressor 'lightgmb'; "
+        r"did you mean 'lightgbm'",
+    ):
+        Study.open(path.parent)

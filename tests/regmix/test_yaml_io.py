@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -22,6 +24,16 @@ HEX = st.text("0123456789abcdef", min_size=12, max_size=12)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("yaml")
+
+
+@pytest.fixture(params=["CSafeLoader", "SafeLoader"], autouse=True, scope="module")
+def parser(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With libyaml and without it: everything here holds for both."""
+    if not hasattr(yaml, request.param):
+        pytest.skip("PyYAML was built without libyaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml_io, "_LOADER", yaml_io._strict(getattr(yaml, request.param)))
+        yield
 
 
 @given(st.dictionaries(TEXT, VALUES, min_size=1, max_size=5))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from regmix.comparison import Comparison
+from regmix.comparison import Comparison, gains
 from regmix.mixture import Mixture
 from regmix.objective import Objective
 from regmix.observations import Observations
@@ -79,7 +79,7 @@ def test_predicted_gain_is_reference_minus_proposal_with_independent_errors() ->
 
 
 def test_gains_are_paired_by_seed_whatever_the_order_of_the_rows() -> None:
-    found = frames.gains(hand_made_comparison(), hand_made_fit().proposal)
+    found = gains(hand_made_fit().proposal, hand_made_comparison())
     assert set(found) == {"natural"}, "uniform shares no seed with the proposal"
     assert found["natural"].by_seed == pytest.approx({0: 0.2, 1: 0.35})
     assert found["natural"].predicted == pytest.approx(0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -39,9 +41,6 @@ def test_numbers() -> None:
     assert text.signed(-0.00001, 3) == "0.000"
     assert text.signed(0.25, 2) == "+0.25"
     assert text.signed(None, 2) == "–"
-    assert text.amount(15_230_000) == "15.2M"
-    assert text.duration(59) == "59 s"
-    assert text.duration(3 * 3600 + 12 * 60) == "3 h 12 min"
     assert text.chance(0.9999) == "over 99%"
     assert text.chance(0.5) == "50%"
     assert text.short("x" * 200) == "x" * 17 + "…" + "x" * 8
@@ -107,4 +106,6 @@ def test_missing_measurements_are_named() -> None:
     assert "not yet checked" in text.measured(comparison("proposal"), {}, 0.01, "")
     gains = {"natural": Gain("natural", {0: 0.1}, 0.1, 0.01)}
     said = text.measured(comparison("proposal", "natural", "uniform"), gains, 0.01, "")
+    lacking = replace(comparison("proposal", "natural"), unmeasured=("mmlu/acc",))
+    assert "not all measured on mmlu/acc, which" in text.measured(lacking, {}, 0.01, "")
     assert "not measured against uniform with the same seed" in said

@@ -12,17 +12,17 @@ import pytest
 
 from regmix import imports
 from regmix.errors import UserError
-from regmix.study import create_for_import
+from regmix.intake import create_for_import
 
 
 def test_frames_are_joined_by_id(swarm_files: Any) -> None:
     swarm_files.write(values=swarm_files.values.iloc[::-1])
     found = imports.read_csvs(swarm_files.mixtures, swarm_files.metrics)
     assert list(found.weights.index) == list(found.metrics.index) == list(swarm_files.weights.index)
-    pd.testing.assert_frame_equal(
-        found.metrics, swarm_files.values, check_names=False, check_exact=True
-    )
-    pd.testing.assert_frame_equal(found.weights, swarm_files.weights, check_names=False)
+    expected = swarm_files.values[["acc", "loss"]]
+    pd.testing.assert_frame_equal(found.metrics, expected, check_names=False, check_exact=True)
+    expected = swarm_files.weights[["code", "math", "web"]]
+    pd.testing.assert_frame_equal(found.weights, expected, check_names=False)
     assert found.notes == ()
 
 
@@ -32,14 +32,14 @@ def test_known_prefixes_are_stripped(swarm_files: Any) -> None:
         swarm_files.values.add_prefix("metric/").add_suffix("_val_loss"),
     )
     found = imports.read_csvs(swarm_files.mixtures, swarm_files.metrics)
-    assert list(found.weights) == ["web", "code", "math"]
-    assert list(found.metrics) == ["loss", "acc"]
+    assert list(found.weights) == ["code", "math", "web"]
+    assert list(found.metrics) == ["acc", "loss"]
 
 
 def test_a_prefix_that_only_some_columns_have_is_part_of_the_name(swarm_files: Any) -> None:
     swarm_files.write(swarm_files.weights.rename(columns={"web": "train_web"}))
     found = imports.read_csvs(swarm_files.mixtures, swarm_files.metrics)
-    assert list(found.weights) == ["train_web", "code", "math"]
+    assert list(found.weights) == ["code", "math", "train_web"]
 
 
 def test_rounded_rows_are_corrected_and_noted(swarm_files: Any) -> None:
@@ -127,6 +127,9 @@ def test_faulty_mixtures_are_refused(
         (lambda m: m.rename(index={"r04": "r03"}), r"metrics\.csv: 'run' names run r03 twice"),
         (lambda m: m[[]], r"metrics\.csv: no column but ids \(run\)"),
         (lambda m: m.rename(columns={"loss": "seed"}), r"metric 'seed' is named like a column"),
+        *((lambda m, name=name: m.add_prefix("metric/").rename(columns={"metric/loss":
+           f"metric/{name}"}), rf"metric '{name}' is named like a column")
+          for name in ("name", "index", "id", "run", "run_id")),
         (lambda m: m.assign(loss_std=m["loss"]), r"'loss_std' stands beside 'loss'"),
     ],
 )  # fmt: skip
@@ -164,11 +167,11 @@ def test_allow_missing_leaves_out_and_says_which(swarm_files: Any) -> None:
     values = spoil(swarm_files.values.drop(index="r01"), 4, "loss", None)
     swarm_files.write(swarm_files.weights.drop(index="r09"), values)
     found = imports.read_csvs(swarm_files.mixtures, swarm_files.metrics, allow_missing=True)
-    left_out = {"r01", "r05", "r09"}
-    assert set(found.weights.index) == set(swarm_files.weights.index) - left_out
+    left_out = {"r01": "r01", "r05": "r05 (loss)", "r09": "r09"}
+    assert set(found.weights.index) == set(swarm_files.weights.index) - set(left_out)
     assert list(found.weights.index) == list(found.metrics.index)
-    for run in left_out:
-        assert sum(note.endswith(f": {run}") for note in found.notes) == 1, found.notes
+    for shown in left_out.values():
+        assert sum(note.endswith(f": {shown}") for note in found.notes) == 1, found.notes
 
 
 def test_mixtures_are_put_in_the_order_that_is_asked(swarm_files: Any) -> None:
@@ -206,6 +209,37 @@ def test_an_import_is_kept_once(swarm_files: Any, tmp_path: Path) -> None:
     assert len(list(study.layout.imports.iterdir())) == 1
     assert len(study.observations().weights) == 24
     assert study.store.ingest() == 0
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace("r03,", "r99,"),
+        lambda text: text.replace("2.", "3.", 1),
+        lambda text: text.replace(",2.", ",", 1),
+        lambda text: text.replace("loss", "perplexity"),
+        lambda text: "\n".join(text.splitlines()[:-1]) + "\n",
+    ],
+)
+def test_a_file_that_was_changed_after_the_import_is_noticed(
+    swarm_files: Any, tmp_path: Path, edit: Callable[[str], str]
+) -> None:
+    sources = [swarm_files.mixtures, swarm_files.metrics]
+    runs = imports.read_csvs(*sources)
+    study = create_for_import(tmp_path / "study", runs, sources)
+    assert len(study.observations().weights) == 24
+    path = study.layout.imports / runs.stamp / "metrics.csv"
+    before = path.read_text("utf-8")
+    path.write_text(edit(before), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"{runs.stamp}: its files were changed") as e:
+        study.observations()
+    assert "delete this folder and run `regmix import` again" in str(e.value)
+    assert str(swarm_files.metrics) in str(e.value)
+    path.write_text("\n".join([before.splitlines()[0], *before.splitlines()[:0:-1]]), "utf-8")
+    assert len(study.observations().weights) == 24, "the order of rows means nothing"
+    path.unlink()
+    with pytest.raises(UserError, match=r"metrics\.csv: no such file"):
+        study.observations()
 
 
 def test_a_second_import_adds_runs_but_never_replaces_one(swarm_files: Any, tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""The data build's tasks in worker processes, and what to say when one of those is killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from proxy_trainer.data.tokenise import Task, tokenise
+from proxy_trainer.processes import die_with_parent
+from regmix.errors import RegmixError
+
+_at_work: Any = None
+"""In a worker: a byte per task, shared with the command, 1 while the task is carried out."""
+
+
+def carry_out(
+    tasks: Sequence[Task], workers: int, on_done: Callable[[Task, dict[str, Any]], None]
+) -> None:
+    """Tokenise inputs, ``workers`` at a time, and hand every result on as it comes.
+
+    Raises:
+        UserError: what stood in the way of one of them; those not begun are left.
+        RegmixError: a worker was killed; what was finished is kept by its marker.
+    """
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    context = multiprocessing.get_context("spawn")
+    at_work = context.RawArray("b", len(tasks))
+    workers = min(workers, len(tasks))
+    with ProcessPoolExecutor(workers, context, _begin, (at_work,)) as pool:
+        try:
+            futures: dict[Future[dict[str, Any]], Task] = {
+                pool.submit(_work, number, task): task for number, task in enumerate(tasks)
+            }
+            for future in as_completed(futures):
+                on_done(futures[future], future.result())
+        except BrokenProcessPool as exc:
+            begun = [task for task, flag in zip(tasks, at_work, strict=True) if flag]
+            raise _killed(tasks[0], begun, workers) from exc
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _begin(at_work: Any) -> None:
+    global _at_work
+    _at_work = at_work
+    die_with_parent()
+
+
+def _work(number: int, task: Task) -> dict[str, Any]:
+    _at_work[number] = 1
+    try:
+        return tokenise(task)
+    finally:  # not reached in a process that is killed, which is the point
+        _at_work[number] = 0
+
+
+def _killed(any_task: Task, begun: list[Task], workers: int) -> RegmixError:
+    """What happened, to which inputs (the largest first), and what to do about it."""
+    begun = sorted(begun, key=lambda task: task.item.size, reverse=True)
+    what = ", ".join(f"{t.item.label} ({t.item.size / 1e6:,.1f} MB)" for t in begun)
+    fewer = f"set launch.workers below {workers} in {any_task.layout.config}, or "
+    return RegmixError(
+        f"{any_task.layout.tokens}: a worker process was killed from outside, most often by the "
+        f"system for want of memory; at work: {what or 'none, it was starting'}; "
+        f"{fewer if workers > 1 else ''}split the file into smaller ones; "
+        "run `regmix data build` again, it keeps what is finished"
+    )
