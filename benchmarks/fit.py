@@ -79,7 +79,7 @@ def _timed(work: Callable[[Any], dict[str, Any]], argument: Any) -> dict[str, An
 def whole_fit(folder: Path) -> dict[str, Any]:
     """Import and fit as the commands do; seconds of the fit alone."""
     from regmix.imports import read_csvs
-    from regmix.study import create_for_import
+    from regmix.intake import create_for_import
 
     sources = [folder / "train_mixture_1m.csv", folder / "train_pile_loss_1m.csv"]
     with tempfile.TemporaryDirectory() as place:
@@ -153,7 +153,7 @@ def _restart(x: Any, y: Any) -> float:
 def large_fit(_: None) -> dict[str, Any]:
     """512 runs of 64 domains and 110 metrics: power laws with noise."""
     from regmix.imports import read_csvs
-    from regmix.study import create_for_import
+    from regmix.intake import create_for_import
 
     rng = np.random.default_rng(0)
     x = rng.dirichlet(np.full(64, 0.4), size=512)

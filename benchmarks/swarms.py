@@ -14,6 +14,7 @@ their range), seconds on one core.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -76,16 +77,18 @@ def run(work: Any, jobs: list[Any]) -> pd.DataFrame:
     """Carry out the jobs, one core each."""
     cores = sorted(os.sched_getaffinity(0))
     rows: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(len(cores), initializer=_pin) as pool:
+    free: multiprocessing.Queue[int] = multiprocessing.Queue()
+    for core in cores:
+        free.put(core)
+    with ProcessPoolExecutor(len(cores), initializer=_pin, initargs=(free,)) as pool:
         for found in pool.map(work, jobs):
             rows += found
     return pd.DataFrame(rows)
 
 
-def _pin() -> None:
+def _pin(free: multiprocessing.Queue[int]) -> None:
     """One core a process, so that seconds mean the same for every regressor."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
+    os.sched_setaffinity(0, {free.get()})
 
 
 def read_regmix(folder: Path) -> Swarm:

@@ -206,7 +206,7 @@ def import_(
 ) -> None:
     """Take in runs that were measured elsewhere; creates the study if there is none."""
     from regmix import console, imports
-    from regmix.study import create_for_import
+    from regmix.intake import create_for_import
 
     found = imports.read(
         mixtures=mixtures,
@@ -279,13 +279,13 @@ def pareto(
     ] = None,
 ) -> None:
     """Trade one group of metrics against another: the front of mixtures, as CSV and PNG."""
-    from regmix import console, report, views
+    from regmix import console, report
     from regmix.study import Study
 
     with console.TerminalDisplay().stage("Front") as progress:
         found = Study.open(study).pareto(x, y, points=points, folder=output, progress=progress)
     assert found.csv is not None
-    views.show_pareto(found, report.front_png(found, found.csv.with_suffix(".png")))
+    console.show_pareto(found, report.front_png(found, found.csv.with_suffix(".png")))
 
 
 @app.command()
@@ -296,7 +296,7 @@ def diagnose(
     """What the swarm can and cannot say, and what to do next."""
     import json
 
-    from regmix import console, views
+    from regmix import console
     from regmix.study import Study
 
     opened = Study.open(study)
@@ -305,7 +305,7 @@ def diagnose(
         return
     with console.TerminalDisplay().stage("Learning curve") as progress:
         found = opened.diagnose(progress)
-    views.show_diagnosis(found)
+    console.show_diagnosis(found)
 
 
 @app.command()

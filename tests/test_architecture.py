@@ -34,9 +34,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("regmix.decision", "regmix.results", "regmix.status", "regmix.store"),
     ("regmix.comparison", "regmix.diagnose", "regmix.pareto"),
     ("regmix.study",),
+    ("regmix.intake",),
     ("regmix.demo", "regmix.export", "regmix.report", "regmix.template", "regmix.testing"),
     ("regmix.console",),
-    ("regmix.views",),
     ("regmix.cli",),
 )
 """From the bottom up; a module imports only what stands below it, or its own package."""

@@ -13,9 +13,10 @@ import pytest
 
 from regmix import imports
 from regmix.files import write_json, write_text
+from regmix.intake import create_for_import
 from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest
 from regmix.records import RunRecord
-from regmix.study import Study, create_for_import
+from regmix.study import Study
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 TOKENS = {"web": 600_000, "code": 300_000, "math": 100_000}

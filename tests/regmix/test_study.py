@@ -26,10 +26,11 @@ from regmix.config import (
     StudyConfig,
 )
 from regmix.errors import UserError
+from regmix.intake import create_for_import
 from regmix.mixture import Mixture, MixtureFile
 from regmix.objective import Objective
 from regmix.report import render
-from regmix.study import Study, create_for_import
+from regmix.study import Study
 from regmix.template import write_template
 
 Make = Callable[..., Study]

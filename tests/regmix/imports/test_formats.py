@@ -14,8 +14,9 @@ from regmix import imports
 from regmix.config import ObjectiveConfig
 from regmix.direction import of_name, sign
 from regmix.errors import UserError
+from regmix.intake import create_for_import
 from regmix.objective import Objective
-from regmix.study import Study, create_for_import
+from regmix.study import Study
 
 DATA = Path(__file__).parent / "data"
 

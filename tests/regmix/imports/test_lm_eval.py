@@ -14,7 +14,7 @@ import pytest
 from regmix import imports
 from regmix.errors import UserError
 from regmix.imports import Choice
-from regmix.study import create_for_import
+from regmix.intake import create_for_import
 
 DATA = Path(__file__).parent / "data"
 OLDER = "results_2025-03-01T08-00-00.000001.json"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from regmix import imports
 from regmix.config import FitConfig
 from regmix.imports import Choice, ImportedRuns
-from regmix.study import create_for_import
+from regmix.intake import create_for_import
 
 DATA = Path(__file__).parent / "data"
 EVAL = Choice(metrics=("eval/*", "!eval/samples"))

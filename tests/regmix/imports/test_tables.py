@@ -12,7 +12,7 @@ import pytest
 
 from regmix import imports
 from regmix.errors import UserError
-from regmix.study import create_for_import
+from regmix.intake import create_for_import
 
 
 def test_frames_are_joined_by_id(swarm_files: Any) -> None:

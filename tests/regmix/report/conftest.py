@@ -15,10 +15,11 @@ import pytest
 from regmix import imports, sizes
 from regmix.config import FitConfig
 from regmix.files import write_json, write_text
+from regmix.intake import create_for_import
 from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest
 from regmix.mixture import Mixture
 from regmix.runs import RunSpec
-from regmix.study import Study, create_for_import
+from regmix.study import Study
 
 QUICK = FitConfig(regressor="gp", samples=500, top_k=20, repeats=1)
 NASTY = ("<script>alert(1)</script>", "a&b", "cost$in$and^_", "数学")

@@ -21,11 +21,12 @@ from regmix.config import FitConfig
 from regmix.errors import UserError
 from regmix.files import write_text
 from regmix.fit import FitResult
+from regmix.intake import create_for_import
 from regmix.mixture import Mixture
 from regmix.objective import Objective
 from regmix.regressors import create
 from regmix.report import figures, render, write
-from regmix.study import Study, create_for_import
+from regmix.study import Study
 from regmix.surrogate import FittedMetric, Scores, Surrogate
 
 QUICK = FitConfig(regressor="gp", samples=500, top_k=20, repeats=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from rich.markup import escape
 
-from regmix.console import console, say, table
+from regmix.console.terminal import console, say, show, table
 from regmix.diagnose import Curve, Diagnosis, Kind
 from regmix.pareto import WEIGHT, Pareto, Side
 
@@ -29,13 +29,13 @@ def show_pareto(found: Pareto, png: Path) -> None:
     for number, row in _thinned(found.front).iterrows():
         weights = (f"{row[f'{WEIGHT}{d}']:.3f}" for d in domains)
         shown.add_row(f"{number}", *_cells(row), f"{row['nearest_distance']:.3f}", *weights)
-    console.print(shown)
+    show(shown)
     shown = table(None, "beside it", x, y, "nearest run", "behind by", "gain left", "gain down")
     for name, row in found.points.iterrows():
         gains = (_gain(row[g]) for g in ("behind", "gain_x", "gain_y"))
         label = f"{name}" if row["allowed"] else f"{name} (not allowed)"
         shown.add_row(escape(label), *_cells(row), f"{row['nearest_distance']:.3f}", *gains)
-    console.print(shown)
+    show(shown)
     say(
         f"[dim]behind by: what both sides would gain at once on the front; gain left, down: what "
         f"{escape(x)}, {escape(y)} alone would[/dim]"
@@ -125,4 +125,4 @@ def _show_curve(curve: Curve) -> None:
                   *map(str, curve.points.index))  # fmt: skip
     for name, column in (("Spearman", "spearman"), ("± std", "std")):
         shown.add_row(name, *(f"{v:.3f}" for v in curve.points[column]))
-    console.print(shown)
+    show(shown)

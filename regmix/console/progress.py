@@ -1,0 +1,111 @@
+"""Progress bars with the time that is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from regmix.console.terminal import console
+from regmix.quantities import duration
+from regmix.records import RunRecord
+from regmix.status import tokens_so_far
+from regmix.study import Study
+
+POLL_SECONDS = 0.5
+
+
+class _Eta(ProgressColumn):
+    """Time left at the mean rate since the bar began; what was done before does not count."""
+
+    def render(self, task: Task) -> Text:
+        done = task.completed - task.fields.get("begun", 0.0)
+        if not task.total or done <= 0 or task.finished:
+            return Text("")
+        left = (task.elapsed or 0.0) * (task.total - task.completed) / done
+        return Text(f"ETA {duration(left)}")
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<20}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        _Eta(),
+        console=console,
+    )
+
+
+class TerminalDisplay:
+    """Progress bars, one a stage."""
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar over countable work; yields ``progress(done, total)``."""
+        with _bar() as bar:
+            task = bar.add_task(title, total=1, note="")
+
+            def progress(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total, note=f"{done}/{total}")
+
+            yield progress
+            total = bar.tasks[0].total or 1
+            bar.update(task, completed=total)
+
+    @contextmanager
+    def training(
+        self, study: Study, run_ids: Sequence[str], title: str
+    ) -> Iterator[Callable[[], None]]:
+        """A bar over the tokens of some runs; yields what to call while they train."""
+        records = {r.spec.run_id: r for r in study.runs() if r.spec.run_id in set(run_ids)}
+        with _bar() as bar:
+            watch = _Watch(records)
+            total = sum(r.spec.flops for r in records.values())
+            task = bar.add_task(escape(title), total=total, note="", begun=watch.look()[0])
+
+            def poll(*, now: bool = False) -> None:
+                if watch.due() or now:
+                    work, note = watch.look()
+                    bar.update(task, completed=work, note=note)
+
+            poll(now=True)
+            yield poll
+            poll(now=True)
+
+
+class _Watch:
+    """Reads how far runs are, a few times a second; finished ones are read once."""
+
+    def __init__(self, records: dict[str, RunRecord]) -> None:
+        self._records = records
+        self._done: set[str] = set()
+        self._next = 0.0
+
+    def due(self) -> bool:
+        """Whether it is time to look again."""
+        return time.monotonic() >= self._next
+
+    def look(self) -> tuple[float, str]:
+        """FLOPs so far and a note for the bar."""
+        self._next = time.monotonic() + POLL_SECONDS
+        work = failed = 0.0
+        for run_id, record in self._records.items():
+            if run_id not in self._done and record.status in ("done", "failed"):
+                self._done.add(run_id)
+            share = 1.0 if run_id in self._done else tokens_so_far(record) / record.spec.tokens
+            work += share * record.spec.flops
+            failed += record.status == "failed"
+        note = f"{len(self._done)}/{len(self._records)} runs"
+        return work, note + (f", {failed:.0f} failed" if failed else "")

@@ -1,0 +1,147 @@
+"""Data, runs and imports: what was planned, what is there, what was left out."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pandas as pd
+from rich.markup import escape
+
+from regmix.console.terminal import say, show, show_notes, table
+from regmix.direction import sign
+from regmix.errors import RegmixError
+from regmix.imports import ImportedRuns
+from regmix.manifest import DataManifest
+from regmix.quantities import amount, duration, flops
+from regmix.records import RunRecord
+from regmix.runs import RunSpec
+from regmix.status import StudyStatus
+from regmix.study import Proposed, Study
+
+
+def show_proposed(proposed: Proposed) -> None:
+    """What ``propose`` planned."""
+    roles = pd.Series([s.role for s in proposed.specs]).value_counts()
+    parts = ", ".join(f"{count} {role}" for role, count in roles.items())
+    first = proposed.specs[0]
+    tokens = sum(s.tokens for s in proposed.specs)
+    work = sum(s.flops for s in proposed.specs)
+    say(f"{len(proposed.specs)} runs ({parts}), {proposed.new} of them new")
+    say(
+        f"proxy: {amount(first.model.parameters)} non-embedding parameters, "
+        f"{amount(first.tokens)} tokens; all runs: {amount(tokens)} tokens, "
+        f"{flops(work)}"
+    )
+    say(
+        f"space: {proposed.acceptance:.0%} of the drawn mixtures were allowed as they fell, "
+        f"{proposed.pulled} were pulled inside"
+    )
+    for note in proposed.notes:
+        say(f"[yellow]note:[/yellow] {escape(note)}")
+
+
+def show_status(status: StudyStatus) -> None:
+    """How far a study is."""
+    states = ("done", "running", "waiting", "stopped", "failed")
+    say("   ".join(f"{status.count(s)} {s}" for s in states))
+    rate, eta = status.tokens_per_second, status.eta_seconds
+    if rate:
+        left = f", ETA {duration(eta)}" if eta else ""
+        say(f"{amount(rate)} tokens/s{left}")
+    say(f"{amount(status.done_tokens)} of {amount(status.planned_tokens)} tokens")
+    for run in status.runs:
+        if run.state == "failed":
+            say(f"[red]failed[/red] {run.run_id} {escape(run.name)}: {escape(run.reason)}")
+        if run.state == "running":
+            say(f"running {run.run_id} {escape(run.name)} {run.tokens / run.planned:.0%}")
+
+
+def show_manifest(manifest: DataManifest) -> None:
+    """What the shards hold, per domain."""
+    shown = table("Tokens", "domain", "train", "documents", "bytes/token", "valid", "skipped")
+    natural = manifest.natural()
+    for d in manifest.domains:
+        skipped = sum(s.skipped_empty + s.skipped_no_text for s in (d.train, d.valid))
+        shown.add_row(
+            f"{escape(d.name)} ({natural[d.name]:.1%})", amount(d.train.tokens),
+            amount(d.train.documents), f"{d.train.text_bytes / d.train.tokens:.2f}",
+            amount(d.valid.tokens), str(skipped),
+        )  # fmt: skip
+    show(shown)
+    show_notes(manifest.notes)
+    say(f"vocabulary {manifest.vocab_size}, data {manifest.fingerprint}")
+
+
+class Outcome(Protocol):
+    """How the runs of one training command ended: run ids; `proxy_trainer.launch` has it."""
+
+    done: list[str]
+    failed: list[str]
+    busy: list[str]
+    elsewhere: list[str]
+
+
+def show_trained(study: Study, outcome: Outcome) -> None:
+    """How a training command ended: what it did itself, and what another one did meanwhile."""
+    say(f"{len(outcome.done)} runs trained, {len(outcome.failed)} failed")
+    if outcome.elsewhere or outcome.busy:
+        say(
+            f"by another command: {len(outcome.elsewhere)} runs trained, "
+            f"{len(outcome.busy)} still in training"
+        )
+    for run_id in outcome.failed:
+        say(f"[red]failed[/red] {run_id}: see {escape(str(study.layout.run(run_id).failed))}")
+
+
+def show_import(study: Study, runs: ImportedRuns) -> None:
+    """What was taken in, and which way round every metric counts."""
+    show_notes(runs.notes)
+    say(
+        f"{len(runs.weights)} runs, {runs.weights.shape[1]} domains, {runs.metrics.shape[1]} "
+        f"metrics in {escape(str(study.layout.root))}"
+    )
+    given = study.config.objective.directions
+    told = {**runs.directions, **given}
+    names = list(map(str, runs.metrics))
+    high = [m for m in names if sign(m, given) < 0]
+    low = [m for m in names if m in told and m not in high]
+    silent = [m for m in names if m not in told and m not in high]
+    for words, group in (
+        ("better high", high),
+        ("better low", low),
+        ("counted as better low, for their names do not tell (objective.directions in study.yaml "
+         "does)", silent),
+    ):  # fmt: skip
+        if group:
+            more = f" … ({len(group)} in all)" if len(group) > 6 else ""
+            say(f"{words}: {escape(', '.join(group[:6]))}{more}")
+
+
+def show_plan(spec: RunSpec) -> None:
+    """What a single run will train."""
+    say(
+        f"{escape(spec.name)}: {amount(spec.model.parameters)} non-embedding parameters, "
+        f"{amount(spec.tokens)} tokens, {flops(spec.flops)}, run {spec.run_id}"
+    )
+
+
+def show_model(study: Study, spec: RunSpec) -> None:
+    """A finished run's metrics and where its model is.
+
+    Raises:
+        RegmixError: the run did not finish.
+    """
+    record = RunRecord(study.layout.run(spec.run_id), spec)
+    if record.status == "failed":
+        raise RegmixError(f"run {spec.run_id} failed: {record.failure()['reason']}")
+    result = record.result()
+    shown = table(None, "metric", "value")
+    for name, value in result["metrics"].items():
+        shown.add_row(escape(name), f"{value:.4f}")
+    show(shown)
+    domains = table(None, "domain", "requested", "realised", "epochs")
+    for d in result["domains"]:
+        values = (d["requested"], d["realised"], d["epochs"])
+        domains.add_row(escape(d["domain"]), *(f"{v:.4f}" for v in values))
+    show(domains)
+    say(f"model {escape(str(record.layout.model))}")
