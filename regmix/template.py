@@ -56,6 +56,7 @@ swarm:
 # objective:                      # default: mean of bits per byte over the domains
 #   kind: weighted                # or relative, worst: losses against `reference`
 #   weights: {{bpb/web: 1, bpb/code: 2}}
+#   groups: {{prose: [bpb/web]}}    # names for `regmix pareto`
 #   limits: {{reference: natural, worse: 0.0, confidence: 0.9}} # no metric worse than natural
 
 # fit: {{regressor: auto, folds: 5, bootstraps: 12}}

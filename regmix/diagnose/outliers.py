@@ -20,7 +20,7 @@ RESIDUAL = 3.5
 """Held-out residual in standard deviations from which on a run stands out."""
 MANY_METRICS = 3
 FAR = 5.0
-"""Robust standard deviations from the swarm's median."""
+"""Robust standard deviations of the swarm between a value and its prediction."""
 _CHANCE = 0.05
 _SHOWN = 2
 
@@ -32,7 +32,7 @@ def threshold(runs: int) -> float:
 
 @dataclass(frozen=True)
 class _Judged:
-    """Residuals of some runs in standard deviations, and how far from the median they lie."""
+    """Residuals of some runs: in their own standard deviations, and in the swarm's."""
 
     runs: pd.Index
     metrics: list[str]
@@ -69,7 +69,7 @@ class _Judged:
             j = extreme[0]
             found.append(
                 f"{self.metrics[j]} {self.truth[i, j]:.4g}, {abs(self.far[i, j]):.0f} robust std "
-                "from the swarm's median: diverged?"
+                "of the swarm from what is predicted: diverged?"
             )
         return found
 
@@ -83,8 +83,9 @@ def outliers(
 ) -> pd.DataFrame:
     """Runs that are not what the others predict.
 
-    A run stands out on the objective, on three metrics or more, or on one that is also far from
-    all the swarm: a value that is merely extreme is what its mixture makes it. Where several do,
+    A run stands out on the objective, on three metrics or more, or on one by more than the swarm
+    spreads: a value that is merely extreme is what its mixture makes it, and one metric that an
+    extreme mixture makes hard to predict says little against the run. Where several do,
     each is judged once more by regressors that have seen none of them, since one bad run spoils
     what is predicted of its neighbours.
 
@@ -131,7 +132,7 @@ def _judge(
         metrics=names,
         truth=y,
         each=_residual(y, held[names].to_numpy(), stds),
-        far=np.column_stack([_robust(column) for column in y.T]),
+        far=(y - held[names].to_numpy()) / _robust(y),
         total=_residual(values, found.mean, found.std),
         values=values,
         expected=found.mean,
@@ -160,8 +161,7 @@ def _residual(truth: FloatArray, mean: FloatArray, std: FloatArray) -> FloatArra
     return np.asarray((truth - mean) / np.maximum(std, 1e-12))
 
 
-def _robust(values: FloatArray) -> FloatArray:
-    """Distance from the median in robust standard deviations."""
-    off = values - np.median(values)
-    scale = 1.4826 * float(np.median(np.abs(off)))
-    return np.asarray(off / scale if scale > 0 else np.zeros_like(off))
+def _robust(y: FloatArray) -> FloatArray:
+    """Robust standard deviation of every column; infinite where most values are the same."""
+    scale = 1.4826 * np.median(np.abs(y - np.median(y, axis=0)), axis=0)
+    return np.where(scale > 0, scale, np.inf)

@@ -118,12 +118,14 @@ class _Front:
 
     def cross_check(self) -> None:
         """Start again where another solution serves a weight better than its own."""
-        pool = np.array([p.weights for p in self.points])
-        for i, point in enumerate(list(self.points)):
+        before, self.points = self.points, []
+        pool = np.array([p.weights for p in before])
+        for own, point in enumerate(before):
             values = self._problem(point.share).value(pool)
             best = int(np.argmin(values))
-            if values[best] < values[i] - 1e-6:
-                self._add(point.share, self._resume(point.share, [pool[best]]))
+            better = values[best] < values[own] - 1e-6
+            start = [pool[best]]
+            self._add(point.share, self._resume(point.share, start) if better else point.weights)
         self._keep()
 
     def _problem(self, share: float) -> Problem:

@@ -177,7 +177,7 @@ def _axis(side: Side) -> str:
     n = len(side.metrics)
     what = side.name if n == 1 else f"{side.name}: mean of {n} metrics"
     name = "\n".join(textwrap.wrap(what, 56))
-    return f"{name}\n← better    (standard deviations over the swarm)"
+    return f"{name}\n← better · standard deviations over the swarm"
 
 
 def _shares(axes: Any, shares: pd.DataFrame, paper: Paper) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from regmix.cli import main
 from regmix.diagnose import Diagnosis, curve, outliers, signal, swarm
 from regmix.diagnose.findings import Place
 from regmix.objective import Objective
@@ -281,3 +283,26 @@ def test_a_trained_study_is_told_what_to_type(trained: Study) -> None:
     assert {"objective.rank", "objective.signal"} <= topics(found, "can")
     assert found.objective.freedom == 2
     assert "3 seeds" in " ".join(found.say("can"))
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_the_command_prints(
+    import_study: Make,
+    as_json: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = import_study(*planted(24), FIT)
+    study.fit()
+    more = ["--json"] if as_json else []
+    monkeypatch.setattr(sys, "argv", ["regmix", "diagnose", str(study.layout.root), *more])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    out = capsys.readouterr().out
+    if as_json:
+        assert json.loads(out)["fit_id"] == study.latest_fit().fit_id
+    else:
+        assert out.index("can say") < out.index("learning curve (gp") < out.index("do next")
+        assert len(out.splitlines()) <= 35

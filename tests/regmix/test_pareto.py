@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from regmix.cli import main
 from regmix.config import ObjectiveConfig
 from regmix.errors import UserError
 from regmix.pareto import WEIGHT, Pareto, distances, latest, select, sides, slug
-from regmix.report import front_png
+from regmix.report import front_png, render
 from regmix.study import Study
 
 Make = Callable[..., Study]
@@ -212,3 +214,39 @@ def test_file_names() -> None:
     assert slug("pile_cc,mmlu*") == "pile_cc+mmlu"
     assert slug("a/b c:d::e") == "a-b-c-d-e"
     assert slug("*") == "all"
+
+
+def test_the_report_shows_the_front_that_was_computed_last(fitted: Study) -> None:
+    assert 'id="front"' not in render(fitted)
+    fitted.pareto("near_a", "near_b", points=4)
+    page = render(fitted)
+    assert "near_a against near_b" in page
+    assert 'aria-label="Front between near_a and near_b"' in page
+
+
+def test_the_report_computes_the_front_of_the_first_two_groups(import_study: Make) -> None:
+    groups = "objective: {{groups: {{first: [near_a], second: [{}]}}}}\n"
+    study = import_study(*bowls(), groups.format("near_b") + FIT)
+    study.fit()
+    assert "first against second" in render(study)
+    assert latest(study.latest_fit().folder) is not None
+    other = import_study(*bowls(), groups.format("near_*") + FIT, name="other")
+    other.fit()
+    assert "This front was not computed: --x first and --y second share near_a" in render(other)
+
+
+def test_what_the_command_prints_fits_a_screen(
+    fitted: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(fitted.layout.root)
+    monkeypatch.setattr(sys, "argv", ["regmix", "pareto", root, "--x", "near_a", "--y", "near_b"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 30
+    assert any(line.startswith("15 ") for line in lines)
+    folder = fitted.latest_fit().folder / "pareto"
+    assert {p.name for p in folder.iterdir()} == {
+        "latest.json", *(f"near_a-vs-near_b.{kind}" for kind in ("csv", "json", "png"))
+    }  # fmt: skip
