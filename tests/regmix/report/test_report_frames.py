@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,23 @@ from regmix.comparison import Comparison, gains
 from regmix.mixture import Mixture
 from regmix.objective import Objective
 from regmix.observations import Observations
+from regmix.regressors import regressor
 from regmix.report import frames
 from regmix.results import Fit
 from regmix.solve import Candidate, Proposal
+from regmix.solve.proposal import Stability
 from regmix.study import Study
+from regmix.surrogate import FittedMetric, Scores, Surrogate
 
 
-def candidate(name: str, objective: tuple[float, float], loss: tuple[float, float]) -> Candidate:
+def candidate(
+    name: str,
+    objective: tuple[float, float],
+    loss: tuple[float, float],
+    gain: tuple[float, float] = (0.0, 0.0),
+) -> Candidate:
     mixture = Mixture.of({"a": 0.25, "b": 0.75})
-    return Candidate(name, mixture, objective, {"loss": loss}, 0.9)
+    return Candidate(name, mixture, objective, {"loss": loss}, gain, 0.9, 0.1)
 
 
 def hand_made_fit() -> Fit:
@@ -29,17 +38,26 @@ def hand_made_fit() -> Fit:
     proposal = Proposal(
         best=candidate("proposal", (2.0, 0.3), (2.5, 0.03)),
         baselines=(
-            candidate("natural", (2.5, 0.4), (2.9, 0.04)),
-            candidate("uniform", (1.9, 0.0), (2.4, 0.0)),
-            candidate("best run", (2.2, 0.1), (2.6, 0.1)),
+            candidate("natural", (2.5, 0.4), (2.9, 0.04), (0.5, 0.2)),
+            candidate("uniform", (1.9, 0.0), (2.4, 0.0), (-0.1, 0.3)),
+            candidate("best run", (2.2, 0.1), (2.6, 0.1), (0.2, 0.1)),
         ),
+        method="multi-start",
+        gap=None,
         active=(),
         nearest_run="r",
-        nearest_distance=0.1,
         typical_distance=0.1,
+        tied={"a": (0.1, 0.4), "b": (0.6, 0.9)},
+        stability=Stability(12, 0.05, {"b": (0.7, 0.8), "a": (0.2, 0.3)}),
     )
     objective = Objective(("loss", "acc"), (0.5, 0.5), (1, -1))
     return Fit("id", Path(), objective, proposal, {"objective_noise": 0.01})
+
+
+def fitted(metric: str) -> FittedMetric:
+    model = regressor("linear").fit_all(np.eye(2), np.zeros((2, 1)))[0]
+    scores = Scores(1.0, 1.0, 0.0, 0.0, 0.9)
+    return FittedMetric(metric, "linear", model, 1.0, scores, {})
 
 
 def hand_made_comparison() -> Comparison:
@@ -71,11 +89,20 @@ def test_a_domain_that_a_mixture_does_not_know_has_no_share_in_it() -> None:
     assert frames.weights(mixtures).loc["new"].to_list() == [0.0, 0.5]
 
 
-def test_predicted_gain_is_reference_minus_proposal_with_independent_errors() -> None:
+def test_predicted_gains_are_those_of_the_proposal() -> None:
     found = frames.predicted_gains(hand_made_fit().proposal)
     assert list(found.index) == ["natural", "uniform", "best run"]
     assert found["gain"].to_list() == pytest.approx([0.5, -0.1, 0.2])
-    assert found["std"].to_list() == pytest.approx([0.5, 0.3, 0.1**0.5])
+    assert found["std"].to_list() == pytest.approx([0.2, 0.3, 0.1])
+
+
+def test_ranges_of_a_weight_are_matched_by_domain() -> None:
+    proposal = hand_made_fit().proposal
+    found = frames.certainty(proposal)
+    assert found.loc["a"].to_list() == [0.1, 0.4, 0.2, 0.3]
+    assert found.loc["b"].to_list() == [0.6, 0.9, 0.7, 0.8]
+    none = frames.certainty(replace(proposal, stability=None))
+    assert none[["refit_low", "refit_high"]].isna().all(axis=None)
 
 
 def test_gains_are_paired_by_seed_whatever_the_order_of_the_rows() -> None:
@@ -125,16 +152,23 @@ def test_held_out_is_joined_by_run_and_leaves_later_runs_out() -> None:
     frame = frames.held_out(data, predictions, "loss")
     assert list(frame.index) == ["r1", "r2"]
     assert (frame["predicted"] - frame["measured"]).to_list() == [0.5, 0.5]
-    total = frames.held_out_objective(data, predictions, hand_made_fit().objective)
+    alone = Surrogate(("d",), (fitted("loss"), fitted("acc")), np.eye(2))
+    total = frames.held_out_objective(data, predictions, alone, hand_made_fit().objective)
     assert total["measured"].to_list() == pytest.approx([0.45, 0.9])
     assert total["predicted"].to_list() == pytest.approx([0.6, 1.05])
     assert total["std"].to_list() == pytest.approx([0.5 * 0.8 * 2**0.5, 0.5 * 0.6 * 2**0.5])
+    # An accuracy counts with the other sign: errors that go together cancel in the difference.
+    together = Surrogate(("d",), (fitted("loss"), fitted("acc")), np.ones((2, 2)))
+    total = frames.held_out_objective(data, predictions, together, hand_made_fit().objective)
+    assert total["std"].to_list() == pytest.approx([0.0, 0.0], abs=1e-12)
 
 
 def test_held_out_agrees_with_the_scores_of_the_fit(trained: Any) -> None:
     study: Study = trained.study
     fit = study.latest_fit()
-    frame = frames.held_out_objective(study.observations(), fit.held_out, fit.objective)
+    frame = frames.held_out_objective(
+        study.observations(), fit.held_out, fit.surrogate, fit.objective
+    )
     residual = frame["measured"] - frame["predicted"]
     scores = fit.diagnostics["objective_scores"]
     assert residual.abs().mean() == pytest.approx(scores["mae"])
