@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -81,8 +82,9 @@ def run(work: Any, jobs: list[Any]) -> pd.DataFrame:
     for core in cores:
         free.put(core)
     with ProcessPoolExecutor(len(cores), initializer=_pin, initargs=(free,)) as pool:
-        for found in pool.map(work, jobs):
+        for done, found in enumerate(pool.map(work, jobs), 1):
             rows += found
+            print(f"{done}/{len(jobs)}", file=sys.stderr, flush=True)
     return pd.DataFrame(rows)
 
 

@@ -79,7 +79,11 @@ def solve(formula: Formula, problems: Problems, start: FloatArray, steps: int) -
 
 def _robust(formula: Formula, problems: Problems, theta: FloatArray) -> FloatArray:
     """The problems' weights times Huber's, at these parameters."""
-    residual = (problems.values - formula(theta)[0]) * np.sqrt(problems.weights)
+    return _tempered(problems, problems.values - formula(theta)[0])
+
+
+def _tempered(problems: Problems, residual: FloatArray) -> FloatArray:
+    residual = residual * np.sqrt(problems.weights)
     spread = 1.4826 * np.median(np.abs(residual), axis=1, keepdims=True)
     limit = HUBER * np.maximum(spread, 1e-9)
     return np.asarray(
@@ -152,5 +156,7 @@ def _finish(
     inside = np.linalg.solve(normal, jacobian.transpose(0, 2, 1))
     leverage = weights * (jacobian * inside.transpose(0, 2, 1)).sum(2)
     residual = (problems.values - value) / np.maximum(1 - leverage, _LEAST)
-    loo = (weights * residual**2).mean(1)
+    # Told by these errors themselves: the fit's own residuals would call whatever run is not met
+    # an outlier where there are as many parameters as runs.
+    loo = (_tempered(problems, residual) * residual**2).mean(1)
     return Solutions(theta, _loss(problems, weights, theta, value), loo, normal)

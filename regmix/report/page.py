@@ -134,18 +134,16 @@ def _answer(evidence: Evidence) -> dict[str, Any]:
         "turned": min(evidence.objective.signs) < 0,
         "figure": figures.weights(weights) if _drawable(weights) else None,
         "weights": tables.shares(weights),
-        "certainty": None if evidence.fit is None else _certainty(evidence.fit),
+        "certainty": None if evidence.fit is None else _certainty(evidence.fit, weights.index),
         **_verdict(evidence),
     }
 
 
-def _certainty(fit: Fit) -> dict[str, Any]:
+def _certainty(fit: Fit, order: pd.Index) -> dict[str, Any]:
     """How far the weights may move: ranges by domain, and what holds the proposal back."""
     p, decimals = fit.proposal, text.decimals_for(fit.proposal.best.objective[1])
     return {
-        "table": tables.Table.of(
-            frames.certainty(p).loc[list(p.tied)].reset_index(), tables.CERTAINTY
-        ),
+        "table": tables.Table.of(frames.certainty(p).loc[order].reset_index(), tables.CERTAINTY),
         "refits": None if p.stability is None else p.stability.refits,
         "distance": None if p.stability is None else text.fixed(p.stability.distance, 2),
         "relaxed": [(r.constraint, text.fixed(r.gain, decimals)) for r in p.relaxed],
