@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ def show_pareto(found: Pareto, png: Path) -> None:
     )
     x, y = (_narrow(s.name) for s in (found.x, found.y))
     domains = _most_changed(found.front)
-    heads = [_narrow(n) for n in without_prefix(domains)]
+    heads = narrowed(domains)
     shown = table(None, "front", x, y, "nearest run", *heads)
     for number, row in _thinned(found.front).iterrows():
         weights = (f"{row[f'{WEIGHT}{d}']:.3f}" for d in domains)
@@ -69,6 +70,16 @@ def _most_changed(front: pd.DataFrame) -> list[str]:
     weights = front[[c for c in front if str(c).startswith(WEIGHT)]]
     change = (weights.max() - weights.min()).sort_values(ascending=False, kind="stable")
     return [str(c).removeprefix(WEIGHT) for c in change.index[:_DOMAINS]]
+
+
+def narrowed(names: Sequence[str]) -> list[str]:
+    """Names that fit above a column: long ones without what they share with others, or cut."""
+    plain = without_prefix(names)
+    tails = [re.split(r"[/:]", n)[-1] for n in plain]
+    return [
+        _narrow(tail if len(name) > _WIDE and tails.count(tail) == 1 else name)
+        for name, tail in zip(plain, tails, strict=True)
+    ]
 
 
 def without_prefix(names: Sequence[str]) -> list[str]:

@@ -30,6 +30,7 @@ from regmix.surrogate import Surrogate, stack
 LEAST_POINTS, MOST_POINTS = 3, 101
 SAME = 0.4
 """Solutions closer than this on both sides are one; 1 is the even spacing of all points."""
+_LINE = 17
 Progress = Callable[[int, int], None]
 
 
@@ -107,7 +108,7 @@ class _Front:
             return False
         _, a, b = max(gaps, key=lambda gap: gap[0])
         share = (b.x - a.x) / ((b.x - a.x) + (a.y - b.y))
-        found = self._resume(share, [a.weights, b.weights])
+        found = self._resume(share, [a.weights, b.weights, self._between(share, a, b)])
         before = [p.share for p in self.points]
         if self._is_new(found):
             self._add(share, found)
@@ -127,6 +128,16 @@ class _Front:
             start = [pool[best]]
             self._add(point.share, self._resume(point.share, start) if better else point.weights)
         self._keep()
+
+    def _between(self, share: float, a: _Point, b: _Point) -> FloatArray:
+        """The best mixture of two solutions: a start for searches that see only their surroundings.
+
+        The space is convex and allows it; limits need not be, and then one of the two is taken.
+        """
+        problem, line = self._problem(share), np.linspace(0, 1, _LINE)[:, None]
+        mixed = (1 - line) * a.weights + line * b.weights
+        mixed = mixed[problem.allowed(mixed)]
+        return np.asarray(mixed[int(np.argmin(problem.value(mixed)))] if len(mixed) else a.weights)
 
     def _problem(self, share: float) -> Problem:
         return self._ground.problem(*self._sides, share)

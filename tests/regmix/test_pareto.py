@@ -12,6 +12,7 @@ import pytest
 
 from regmix.cli import main
 from regmix.config import ObjectiveConfig
+from regmix.console.decisions import narrowed
 from regmix.errors import UserError
 from regmix.pareto import WEIGHT, Pareto, distances, latest, select, sides, slug
 from regmix.report import front_png, render
@@ -250,3 +251,14 @@ def test_what_the_command_prints_fits_a_screen(
     assert {p.name for p in folder.iterdir()} == {
         "latest.json", *(f"near_a-vs-near_b.{kind}" for kind in ("csv", "json", "png"))
     }  # fmt: skip
+
+
+def test_names_above_columns() -> None:
+    assert narrowed(["the_pile_cc", "the_pile_github"]) == ["cc", "github"]
+    assert narrowed(["pdf:health", "pdf:home_hobbies", "web"]) == [
+        "pdf:health",
+        "home_hobbies",
+        "web",
+    ]
+    assert narrowed(["existing", "s2pdfv1:science_tech"]) == ["existing", "science_tech"]
+    assert narrowed(["one-that-is-far-too-long"]) == ["one-that-is…"]
