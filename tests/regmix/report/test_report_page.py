@@ -24,7 +24,7 @@ from regmix.fit import FitResult
 from regmix.intake import create_for_import
 from regmix.mixture import Mixture
 from regmix.objective import Objective
-from regmix.regressors import create
+from regmix.regressors import regressor
 from regmix.report import figures, render, write
 from regmix.study import Study
 from regmix.surrogate import FittedMetric, Scores, Surrogate
@@ -212,7 +212,7 @@ def save_large_fit(study: Study) -> None:
     """A fit with 13 metrics that share one model of a few runs: only the drawing is asked here."""
     data = study.observations()
     names = list(data.metric_names)
-    model = create("gp").fit(data.x()[:20], data.y(names[0])[:20])
+    model = regressor("gp").fit_all(data.x()[:20], data.y(names[0])[:20, None])[0]
     noise = np.random.default_rng(1).normal(0, 0.02, data.metrics.shape)
     held_out = data.metrics + noise
     fitted = tuple(
@@ -221,13 +221,13 @@ def save_large_fit(study: Study) -> None:
     )
     held_out[[f"{m}_std" for m in names]] = 0.02
     objective = Objective.from_config(study.config.objective, names)
-    result = FitResult(
-        Surrogate(data.domains, fitted), held_out, Scores(0.9, 0.9, 0.1, 0.1, 0.9), ()
-    )
-    proposal = solve.solve(
-        result.surrogate, objective, study.space, data, study.references(), QUICK, 0
-    )
-    results.save(study.layout, "large", result, objective, proposal, data, "best")
+    result = FitResult(Surrogate(data.domains, fitted, np.eye(len(names))), held_out)
+    settings = QUICK.model_copy(update={"bootstraps": 0})
+    problem = solve.pose(result.surrogate, objective, study.space, settings)
+    proposal = solve.propose(problem, settings, data, study.references(), 0)
+    identity = {"fit_id": "large", "surrogate_id": "large", "mixture_name": "best"}
+    diagnostics = results.diagnose(data, result, objective, identity)
+    results.save(study.layout, "large", result, proposal, diagnostics, {})
 
 
 def test_a_large_study_stays_small_and_hides_metrics_in_the_middle(tmp_path: Path) -> None:
