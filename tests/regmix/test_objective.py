@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regmix import direction
 from regmix.config import ObjectiveConfig
 from regmix.errors import UserError
-from regmix.objective import Objective, direction
+from regmix.objective import Objective
 
 METRICS = ["bpb/web", "bpb/code", "mmlu/acc", "loss"]
 
@@ -23,12 +24,12 @@ METRICS = ["bpb/web", "bpb/code", "mmlu/acc", "loss"]
     ],
 )  # fmt: skip
 def test_directions_follow_from_names(metric: str, sign: int) -> None:
-    assert direction(metric, {}) == sign
+    assert direction.sign(metric, {}) == sign
 
 
 def test_the_study_can_say_otherwise() -> None:
-    assert direction("loss", {"loss": "higher"}) == -1
-    assert direction("mmlu/acc", {"mmlu/acc": "lower"}) == 1
+    assert direction.sign("loss", {"loss": "higher"}) == -1
+    assert direction.sign("mmlu/acc", {"mmlu/acc": "lower"}) == 1
 
 
 def test_default_is_the_mean_of_bits_per_byte() -> None:
