@@ -10,7 +10,15 @@ from typing import Any, Self
 import numpy as np
 
 from regmix.mixture import FloatArray
-from regmix.regressors.base import NOTHING, Context, Scaled, Shape, in_threads, one_thread
+from regmix.regressors.base import (
+    NOTHING,
+    Context,
+    Prediction,
+    Scaled,
+    Shape,
+    in_threads,
+    one_thread,
+)
 from regmix.regressors.least_squares import Formula, Problems, Solutions, solve
 from regmix.regressors.parametric import Parametric, Posterior, inverse_root
 
@@ -19,6 +27,9 @@ _SIDE_BY_SIDE = 7
 can change its last digits."""
 _REACH = 5.0
 """Quartile distances beyond the quartiles at which a value is an outlier in any case."""
+_FARTHEST = 20.0
+"""Standard deviations of the metric from its mean beyond which nothing is predicted: where a share
+leaves what the runs covered, exponentials and powers would go on to millions."""
 _AGAIN = 15
 """Steps of a refit, which starts at the optimum of much the same data."""
 
@@ -135,8 +146,13 @@ class Law(Parametric):
         prior = [np.array(state[k], dtype=np.float64) for k in ("prior_mean", "precision")]
         return cls(Posterior.of(state["posterior"]), float(state["sign"]), *prior)
 
+    def predict(self, x: FloatArray) -> Prediction:
+        """As every formula; what is unknown is not more than the reach either."""
+        found = super().predict(x)
+        return Prediction(found.mean, np.minimum(found.std, _FARTHEST * self._posterior.scale))
+
     def _value(self, x: FloatArray) -> FloatArray:
-        return np.asarray(self._evaluate(x)[0][0])
+        return np.asarray(np.clip(self._evaluate(x)[0][0], -_FARTHEST, _FARTHEST))
 
     def _jacobian(self, x: FloatArray) -> FloatArray:
         return np.asarray(self._evaluate(x)[1][0])

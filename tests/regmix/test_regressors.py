@@ -283,3 +283,15 @@ def test_trees_follow_the_number_of_runs() -> None:
     assert trees == BoostedTrees.settings(512)[1] >= 100
     x = draw(24)
     assert np.ptp(one("lightgbm", x, surface(x)).mean(x)) > 0.5 * np.ptp(surface(x))
+
+
+def test_laws_do_not_predict_millions_where_no_run_went() -> None:
+    """No run leaves a domain out; leaving it out must not be predicted beyond all measure."""
+    rng = np.random.default_rng(3)
+    x = 0.05 + 0.85 * rng.dirichlet(np.full(3, 0.4), size=40)
+    x /= x.sum(1, keepdims=True)
+    y = (x[:, 0] - 0.045) ** -0.5 + 0.01 * rng.standard_normal(40)
+    for name in ("powerlaw", "loglinear"):
+        found = regressor(name).fit_all(x, y[:, None])[0].predict(np.eye(3))
+        assert (np.abs(found.mean - y.mean()) <= 20.001 * y.std()).all()
+        assert (found.std <= 20.001 * y.std()).all()
