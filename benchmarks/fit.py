@@ -143,7 +143,7 @@ def _restart(x: Any, y: Any) -> float:
 
     last = np.inf
     for _ in range(100):
-        loss = float(optimiser.step(closure))
+        loss = float(optimiser.step(closure).detach())
         if not np.isfinite(loss) or abs(last - loss) < 1e-9:
             break
         last = loss
