@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from regmix import config
+from regmix import config, strict
 from regmix.mixture import MixtureFile
 from regmix.runs import RunSpec
 from regmix.study import Study
@@ -17,7 +17,7 @@ def plan(path: Path) -> tuple[Study, RunSpec]:
         UserError: something in the stage, the study or the mixture is not as it should be, or a
             domain would be repeated more often than the stage allows.
     """
-    stage = config.load(path, config.StageConfig)
+    stage = strict.load(path, config.StageConfig)
     folder = path.expanduser().resolve().parent
     study = Study.open(folder / Path(stage.study).expanduser())
     mixture = MixtureFile.load(folder / Path(stage.mixture).expanduser(), study.domains)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -13,14 +13,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
-from regmix import yaml_io
 from regmix.errors import UserError, unknown_name
+from regmix.strict import load, place
 from regmix.yaml_io import KeyPath
 
 Positive = Annotated[int, Field(gt=0)]
@@ -28,8 +26,6 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 _PATTERN = re.compile(r"[*?\[]")
 _NAME = re.compile(r"[^\s/\\.][^\s\\]{0,199}")
-"""What ``fit.regressor`` can be: here too, so that a misspelt one is found on opening the study.
-A test keeps this in step with `regmix.regressors`."""
 TEXT_METRICS = "bpb/"
 """Prefix of what every run on text measures: bits per byte on each of the study's domains."""
 
@@ -408,9 +404,6 @@ class StageConfig(Strict):
     """Refuse to start if a domain would be repeated more often."""
 
 
-ConfigT = TypeVar("ConfigT", bound=Strict)
-
-
 def load_study(path: Path) -> StudyConfig:
     """Read ``study.yaml``.
 
@@ -455,21 +448,6 @@ def check_text_metrics(path: Path, config: StudyConfig) -> None:
                 _known(path, (metric,), valid, ("objective", key, metric), "metric")
 
 
-def load(path: Path, model: type[ConfigT]) -> ConfigT:
-    """Read a YAML file into a strict config.
-
-    Raises:
-        UserError: as :func:`load_study`.
-    """
-    raw = yaml_io.load(path)
-    try:
-        return model.model_validate(raw)
-    except ValidationError as exc:
-        # A misspelt key first: what is missing may only be missing because of it.
-        errors = sorted(exc.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise _explain(path, model, errors[0]) from exc
-
-
 def check_name(value: str, where: str) -> None:
     """Refuse what cannot be the name of a domain.
 
@@ -494,40 +472,3 @@ def _known(
     for name in given:
         if name not in names:
             raise unknown_name(kind, name, names, place(path, key))
-
-
-def place(path: Path, key: KeyPath) -> str:
-    """Where a key stands: file, line and dotted path, as messages begin."""
-    line = yaml_io.line_of(path, key)
-    dotted = ".".join(str(part) for part in key)
-    return f"{path}:{line}: {dotted}" if line else f"{path}: {dotted}"
-
-
-def _explain(path: Path, model: type[BaseModel], error: ErrorDetails) -> UserError:
-    key = error["loc"]
-    if error["type"] == "extra_forbidden":
-        parent = _model_at(model, key[:-1])
-        where = place(path, key)
-        return unknown_name("key", key[-1], parent.model_fields if parent else (), where)
-    if error["type"] == "literal_error":
-        valid = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        return unknown_name("value", error["input"], valid, place(path, key))
-    value = "" if error["type"] == "missing" else f" (found {error['input']!r})"
-    message = error["msg"].removeprefix("Value error, ")
-    return UserError(f"{place(path, key)}: {message}{value}")
-
-
-def _model_at(model: type[BaseModel], key: KeyPath) -> type[BaseModel] | None:
-    """The config class that stands at a key's path, through lists and mappings."""
-    current: Any = model
-    for part in key:
-        if (
-            isinstance(current, type)
-            and issubclass(current, BaseModel)
-            and part in current.model_fields
-        ):
-            current = current.model_fields[str(part)].annotation
-        inner = [a for a in getattr(current, "__args__", ()) if a not in (type(None), Ellipsis)]
-        if inner:
-            current = inner[-1]
-    return current if isinstance(current, type) and issubclass(current, BaseModel) else None

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from regmix.config import StudyConfig, place
+from regmix.config import StudyConfig
 from regmix.errors import UserError, unknown_name
 from regmix.files import read_json, write_json
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
 from regmix.mixture import Mixture
+from regmix.strict import place
 from regmix.yaml_io import KeyPath
 
 VERSION = 1

@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
 
 from regmix.config import Domain, GroupBound, SpaceConfig
 from regmix.errors import UserError, unknown_name
@@ -188,13 +187,6 @@ class Space:
                 break
             level[full], left = caps[full], left & ~full
         return Mixture.from_array(self.domains, self.pull((level / level.sum())[None])[0])
-
-    def linear(self) -> optimize.LinearConstraint | None:
-        """The constraints for scipy's solvers; None if there are only the simplex's own."""
-        if not self.constraints:
-            return None
-        p = self.polytope
-        return optimize.LinearConstraint(p.matrix, p.lower, p.upper)
 
     def pull(self, weights: FloatArray) -> FloatArray:
         """Move rows into the space; allowed rows stay.

@@ -43,6 +43,7 @@ from regmix.results import Fit
 from regmix.runs import RunSpec
 from regmix.space import Space
 from regmix.store import Store, cohort
+from regmix.strict import place
 from regmix.surrogate import Surrogate
 
 Progress = Callable[[int, int], None]
@@ -86,7 +87,7 @@ class Study:
                 raise UserError(f"{layout.config}: {key}.{exc}") from exc
         names = ("auto", *registry.names())
         if settings.fit.regressor not in names:
-            where = config.place(layout.config, ("fit", "regressor"))
+            where = place(layout.config, ("fit", "regressor"))
             raise unknown_name("regressor", settings.fit.regressor, names, where)
         text_only = all(d.train for d in settings.domains)
         if text_only and not any(layout.imports.glob("*/import.json")):

@@ -17,6 +17,7 @@ HEAVY = ("torch", "transformers", "lightgbm", "sklearn")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("regmix", "regmix.errors", "regmix.hashing", "regmix.layout", "regmix.quantities"),
     ("regmix.files", "regmix.yaml_io"),
+    ("regmix.strict",),
     ("regmix.config", "regmix.direction", "regmix.mixture"),
     (
         "regmix.imports",
@@ -160,7 +161,7 @@ def test_study_api_loads_no_torch(name: str) -> None:
 TRAINER = modules("proxy_trainer")
 TYPES = {
     "regmix", "regmix.config", "regmix.errors", "regmix.files", "regmix.hashing", "regmix.layout",
-    "regmix.manifest", "regmix.mixture", "regmix.runs", "regmix.sizes",
+    "regmix.manifest", "regmix.mixture", "regmix.runs", "regmix.sizes", "regmix.strict",
 }  # fmt: skip
 ENTRANCES = {"proxy_trainer.stages", "proxy_trainer.steps"}
 """Where a command enters the trainer, with a study in its hand."""

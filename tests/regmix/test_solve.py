@@ -127,7 +127,9 @@ def exact(problem: Problem, start: FloatArray | None = None) -> tuple[FloatArray
     """By scipy's trust-region interior point, to compare with."""
     space = problem.space
     limits = [optimize.LinearConstraint(np.ones((1, 4)), 1, 1)]
-    limits += [found] if (found := space.linear()) is not None else []
+    rows = space.polytope
+    if len(rows.matrix):
+        limits.append(optimize.LinearConstraint(rows.matrix, rows.lower, rows.upper))
     if problem.limits:
         limits.append(
             optimize.NonlinearConstraint(lambda w: problem.excess(w[None])[0], -np.inf, 0.0)
