@@ -1,4 +1,7 @@
-"""Exact checkpoints of an unfinished run: weights, optimiser state, step. No pickle."""
+"""Exact checkpoints of an unfinished run: weights, optimiser state, step. No pickle.
+
+One file a run, whatever array it is trained in: members can go on in other company.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +11,50 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from regmix.files import write_whole
 
-FILE = "last.safetensors"
-_STATE = ("exp_avg", "exp_avg_sq", "step")
+KEPT = 2
+"""The last one and, in case that is cut short, the one before."""
+_PARTS = ("model", "optimiser", "guard")
+_NAME = re.compile(r"step-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a run had come."""
+class Checkpoint:
+    """One run at one step."""
 
     step: int
+    """Steps done."""
     seconds: float
     """Seconds of training and evaluation so far, over all attempts that were kept."""
+    model: dict[str, Tensor]
+    optimiser: dict[str, Tensor]
+    guard: dict[str, Tensor]
+    """What the spike guard has seen."""
 
 
-def save(
-    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress
-) -> None:
-    """Replace the run's checkpoint, whole."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        tensors[f"model.{name}"] = parameter.detach()
-        for key in _STATE:
-            tensors[f"optim.{name}.{key}"] = optimiser.state[parameter][key]
-    write_tensors(folder / FILE, tensors, {"progress": json.dumps(vars(progress))})
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a run's checkpoint whole, and drop the one before the last."""
+    tensors = {
+        f"{part}.{name}": tensor.contiguous()
+        for part in _PARTS
+        for name, tensor in getattr(checkpoint, part).items()
+    }
+    progress = {"step": checkpoint.step, "seconds": checkpoint.seconds}
+    path = folder / f"step-{checkpoint.step:09d}.safetensors"
+    write_tensors(path, tensors, {"progress": json.dumps(progress)})
+    for _, old in found(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+
+
+def found(folder: Path) -> list[tuple[int, Path]]:
+    """Step and file of a run's checkpoints, the last first; they may be cut short."""
+    named = ((_NAME.fullmatch(p.name), p) for p in folder.glob("step-*.safetensors"))
+    return sorted(((int(m[1]), p) for m, p in named if m), reverse=True)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -60,22 +77,24 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     write_whole(path, write)
 
 
-def load(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress | None:
-    """Restore the run's checkpoint in place; None if there is none that can be read.
+def load(folder: Path) -> Checkpoint | None:
+    """The last checkpoint of a run that can be read; None if there is none.
 
-    A file cut short starts the run over: the result is the same, only later.
+    A file cut short gives way to the one before: the result is the same, only later.
     """
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError):
-        return None
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
-            optimiser.state[parameter] = {k: tensors[f"optim.{name}.{k}"] for k in _STATE}
-    return progress
+    for _, path in found(folder):
+        try:
+            return _read(path)
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            continue
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
+    with safe_open(path, framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+        for key in file.keys():  # noqa: SIM118
+            part, _, name = key.partition(".")
+            parts[part][name] = file.get_tensor(key)
+    return Checkpoint(int(progress["step"]), float(progress["seconds"]), **parts)

@@ -36,6 +36,10 @@ class EventLog:
             if self._stream.write(raw) != len(raw):  # a torn line, cut off at the next opening
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def close(self) -> None:
+        """Nothing is buffered: only the file is let go."""
+        self._stream.close()
+
     def __enter__(self) -> EventLog:
         return self
 
@@ -45,4 +49,4 @@ class EventLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stream.close()
+        self.close()

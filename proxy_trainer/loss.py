@@ -2,7 +2,9 @@
 
 The head of a small model is most of its work, and its logits most of its memory traffic. Loss
 and gradient of a chunk of rows are computed together while the chunk is in the cache, so that
-the backward pass only scales what is already there. N rows, D width, V vocabulary.
+the backward pass only scales what is already there.
+
+Shapes are in suffixes: K members, N rows, R rows of a chunk, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,66 +14,93 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 64
-"""Rows a chunk: 64 x 4,096 floats are 1 MB, the second-level cache of a current core."""
+from proxy_trainer.models.kernels import matmul, on_cpu
+
+CHUNK_LOGITS = {"cpu": 2**18, "cuda": 2**28}
+"""Logits a chunk. On a CPU 1 MB, the second-level cache of a current core; on a GPU 1 GB."""
+_FAINT = 1e-30
+"""Probabilities below it are too near to underflow for their logarithm to be taken."""
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, z_loss: float
+        ctx: Any, hidden_KND: Tensor, weight_KDV: Tensor, target_KN: Tensor, z_loss: float
     ) -> Tensor:
-        count = hidden_ND.shape[0]
-        grad_hidden_ND = torch.empty_like(hidden_ND)
-        grad_weight_VD = torch.zeros_like(weight_VD)
-        total = hidden_ND.new_zeros(())
-        for start in range(0, count, CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            h, t = hidden_ND[rows], target_N[rows, None]
-            logits_NV = h @ weight_VD.T
-            picked_N1 = logits_NV.gather(1, t)
-            top_N1 = logits_NV.amax(-1, keepdim=True)
-            grad_NV = logits_NV.sub_(top_N1).exp_()  # one exponential serves loss and gradient
-            sum_N1 = grad_NV.sum(-1, keepdim=True)
-            grad_NV.div_(sum_N1)
-            lse_N1 = top_N1 + sum_N1.log()
-            total += (lse_N1 - picked_N1).sum() + z_loss * lse_N1.square().sum()
+        K, N, _ = hidden_KND.shape
+        grad_hidden_KND = torch.empty_like(hidden_KND)
+        grad_weight_KDV = torch.zeros_like(weight_KDV)
+        total_K = hidden_KND.new_zeros(K)
+        for members, rows in _chunks(hidden_KND, weight_KDV):
+            h, w, t = hidden_KND[members, rows], weight_KDV[members], target_KN[members, rows]
+            p_KRV, nats_KR, lse_KR = _softmax(h, w, t[..., None])
+            total_K[members] += (nats_KR + z_loss * lse_KR.square()).sum(1)
             if z_loss:
-                grad_NV.mul_(1 + 2 * z_loss * lse_N1)
-            grad_NV.scatter_add_(1, t, grad_NV.new_full((1, 1), -1.0).expand_as(t))
-            torch.mm(grad_NV, weight_VD, out=grad_hidden_ND[rows])
-            grad_weight_VD.addmm_(grad_NV.T, h)
-        ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
-        ctx.count = count
-        return total / count
+                p_KRV.mul_(1 + 2 * z_loss * lse_KR[..., None])
+            p_KRV.scatter_add_(2, t[..., None], p_KRV.new_full((1, 1, 1), -1.0).expand(*t.shape, 1))
+            grad_hidden_KND[members, rows] = matmul(p_KRV, w.transpose(1, 2))
+            grad_weight_KDV[members] += matmul(h.transpose(1, 2), p_KRV)
+        ctx.save_for_backward(grad_hidden_KND, grad_weight_KDV)
+        return total_K / N
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
-        scale = grad / ctx.count
-        return grad_hidden_ND * scale, grad_weight_VD * scale, None, None
+    def backward(ctx: Any, grad_K: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden_KND, grad_weight_KDV = ctx.saved_tensors
+        scale_K11 = (grad_K / grad_hidden_KND.shape[1])[:, None, None]
+        return grad_hidden_KND * scale_K11, grad_weight_KDV * scale_K11, None, None
+
+
+def _chunks(hidden_KND: Tensor, weight_KDV: Tensor) -> list[tuple[slice, slice]]:
+    """Members and rows of every chunk: one member at a time where a cache is to hold it."""
+    K, N, _ = hidden_KND.shape
+    kind = hidden_KND.device.type
+    each = 1 if kind == "cpu" else K
+    step = max(1, CHUNK_LOGITS[kind] // (each * weight_KDV.shape[2]))
+    return [
+        (slice(k, k + each), slice(n, n + step))
+        for k in range(0, K, each)
+        for n in range(0, N, step)
+    ]
+
+
+def _softmax(h_KRD: Tensor, w_KDV: Tensor, target_KR1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities ``(K, R, V)``, nats of the targets and log-partitions, ``(K, R)`` each."""
+    logits_KRV = matmul(h_KRD, w_KDV)
+    picked_KR = logits_KRV.gather(2, target_KR1).squeeze(2)
+    if not on_cpu(logits_KRV):
+        lse_KR = logits_KRV.logsumexp(2)
+        return logits_KRV.sub_(lse_KR[..., None]).exp_(), lse_KR - picked_KR, lse_KR
+    # In place and in one pass, with the nats from the probabilities; a target too faint for that
+    # (or not finite) is rare, and its chunk is done over.
+    p_KRV = torch.softmax(logits_KRV, 2, out=logits_KRV)
+    found_KR = p_KRV.gather(2, target_KR1).squeeze(2)
+    nats_KR = -found_KR.log()
+    if not bool((found_KR > _FAINT).all()):
+        nats_KR = matmul(h_KRD, w_KDV).logsumexp(2) - picked_KR
+    return p_KRV, nats_KR, picked_KR + nats_KR
 
 
 def cross_entropy(
-    hidden_BTD: Tensor, weight_VD: Tensor, target_BT: Tensor, z_loss: float = 0.0
+    hidden_KND: Tensor, weight_KDV: Tensor, target_KN: Tensor, z_loss: float = 0.0
 ) -> Tensor:
-    """Mean nats a token, plus ``z_loss`` times the mean squared log-partition (PaLM, sec. 5).
+    """Every member's mean nats a token, ``(K,)``.
 
-    Gradients reach ``hidden_BTD`` and ``weight_VD``; the result can be differentiated once.
+    Args:
+        z_loss: times the mean squared log-partition is added (PaLM, arXiv 2204.02311, section 5).
+
+    Gradients reach ``hidden_KND`` and ``weight_KDV``; the result can be differentiated once.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_BTD.flatten(0, 1), weight_VD, target_BT.flatten(), z_loss
-    )
-    return loss
+    loss_K: Tensor = _ChunkedCrossEntropy.apply(hidden_KND, weight_KDV, target_KN, z_loss)  # type: ignore[no-untyped-call]
+    return loss_K
 
 
 @torch.no_grad()
-def token_nats(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
-    """Negative log-likelihood of every target in nats, ``(N,)``; no gradient."""
-    parts = []
-    for start in range(0, hidden_ND.shape[0], CHUNK_ROWS):
-        rows = slice(start, start + CHUNK_ROWS)
-        logits_NV = hidden_ND[rows] @ weight_VD.T
-        picked_N = logits_NV.gather(1, target_N[rows, None]).squeeze(1)
-        parts.append(logits_NV.logsumexp(-1) - picked_N)
-    return torch.cat(parts)
+def token_nats(hidden_KND: Tensor, weight_KDV: Tensor, target_KN: Tensor) -> Tensor:
+    """Negative log-likelihood of every target in nats, ``(K, N)``; no gradient."""
+    found_KN = hidden_KND.new_empty(target_KN.shape)
+    for members, rows in _chunks(hidden_KND, weight_KDV):
+        logits_KRV = matmul(hidden_KND[members, rows], weight_KDV[members])
+        target_KR1 = target_KN[members, rows, None]
+        picked_KR = logits_KRV.gather(2, target_KR1).squeeze(2)
+        found_KN[members, rows] = logits_KRV.logsumexp(2) - picked_KR
+    return found_KN

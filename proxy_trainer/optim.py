@@ -1,31 +1,102 @@
-"""AdamW groups and learning-rate schedules."""
+"""AdamW for arrays, and learning-rate schedules."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from proxy_trainer.models.array import TRUNK_MATRICES, ModelArray
 from regmix.sizes import TrainPlan
 
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
-def adamw(model: nn.Module, plan: TrainPlan) -> torch.optim.AdamW:
-    """AdamW in which only matrices of the trunk decay; embeddings, head and norms do not."""
-    decay: list[nn.Parameter] = []
-    keep: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        matrix = parameter.dim() >= 2 and "embed_tokens" not in name and "lm_head" not in name
-        (decay if matrix else keep).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": decay, "weight_decay": plan.weight_decay},
-            {"params": keep, "weight_decay": 0.0},
-        ],
-        lr=plan.lr,
-        betas=(plan.beta1, plan.beta2),
-        fused=True,
-    )
+
+class ArrayAdamW:
+    """AdamW for every member of an array, with its own learning rate, clipping and skipped steps.
+
+    One fused optimiser a member, on views of the array's parameters: its kernel scales gradients
+    and leaves out a step by figures that stay on the device, so that nothing waits for the host.
+    Only matrices of the trunk decay; embeddings, head and norms do not.
+    """
+
+    def __init__(self, array: ModelArray, plan: TrainPlan) -> None:
+        self._parameters = dict(array.named_parameters())
+        self._clip = plan.clip
+        self.views: list[dict[str, nn.Parameter]] = []
+        self._each: list[torch.optim.AdamW] = []
+        for member in range(array.members):
+            views = {n: nn.Parameter(p.detach()[member]) for n, p in self._parameters.items()}
+            groups = [
+                {"params": [v for n, v in views.items() if _decays(n)],
+                 "weight_decay": plan.weight_decay},
+                {"params": [v for n, v in views.items() if not _decays(n)], "weight_decay": 0.0},
+            ]  # fmt: skip
+            self.views.append(views)
+            self._each.append(
+                torch.optim.AdamW(groups, lr=plan.lr, betas=(plan.beta1, plan.beta2), fused=True)
+            )
+
+    def norms(self) -> Tensor:
+        """Norm of every member's gradient before clipping, ``(K,)``."""
+        # One sum after the other: a reduction over a table of parts and members would add them in
+        # an order that depends on how many members there are.
+        total_K = torch.zeros((), device=next(iter(self._parameters.values())).device)
+        for parameter in self._parameters.values():
+            norm_K = torch.linalg.vector_norm(_grad(parameter).flatten(1), dim=1)
+            total_K = total_K + norm_K.square()
+        return total_K.sqrt()
+
+    def step(self, lr: Sequence[float], norm_K: Tensor, skip_K: Tensor) -> None:
+        """Clip and step; the gradients are gone afterwards.
+
+        Args:
+            lr: one learning rate a member.
+            norm_K: of :meth:`norms`.
+            skip_K: 1 for members that are left as they are, else 0.
+        """
+        scale_K = (norm_K / self._clip).clamp(min=1.0).float()
+        for k, (optimiser, views) in enumerate(zip(self._each, self.views, strict=True)):
+            for name, view in views.items():
+                view.grad = _grad(self._parameters[name])[k]
+            for group in optimiser.param_groups:
+                group["lr"] = lr[k]
+            # What torch's own gradient scaler sets for fused optimisers.
+            optimiser.grad_scale = scale_K[k]  # type: ignore[attr-defined]
+            optimiser.found_inf = skip_K[k]  # type: ignore[attr-defined]
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    def state(self, member: int) -> dict[str, Tensor]:
+        """Moments and step counts of one member, by parameter and name; what they are, not copies.
+
+        Empty before the first step.
+        """
+        state = self._each[member].state
+        return {
+            f"{name}.{key}": value
+            for name, view in self.views[member].items()
+            for key, value in state[view].items()
+        }
+
+    def load(self, member: int, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`state` gave."""
+        for name, view in self.views[member].items():
+            own = {key: state[f"{name}.{key}"].to(view.device, copy=True) for key in MOMENTS}
+            self._each[member].state[view] = own
+
+
+def _decays(name: str) -> bool:
+    return name.rpartition(".")[2] in TRUNK_MATRICES
+
+
+def _grad(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def learning_rate(plan: TrainPlan, step: int) -> float:

@@ -11,7 +11,7 @@ import torch
 import torch._dynamo
 
 from proxy_trainer.processes import claimed, die_with_parent
-from proxy_trainer.train import Diverged, train
+from proxy_trainer.train import train
 from regmix.errors import RegmixError
 from regmix.files import write_json
 from regmix.layout import StudyLayout
@@ -32,10 +32,9 @@ def work(root: Path, run_id: str, checkpoint_seconds: float) -> int:
         if run.done.exists():
             return THERE
         run.failed.unlink(missing_ok=True)
-        try:
-            train(study, run, checkpoint_seconds=checkpoint_seconds)
-        except Diverged as exc:
-            write_json(run.failed, {"reason": str(exc)})
+        outcome = train(study, [run], checkpoint_seconds=checkpoint_seconds)
+        if outcome.diverged:
+            write_json(run.failed, {"reason": outcome.diverged[run_id]})
             return FAILED
     return OK
 

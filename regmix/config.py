@@ -129,6 +129,10 @@ class ModelConfig(Strict):
     tied_embeddings: bool = False
 
 
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
 class TrainConfig(Strict):
     """How a model is trained; what is left out follows from the model's size."""
 
@@ -149,6 +153,16 @@ class TrainConfig(Strict):
     """Validation text scored per domain: documents in a fixed order, the last one cut."""
     eval_points: Annotated[int, Field(ge=1)] = 1
     """Evaluations over the run, evenly spaced in tokens; the last is at its end."""
+    eval_tokens: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)] = ()
+    """Instead: evaluate once these many tokens were trained, and at the end."""
+    skip_sigma: Annotated[float, Field(ge=0)] = 0.0
+    """Leave out a step whose loss or gradient norm is this many standard deviations above the last
+    128 steps' mean; 0: never."""
+    document_mask: bool = False
+    """Whether a token attends to its own document alone, not to those before it in its block."""
+    repetition: Literal["none", "match"] = "none"
+    """``match``: a run sees as small a share of each domain as its tokens are of the full run's
+    (``space.budget_tokens``), so that it repeats text as often."""
 
 
 class RunConfig(Strict):
@@ -191,10 +205,6 @@ def _ordered(bound: tuple[float, float]) -> tuple[float, float]:
 
 
 Bound = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
@@ -381,6 +391,13 @@ class StudyConfig(Strict):
             ],
             "data": {"tokenizer": tokenizer.model_dump(include=own, exclude_defaults=True)},
         }  # fmt: skip
+
+    @model_validator(mode="after")
+    def _budget_known(self) -> StudyConfig:
+        for key, run in (("proxy", self.proxy), ("target", self.target)):
+            if run.train.repetition == "match" and self.space.budget_tokens is None:
+                raise ValueError(f"{key}.train.repetition: match needs space.budget_tokens")
+        return self
 
     @property
     def domain_names(self) -> tuple[str, ...]:

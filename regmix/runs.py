@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from regmix.hashing import fingerprint
 from regmix.mixture import Mixture
 from regmix.sizes import ModelShape, TrainPlan
 
-NUMERICS = 1
+NUMERICS = 2
 """Raised whenever a change of the training code changes the figures a run comes to."""
 
 
@@ -106,7 +106,7 @@ class RunSpec:
                 role=raw["role"],
                 mixture=Mixture.of(raw["weights"], where=f"{path}: weights"),
                 model=ModelShape(**raw["model"]),
-                plan=TrainPlan(**raw["plan"]),
+                plan=_plan(raw["plan"]),
                 vocab_size=raw["vocab_size"],
                 data=raw["data"],
                 seed=raw["seed"],
@@ -121,3 +121,8 @@ class RunSpec:
                 "changed by hand or written by another version; propose again"
             )
         return spec
+
+
+def _plan(raw: dict[str, Any]) -> TrainPlan:
+    plan = TrainPlan(**raw)
+    return replace(plan, eval_steps=tuple(plan.eval_steps))

@@ -31,6 +31,8 @@ _SIZES: dict[str, tuple[int, int, int, int]] = {
 }
 SIZES = tuple(_SIZES)
 
+_RESOLVED = ("eval_points", "eval_tokens", "repetition")
+"""Settings that a plan holds in another form."""
 TOKENS_PER_PARAMETER = 20
 """Default horizon (Hoffmann et al. 2022, arXiv 2203.15556)."""
 BATCH_SEQUENCES = 8
@@ -90,7 +92,12 @@ class TrainPlan:
     clip: float
     z_loss: float
     eval_bytes: int
-    eval_points: int
+    eval_steps: tuple[int, ...]
+    """Steps after which the run is evaluated; the last is its end."""
+    skip_sigma: float
+    data_share: float
+    """Share of each domain's training text that the run may see."""
+    document_mask: bool
 
 
 def shape(config: ModelConfig) -> ModelShape:
@@ -138,10 +145,30 @@ def plan(config: TrainConfig, model: ModelShape) -> TrainPlan:
         raise UserError(
             f"train.tokens: {tokens:,} is less than one batch of {batch * model.context:,} tokens"
         )
-    settings = config.model_dump(exclude={"tokens", "batch_tokens", "lr"})
+    settings = config.model_dump(exclude={"tokens", "batch_tokens", "lr", *_RESOLVED})
+    return TrainPlan(
+        steps=steps,
+        batch=batch,
+        lr=config.lr or default_lr(model),
+        eval_steps=_eval_steps(config, steps, batch * model.context),
+        data_share=1.0,
+        **settings,
+    )
+
+
+def _eval_steps(config: TrainConfig, steps: int, tokens_per_step: int) -> tuple[int, ...]:
+    """Evenly spaced, or the steps at whose end the given tokens have been seen."""
     if config.eval_points > steps:
         raise UserError(f"train.eval_points: {config.eval_points} for a run of {steps} steps")
-    return TrainPlan(steps=steps, batch=batch, lr=config.lr or default_lr(model), **settings)
+    if not config.eval_tokens:
+        return tuple(round(steps * (i + 1) / config.eval_points) for i in range(config.eval_points))
+    last = max(config.eval_tokens)
+    if last > steps * tokens_per_step:
+        raise UserError(
+            f"train.eval_tokens: {last:,} for a run of {steps * tokens_per_step:,} tokens"
+        )
+    asked = {-(-tokens // tokens_per_step) for tokens in config.eval_tokens}
+    return tuple(sorted(asked | {steps}))
 
 
 def round_log2(value: float) -> int:

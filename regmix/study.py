@@ -41,6 +41,7 @@ from regmix.records import RunRecord, read_runs
 from regmix.regressors import registry
 from regmix.results import Fit
 from regmix.runs import RunSpec
+from regmix.sizes import ModelShape, TrainPlan
 from regmix.space import Space
 from regmix.store import Store, cohort
 from regmix.strict import place
@@ -463,6 +464,14 @@ class Study:
         manifest.check_settings(self.config, self.layout)
         return manifest
 
+    def _matched(self, plan: TrainPlan, model: ModelShape, settings: RunConfig) -> TrainPlan:
+        """The plan with the share of the data that gives it the full run's epochs, if asked for."""
+        budget = self.config.space.budget_tokens
+        if settings.train.repetition == "none" or budget is None:
+            return plan
+        tokens = plan.steps * plan.batch * model.context
+        return replace(plan, data_share=min(1.0, tokens / budget))
+
     def _template(self, settings: RunConfig) -> RunSpec:
         manifest = self._built()
         model = sizes.shape(settings.model)
@@ -471,7 +480,7 @@ class Study:
             role="swarm",
             mixture=manifest.natural(),
             model=model,
-            plan=sizes.plan(settings.train, model),
+            plan=self._matched(sizes.plan(settings.train, model), model, settings),
             vocab_size=manifest.vocab_size,
             data=manifest.fingerprint,
             seed=self.config.seed,

@@ -9,7 +9,9 @@ differs between them is the mixture alone (common random numbers).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -54,14 +56,19 @@ class DomainStream:
     permuted: a short proxy then sees a piece of many documents instead of a few long ones whole,
     which is most of its seed noise (docs/DECISIONS.md). Every epoch has its own permutation and its
     own offset of the cuts, so that no token is left out for good.
+
+    Of a part of a domain (``share`` below 1) every epoch reads the same blocks, a seeded choice.
     """
 
-    def __init__(self, tokens: DomainTokens, seed: int, index: int, context: int) -> None:
-        self._tokens = tokens
+    def __init__(
+        self, tokens: DomainTokens, seed: int, index: int, context: int, share: float = 1.0
+    ) -> None:
+        self.tokens = tokens
         self._key = (seed, 2, index)
         self._context = context
-        self._epoch = -1
-        self._starts: IntArray = np.zeros(0, dtype=np.int64)
+        self._share = share
+        # Members of an array read one stream at different epochs.
+        self._starts_of = lru_cache(maxsize=4)(self._permuted)
 
     def check_length(self) -> None:
         """Refuse a domain that is too short to be cut into blocks.
@@ -69,34 +76,56 @@ class DomainStream:
         Raises:
             UserError: the tokens it has and the tokens it needs.
         """
-        if self._tokens.tokens <= 2 * self._context:
+        name, has = self.tokens.domain, self.tokens.tokens
+        if has <= 2 * self._context:
             raise UserError(
-                f"domain '{self._tokens.domain}': {self._tokens.tokens} training tokens are too "
-                f"few for a context of {self._context}; it needs more than {2 * self._context}"
+                f"domain '{name}': {has} training tokens are too few for a context of "
+                f"{self._context}; it needs more than {2 * self._context}"
+            )
+        if self.blocks_per_epoch < 1:
+            raise UserError(
+                f"domain '{name}': {self._share:.3g} of its {has:,} training tokens, which is what "
+                f"matches the full run's epochs, are less than one block of {self._context}"
             )
 
     @property
     def blocks_per_epoch(self) -> int:
         """Blocks of one pass: whatever the offset, this many fit with a target for each token."""
-        return (self._tokens.tokens - self._context) // self._context
+        return int(self._share * self._whole)
+
+    @property
+    def _whole(self) -> int:
+        return (self.tokens.tokens - self._context) // self._context
 
     def epochs(self, blocks: int) -> float:
         """Passes that so many blocks are; a pass leaves out the ends that fill no block."""
         return blocks / self.blocks_per_epoch if blocks else 0.0
 
-    def block(self, number: int) -> IntArray:
-        """Block ``number`` of the sequence with the token after it, shape ``(context + 1,)``."""
+    def start(self, number: int) -> int:
+        """Where in the domain block ``number`` of the sequence begins."""
         epoch, index = divmod(number, self.blocks_per_epoch)
-        if epoch != self._epoch:
-            self._permute(epoch)
-        start = self._starts[index]
-        return self._tokens.take(np.arange(start, start + self._context + 1))
+        return int(self._starts_of(epoch)[index])
 
-    def _permute(self, epoch: int) -> None:
+    def _permuted(self, epoch: int) -> IntArray:
         rng = np.random.default_rng([*self._key, epoch])
+        if self._share < 1:
+            chosen = np.random.default_rng([*self._key, 0]).permutation(self._whole)
+            part = chosen[: self.blocks_per_epoch]
+            return np.asarray(self._context * (rng.permutation(part) if epoch else part))
         offset = rng.integers(self._context)
-        self._starts = offset + self._context * rng.permutation(self.blocks_per_epoch)
-        self._epoch = epoch
+        return np.asarray(offset + self._context * rng.permutation(self._whole))
+
+
+def open_streams(
+    layout: StudyLayout, manifest: DataManifest, *, context: int, seed: int, share: float = 1.0
+) -> dict[str, DomainStream]:
+    """Every domain's stream, by name; what runs with one seed read they can share."""
+    return {
+        name: DomainStream(
+            DomainTokens(layout, manifest, name, "train"), seed, index, context, share
+        )
+        for index, name in enumerate(manifest.names)
+    }
 
 
 @dataclass(frozen=True)
@@ -117,41 +146,39 @@ class MixtureSampler:
 
     def __init__(
         self,
-        layout: StudyLayout,
-        manifest: DataManifest,
+        streams: Mapping[str, DomainStream],
         mixture: Mixture,
         *,
         context: int,
         blocks: int,
         seed: int,
     ) -> None:
-        if mixture.domains != manifest.names:
+        """Sample from :func:`open_streams` of the same context and seed.
+
+        Raises:
+            UserError: the mixture is over other domains, or one of them is too short.
+        """
+        if mixture.domains != tuple(streams):
             raise UserError(
                 f"the mixture is over {', '.join(mixture.domains)}; "
-                f"the data holds {', '.join(manifest.names)}"
+                f"the data holds {', '.join(streams)}"
             )
         self.mixture = mixture
         self.context = context
         self.blocks = blocks
         self._schedule = schedule(mixture.array(), blocks, seed)
         self._rank = _ranks(self._schedule, len(mixture.domains))
-        self._streams = [
-            DomainStream(DomainTokens(layout, manifest, name, "train"), seed, index, context)
-            for index, name in enumerate(mixture.domains)
-        ]
+        self._streams = list(streams.values())
         for stream, weight in zip(self._streams, mixture.weights, strict=True):
             if weight > 0:
                 stream.check_length()
 
-    def batch(self, first: int, count: int) -> IntArray:
-        """Blocks ``first`` to ``first + count``, shape ``(count, context + 1)``.
-
-        Each row holds ``context`` inputs and, shifted by one, their targets.
-        """
-        out = np.empty((count, self.context + 1), dtype=np.int64)
+    def places(self, first: int, count: int) -> IntArray:
+        """Domain and start in it of blocks ``first`` to ``first + count``, shape ``(count, 2)``."""
+        out = np.empty((count, 2), dtype=np.int64)
         for row in range(count):
-            domain = self._schedule[first + row]
-            out[row] = self._streams[domain].block(int(self._rank[first + row]))
+            domain = int(self._schedule[first + row])
+            out[row] = domain, self._streams[domain].start(int(self._rank[first + row]))
         return out
 
     def realised(self) -> list[Realised]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from proxy_trainer.data import tokenizer as study_tokenizer
 from proxy_trainer.data.shards import DomainTokens, IntArray
 from proxy_trainer.loss import token_nats
-from proxy_trainer.models.gpt import GPT
+from proxy_trainer.models.array import ModelArray
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
 
@@ -102,24 +102,29 @@ def _cut(ids: IntArray, size: int, tokenizer: Tokenizer, room: int) -> tuple[Int
 
 
 @torch.no_grad()
-def bits_per_byte(model: GPT, sets: list[EvalSet]) -> dict[str, float]:
-    """Bits per byte by domain name."""
-    return {s.domain: _nats(model, s) / (math.log(2) * s.text_bytes) for s in sets}
+def bits_per_byte(array: ModelArray, sets: list[EvalSet]) -> list[dict[str, float]]:
+    """Bits per byte by domain name, one table a member; all members read the text together."""
+    found: list[dict[str, float]] = [{} for _ in range(array.members)]
+    for windows in sets:
+        for table, nats in zip(found, _nats(array, windows).tolist(), strict=True):
+            table[windows.domain] = nats / (math.log(2) * windows.text_bytes)
+    return found
 
 
-def _nats(model: GPT, windows: EvalSet) -> float:
-    """Total nats over a domain; windows of like length share a batch, right-padded."""
+def _nats(array: ModelArray, windows: EvalSet) -> Tensor:
+    """Total nats over a domain, ``(K,)``; windows of like length share a batch, right-padded."""
     by_length = sorted(range(len(windows.inputs)), key=lambda i: -len(windows.inputs[i]))
-    total = 0.0
+    total_K = array.embed.new_zeros(array.members, dtype=torch.float64)
     start = 0
     while start < len(by_length):
         longest = len(windows.inputs[by_length[start]])
         rows = by_length[start : start + max(1, BATCH_TOKENS // longest)]
         start += len(rows)
-        ids, keep, target = _pad(windows, rows, longest)
-        hidden = model.hidden(ids)[keep]
-        total += token_nats(hidden, model.lm_head.weight, target).double().sum().item()
-    return total
+        ids_BT, keep_BT, target_N = (x.to(total_K.device) for x in _pad(windows, rows, longest))
+        hidden_KND = array.hidden(ids_BT.expand(array.members, -1, -1))[:, keep_BT.flatten()]
+        nats_KN = token_nats(hidden_KND, array.unembed_KDV, target_N.expand(array.members, -1))
+        total_K += nats_KN.double().sum(1)
+    return total_K
 
 
 def _pad(windows: EvalSet, rows: list[int], length: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -155,10 +155,14 @@ class GPT(nn.Module):
 
 def rope_table(length: int, width: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each ``(length, width)``, halves repeated (RoPE, arXiv 2104.09864)."""
-    inverse_E = ROPE_THETA ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
-    angle_TE = torch.outer(torch.arange(length, dtype=torch.float32), inverse_E)
-    angle_TE = torch.cat([angle_TE, angle_TE], dim=-1)
+    angle_TE = rope_angles(length, width).repeat(1, 2)
     return angle_TE.cos(), angle_TE.sin()
+
+
+def rope_angles(length: int, width: int) -> Tensor:
+    """By how much each pair of channels is turned at each position, ``(length, width / 2)``."""
+    inverse_E = ROPE_THETA ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
+    return torch.outer(torch.arange(length, dtype=torch.float32), inverse_E)
 
 
 def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from proxy_trainer.checkpoint import write_tensors
 from proxy_trainer.data import tokenizer as tokenizers
-from proxy_trainer.models.gpt import GPT, INIT_STD, NORM_EPS, ROPE_THETA
+from proxy_trainer.models.gpt import INIT_STD, NORM_EPS, ROPE_THETA
 from regmix.files import write_json, write_whole
+from regmix.sizes import ModelShape
 
 
-def config(model: GPT, eod_id: int) -> dict[str, Any]:
+def config(shape: ModelShape, vocab_size: int, eod_id: int) -> dict[str, Any]:
     """The ``config.json`` with which transformers builds the same model."""
-    shape = model.shape
     family = "Qwen3" if shape.qk_norm else "Llama"
     return {
         "architectures": [f"{family}ForCausalLM"],
         "model_type": family.lower(),
-        "vocab_size": model.vocab_size,
+        "vocab_size": vocab_size,
         "hidden_size": shape.d_model,
         "intermediate_size": shape.d_ff,
         "num_hidden_layers": shape.layers,
@@ -38,10 +40,17 @@ def config(model: GPT, eod_id: int) -> dict[str, Any]:
     }
 
 
-def save(model: GPT, folder: Path, tokenizer: Path, eod_id: int) -> None:
-    """Write config, weights and tokenizer; ``AutoModelForCausalLM`` loads the folder."""
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    if model.shape.tied_embeddings:
+def save(
+    weights: dict[str, Tensor], shape: ModelShape, folder: Path, tokenizer: Path, eod_id: int
+) -> None:
+    """Write config, weights and tokenizer; ``AutoModelForCausalLM`` loads the folder.
+
+    Args:
+        weights: a state dict in transformers' names.
+    """
+    vocab_size = len(weights["model.embed_tokens.weight"])
+    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
+    if shape.tied_embeddings:
         del weights["lm_head.weight"]
     write_tensors(folder / "model.safetensors", weights, {"format": "pt"})
     content = tokenizer.read_bytes()
@@ -50,9 +59,9 @@ def save(model: GPT, folder: Path, tokenizer: Path, eod_id: int) -> None:
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": model.shape.context,
+            "model_max_length": shape.context,
             "eos_token": tokenizers.load(tokenizer).id_to_token(eod_id),
             "clean_up_tokenization_spaces": False,
         },
     )
-    write_json(folder / "config.json", config(model, eod_id))
+    write_json(folder / "config.json", config(shape, vocab_size, eod_id))

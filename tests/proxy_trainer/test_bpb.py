@@ -17,7 +17,7 @@ from proxy_trainer.data.shards import DomainTokens
 from proxy_trainer.data.tokenise import is_valid_document
 from proxy_trainer.evals import bpb
 from proxy_trainer.models import hf
-from proxy_trainer.models.gpt import GPT
+from proxy_trainer.models.array import ModelArray
 from regmix.config import ModelConfig
 from regmix.manifest import DataManifest
 from regmix.sizes import shape
@@ -26,14 +26,12 @@ from regmix.study import Study
 ALL = 10**9
 
 
-def made(context: int = 32, vocab: int = 512) -> GPT:
-    model = GPT(
-        shape(ModelConfig(size="50k", d_model=32, layers=2, heads=2, context=context)), vocab
-    )
-    model.initialise(3)
+def made(context: int = 32, vocab: int = 512, seeds: tuple[int, ...] = (3,)) -> ModelArray:
+    dims = shape(ModelConfig(size="50k", d_model=32, layers=2, heads=2, context=context))
+    model = ModelArray.initialised(dims, vocab, seeds)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() > 1:
+            if parameter.shape[1] > 1:
                 parameter *= 10  # far from uniform predictions
     return model
 
@@ -68,11 +66,11 @@ def test_equals_a_direct_computation_with_transformers(
 ) -> None:
     study, manifest = data
     model = made()
-    hf.save(model, tmp_path, study.layout.tokenizer, manifest.eod_id)
+    hf.save(model.member(0), model.shape, tmp_path, study.layout.tokenizer, manifest.eod_id)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     tokenizer = tokenizers.load(study.layout.tokenizer)
     sets = bpb.load_eval_sets(study.layout, manifest, context=32, max_bytes=ALL)
-    found = bpb.bits_per_byte(model, sets)
+    [found] = bpb.bits_per_byte(model, sets)
     for domain in manifest.names:
         texts = valid_texts(study, domain)
         encoded = [tokenizer.encode(t, add_special_tokens=False).ids for t in texts]
@@ -88,9 +86,9 @@ def test_a_model_that_knows_nothing_pays_the_logarithm_of_the_vocabulary(
     study, manifest = data
     model = made()
     with torch.no_grad():
-        model.lm_head.weight.zero_()
+        model.head.zero_()
     sets = bpb.load_eval_sets(study.layout, manifest, context=32, max_bytes=ALL)
-    found = bpb.bits_per_byte(model, sets)
+    [found] = bpb.bits_per_byte(model, sets)
     for s in sets:
         part = manifest.domain(s.domain).valid
         tokens = part.tokens - part.documents  # the end-of-document tokens are not scored
@@ -128,9 +126,20 @@ def test_the_batch_changes_nothing(
     study, manifest = data
     model = made()
     sets = bpb.load_eval_sets(study.layout, manifest, context=32, max_bytes=ALL)
-    expected = bpb.bits_per_byte(model, sets)
+    [expected] = bpb.bits_per_byte(model, sets)
     monkeypatch.setattr(bpb, "BATCH_TOKENS", batch_tokens)
-    assert bpb.bits_per_byte(model, sets) == pytest.approx(expected, rel=1e-6)
+    [found] = bpb.bits_per_byte(model, sets)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_members_are_measured_together_as_they_are_alone(
+    data: tuple[Study, DataManifest],
+) -> None:
+    study, manifest = data
+    sets = bpb.load_eval_sets(study.layout, manifest, context=32, max_bytes=2000)
+    found = bpb.bits_per_byte(made(seeds=(3, 4, 5)), sets)
+    assert found == [bpb.bits_per_byte(made(seeds=(seed,)), sets)[0] for seed in (3, 4, 5)]
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize("room", [1, 150, 1000, 2500])

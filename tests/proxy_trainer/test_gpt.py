@@ -58,7 +58,7 @@ def test_logits_are_those_of_transformers(tmp_path: Path, tokenizer: Path, name:
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
             else:
                 parameter *= 5
-    hf.save(model, tmp_path, tokenizer, 0)
+    hf.save(model.state_dict(), model.shape, tmp_path, tokenizer, 0)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     ids = torch.randint(VOCAB, (3, 48), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -81,7 +81,8 @@ def test_counted_parameters_are_those_of_the_model() -> None:
 def test_tokenizer_of_the_folder_is_the_studys(
     tmp_path: Path, tokenizer: Path, qk_norm: bool
 ) -> None:
-    hf.save(made(qk_norm=qk_norm), tmp_path, tokenizer, 0)
+    model = made(qk_norm=qk_norm)
+    hf.save(model.state_dict(), model.shape, tmp_path, tokenizer, 0)
     theirs, ours = AutoTokenizer.from_pretrained(tmp_path), tokenizers.load(tokenizer)
     for text in ("w1 w2 w3", " leading", "∑ 🙂 café", "two\n\nlines  and   spaces"):
         ids = ours.encode(text).ids
@@ -96,7 +97,7 @@ def test_saved_model_generates_and_stops_at_the_end_token(tmp_path: Path, tokeni
     with torch.no_grad():
         model.lm_head.weight.zero_()
         model.lm_head.weight[0] = model.hidden(torch.tensor([[5]]))[0, 0]  # 5 is followed by 0
-    hf.save(model, tmp_path, tokenizer, 0)
+    hf.save(model.state_dict(), model.shape, tmp_path, tokenizer, 0)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     out = theirs.generate(
         torch.tensor([[5]]), attention_mask=torch.ones(1, 1, dtype=torch.long),

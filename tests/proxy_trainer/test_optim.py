@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from proxy_trainer.models.gpt import GPT
-from proxy_trainer.optim import adamw, learning_rate
+from proxy_trainer.models.array import TRUNK_MATRICES, ModelArray
+from proxy_trainer.optim import ArrayAdamW, learning_rate
 from regmix.config import ModelConfig, TrainConfig
 from regmix.sizes import TrainPlan, plan, shape
 
@@ -71,38 +71,52 @@ def test_the_shortest_runs_have_rates_within_bounds(
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_only_matrices_of_the_trunk_decay(tied: bool) -> None:
-    model = GPT(shape(ModelConfig(size="50k", qk_norm=True, tied_embeddings=tied)), 300)
-    optimiser = adamw(model, planned(weight_decay=0.3))
-    decaying = {id(p) for p in optimiser.param_groups[0]["params"]}
-    assert [g["weight_decay"] for g in optimiser.param_groups] == [0.3, 0.0]
-    assert sum(len(g["params"]) for g in optimiser.param_groups) == len(list(model.parameters()))
-    for name, parameter in model.named_parameters():
-        assert (id(parameter) in decaying) == name.endswith("_proj.weight"), name
+    """With no gradient a step only decays."""
+    dims = shape(ModelConfig(size="50k", qk_norm=True, tied_embeddings=tied))
+    array = ModelArray.initialised(dims, 300, [0, 1])
+    optimiser = ArrayAdamW(array, planned(weight_decay=0.3))
+    before = array.member(1)
+    for parameter in array.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step([0.1, 0.5], torch.zeros(2), torch.zeros(2))
+    for name, value in array.member(1).items():
+        factor = 1 - 0.5 * 0.3 if name.endswith("_proj.weight") else 1.0
+        torch.testing.assert_close(value, before[name] * factor, rtol=1e-6, atol=0)
 
 
-def test_steps_are_those_of_adamw_as_it_is_written() -> None:
-    made = planned(weight_decay=0.1, beta1=0.8, beta2=0.9)
-    model = GPT(SHAPE, 300).double()
-    model.initialise(0)
-    optimiser = adamw(model, made)
-    reference = {n: p.detach().clone() for n, p in model.named_parameters()}
+@pytest.mark.parametrize("clip", [1e9, 0.5])
+def test_steps_are_those_of_adamw_as_it_is_written(clip: float) -> None:
+    """Every member by itself: its learning rate, its clipping, the steps that it leaves out."""
+    made = planned(weight_decay=0.1, beta1=0.8, beta2=0.9, clip=clip)
+    array = ModelArray.initialised(SHAPE, 300, [0, 1]).double()
+    optimiser = ArrayAdamW(array, made)
+    reference = {n: p.detach().clone() for n, p in array.named_parameters()}
     first = {n: torch.zeros_like(p) for n, p in reference.items()}
     second = {n: torch.zeros_like(p) for n, p in reference.items()}
     generator = torch.Generator().manual_seed(0)
-    for step in range(1, 6):
-        lr = learning_rate(made, step)
-        for group in optimiser.param_groups:
-            group["lr"] = lr
-        for name, parameter in model.named_parameters():
-            g = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.grad = g
-            decay = 0.1 if name.endswith("_proj.weight") else 0.0
-            first[name] = 0.8 * first[name] + 0.2 * g
-            second[name] = 0.9 * second[name] + 0.1 * g**2
-            update = (first[name] / (1 - 0.8**step)) / (
-                (second[name] / (1 - 0.9**step)).sqrt() + 1e-8
-            )
-            reference[name] = reference[name] * (1 - lr * decay) - lr * update
-        optimiser.step()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.detach(), reference[name], rtol=1e-9, atol=1e-12)
+    taken = [0, 0]
+    for step in range(1, 7):
+        rates, skip = [0.01 / step, 0.002 * step], [0.0, float(step == 3)]
+        for parameter in array.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        gradients = {n: p.grad.clone() for n, p in array.named_parameters() if p.grad is not None}
+        norms = optimiser.norms()
+        for k in range(2):
+            norm = math.sqrt(sum(float(g[k].square().sum()) for g in gradients.values()))
+            assert norms[k].item() == pytest.approx(norm)
+            if skip[k]:
+                continue
+            taken[k] += 1
+            for name, g in gradients.items():
+                own = g[k] * min(1.0, clip / norm)
+                decay = 0.1 if name.rpartition(".")[2] in TRUNK_MATRICES else 0.0
+                first[name][k] = 0.8 * first[name][k] + 0.2 * own
+                second[name][k] = 0.9 * second[name][k] + 0.1 * own**2
+                update = (first[name][k] / (1 - 0.8 ** taken[k])) / (
+                    (second[name][k] / (1 - 0.9 ** taken[k])).sqrt() + 1e-8
+                )
+                reference[name][k] *= 1 - rates[k] * decay
+                reference[name][k] -= rates[k] * update
+        optimiser.step(rates, norms, torch.tensor(skip, dtype=torch.float32))
+    for name, parameter in array.named_parameters():
+        torch.testing.assert_close(parameter.detach(), reference[name], rtol=1e-6, atol=1e-9)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from proxy_trainer.data.sampler import DomainStream, MixtureSampler, schedule
+from proxy_trainer.data.pool import TokenPool
+from proxy_trainer.data.sampler import DomainStream, MixtureSampler, open_streams, schedule
 from proxy_trainer.data.shards import DomainTokens, ShardWriter
 from regmix.errors import UserError
 from regmix.layout import StudyLayout
@@ -113,14 +115,33 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyLayout, DataMan
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-MakeSampler = Callable[..., MixtureSampler]
+class Reader:
+    """A sampler, and the text at the places that it names."""
+
+    def __init__(
+        self,
+        data: tuple[StudyLayout, DataManifest],
+        mixture: Mixture,
+        context: int = CONTEXT,
+        blocks: int = 200,
+        seed: int = 0,
+        share: float = 1.0,
+    ) -> None:
+        streams = open_streams(*data, context=context, seed=seed, share=share)
+        self.sampler = MixtureSampler(streams, mixture, context=context, blocks=blocks, seed=seed)
+        self._pool = TokenPool(streams, context=context, device=torch.device("cpu"))
+
+    def batch(self, first: int, count: int) -> np.ndarray:
+        return self._pool.batch(self.sampler.places(first, count)).numpy()
+
+
+MakeSampler = Callable[..., Reader]
 
 
 @pytest.fixture(scope="module")
 def sampler(data: tuple[StudyLayout, DataManifest]) -> MakeSampler:
-    def make(*w: float, blocks: int = 200, seed: int = 0) -> MixtureSampler:
-        mixture = Mixture.of(dict(zip(SIZES, w, strict=True)))
-        return MixtureSampler(*data, mixture, context=CONTEXT, blocks=blocks, seed=seed)
+    def make(*w: float, **settings: float) -> Reader:
+        return Reader(data, Mixture.of(dict(zip(SIZES, w, strict=True))), **settings)
 
     return make
 
@@ -167,6 +188,11 @@ def test_another_seed_reads_in_another_order(sampler: MakeSampler) -> None:
         assert (one[name] != two[name]).any()
 
 
+def block(stream: DomainStream, number: int) -> np.ndarray:
+    start = stream.start(number)
+    return stream.tokens.take(np.arange(start, start + CONTEXT + 1))
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_an_epoch_reads_every_token_once_but_the_cut_ends(
     data: tuple[StudyLayout, DataManifest], name: str
@@ -175,7 +201,7 @@ def test_an_epoch_reads_every_token_once_but_the_cut_ends(
     epochs = []
     for epoch in range(6):
         numbers = range(epoch * stream.blocks_per_epoch, (epoch + 1) * stream.blocks_per_epoch)
-        blocks = np.array([stream.block(n) for n in numbers])
+        blocks = np.array([block(stream, n) for n in numbers])
         inputs = blocks[:, :-1] - BASE[name]
         assert len(np.unique(inputs)) == inputs.size
         assert np.unique(inputs).tolist() == list(range(inputs.min(), inputs.max() + 1))
@@ -191,14 +217,14 @@ def test_a_stream_can_be_read_back_and_forth_over_epochs(
     data: tuple[StudyLayout, DataManifest],
 ) -> None:
     stream = DomainStream(DomainTokens(*data, "c", "train"), 5, 0, CONTEXT)
-    forward = [stream.block(n) for n in range(20)]
-    backward = [stream.block(n) for n in reversed(range(20))]
-    assert all((a == b).all() for a, b in zip(forward, reversed(backward), strict=True))
+    forward = [stream.start(n) for n in range(20)]
+    backward = [stream.start(n) for n in reversed(range(20))]
+    assert forward == backward[::-1]
 
 
 def test_realised_adds_up(sampler: MakeSampler) -> None:
     made = sampler(0.6, 0.4, 0.0)
-    found = {r.domain: r for r in made.realised()}
+    found = {r.domain: r for r in made.sampler.realised()}
     read = by_domain(made.batch(0, 200))
     assert sum(r.tokens for r in found.values()) == 200 * CONTEXT
     assert sum(r.realised for r in found.values()) == pytest.approx(1)
@@ -215,7 +241,7 @@ def test_epochs_are_passes_also_over_a_domain_of_a_few_blocks(
     sampler: MakeSampler, blocks: int
 ) -> None:
     made = sampler(0.0, 0.0, 1.0, blocks=blocks)
-    found = made.realised()[2]
+    found = made.sampler.realised()[2]
     assert found.epochs == blocks / 4  # 90 tokens in blocks of 16: four fit at every offset
     starts = made.batch(0, blocks)[:, 0]
     full = [starts[i : i + 4] for i in range(0, blocks, 4)]
@@ -230,16 +256,53 @@ def test_a_domain_shorter_than_two_contexts_is_an_error_with_its_numbers(
 ) -> None:
     mixture = Mixture.uniform(tuple(SIZES))
     with pytest.raises(UserError, match=r"domain 'c': 90 training tokens .* context of 45.* 90"):
-        MixtureSampler(*data, mixture, context=45, blocks=10, seed=0)
+        Reader(data, mixture, context=45, blocks=10)
 
 
 def test_a_short_domain_with_no_weight_is_no_error(data: tuple[StudyLayout, DataManifest]) -> None:
     mixture = Mixture.of({"a": 0.5, "b": 0.5, "c": 0.0})
-    made = MixtureSampler(*data, mixture, context=45, blocks=10, seed=0)
+    made = Reader(data, mixture, context=45, blocks=10)
     assert len(by_domain(made.batch(0, 10))["c"]) == 0
-    assert made.realised()[2].tokens == 0
+    assert made.sampler.realised()[2].tokens == 0
 
 
 def test_a_mixture_over_other_domains_is_an_error(data: tuple[StudyLayout, DataManifest]) -> None:
     with pytest.raises(UserError, match="mixture is over b, a, c; the data holds a, b, c"):
-        MixtureSampler(*data, Mixture.uniform(("b", "a", "c")), context=8, blocks=1, seed=0)
+        Reader(data, Mixture.uniform(("b", "a", "c")), context=8, blocks=1)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.27])
+def test_a_part_of_the_data_is_read_as_often_as_the_whole_would_be_in_a_longer_run(
+    sampler: MakeSampler, share: float
+) -> None:
+    whole = sampler(0.5, 0.3, 0.2, blocks=400)
+    part = sampler(0.5, 0.3, 0.2, blocks=round(400 * share), share=share)
+    for long, short in zip(whole.sampler.realised(), part.sampler.realised(), strict=True):
+        assert short.epochs == pytest.approx(long.epochs, rel=0.25)  # blocks are few here
+    read = by_domain(part.batch(0, part.sampler.blocks))
+    for name, size in SIZES.items():
+        assert len(np.unique(read[name][:, 0])) <= share * (size // CONTEXT)
+
+
+def test_a_part_that_is_less_than_a_block_is_an_error(sampler: MakeSampler) -> None:
+    with pytest.raises(UserError, match=r"domain 'c': 0\.1 of its 90 training tokens"):
+        sampler(0.5, 0.3, 0.2, share=0.1)
+
+
+def test_members_share_streams_and_read_as_they_would_alone(
+    data: tuple[StudyLayout, DataManifest], sampler: MakeSampler
+) -> None:
+    """At different epochs of one domain, in turns."""
+    streams = open_streams(*data, context=CONTEXT, seed=0)
+    mixtures = [(0.1, 0.1, 0.8), (0.8, 0.1, 0.1), (0.3, 0.3, 0.4)]
+    shared = [
+        MixtureSampler(
+            streams, Mixture.of(dict(zip(SIZES, w, strict=True))),
+            context=CONTEXT, blocks=200, seed=0,
+        )
+        for w in mixtures
+    ]  # fmt: skip
+    alone = [sampler(*w).sampler for w in mixtures]
+    for first in range(0, 200, 20):
+        for one, other in zip(shared, alone, strict=True):
+            assert (one.places(first, 20) == other.places(first, 20)).all()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from proxy_trainer import checkpoint, worker
 from proxy_trainer.data import build
 from proxy_trainer.events import EventLog
-from proxy_trainer.train import Diverged, train
+from proxy_trainer.train import Outcome, train
 from regmix.errors import UserError
 from regmix.layout import RunLayout
 from regmix.records import RunRecord, read_events
@@ -40,8 +41,13 @@ def planned(study: Study, **changes: object) -> RunSpec:
 
 def go(study: Study, spec: RunSpec, **options: object) -> RunLayout:
     run = study.layout.run(spec.run_id)
-    train(study.layout, run, **{"checkpoint_seconds": NEVER, **options})  # type: ignore[arg-type]
+    together(study, [spec], **options)
     return run
+
+
+def together(study: Study, specs: Sequence[RunSpec], **options: object) -> Outcome:
+    runs = [study.layout.run(s.run_id) for s in specs]
+    return train(study.layout, runs, **{"checkpoint_seconds": NEVER, **options})  # type: ignore[arg-type]
 
 
 def done(run: RunLayout) -> dict[str, object]:
@@ -102,7 +108,7 @@ def test_interrupted_and_resumed_it_comes_to_the_same_bits(
     with pytest.raises(Stop):
         go(cut, spec, on_step=stop, checkpoint_seconds=0.0)
     assert not run.done.exists()
-    assert (run.checkpoints / checkpoint.FILE).exists()
+    assert checkpoint.found(run.checkpoints)
     resumed: list[int] = []
     go(cut, spec, on_step=lambda step, _: resumed.append(step))
     assert resumed[0] == stop_at, "did not go on from its last checkpoint"
@@ -120,8 +126,9 @@ def test_how_often_it_is_saved_changes_no_figure(copy_study: Callable[..., Study
     assert logged(go(one, spec)) == logged(go(two, spec, checkpoint_seconds=0.0))
 
 
-def test_a_shortened_checkpoint_starts_over_and_comes_to_the_same(
-    copy_study: Callable[..., Study],
+@pytest.mark.parametrize("both", [False, True])
+def test_a_shortened_checkpoint_gives_way_to_the_one_before_and_comes_to_the_same(
+    copy_study: Callable[..., Study], both: bool
 ) -> None:
     whole, cut = copy_study("whole"), copy_study("cut")
     spec = planned(whole)
@@ -135,11 +142,14 @@ def test_a_shortened_checkpoint_starts_over_and_comes_to_the_same(
 
     with pytest.raises(Stop):
         go(cut, spec, on_step=stop, checkpoint_seconds=0.0)
-    path = run.checkpoints / checkpoint.FILE
+    (last, path), (before, other) = checkpoint.found(run.checkpoints)
+    assert (last, before) == (19, 18)
     os.truncate(path, path.stat().st_size // 2)
+    if both:
+        os.truncate(other, 100)
     steps: list[int] = []
     go(cut, spec, on_step=lambda step, _: steps.append(step))
-    assert steps[0] == 1
+    assert steps[0] == (1 if both else 19)
     assert done(run)["metrics"] == done(expected)["metrics"]
 
 
@@ -156,9 +166,65 @@ def diverging(study: Study) -> RunSpec:
 
 def test_divergence_is_an_error_with_the_step(study: Study) -> None:
     spec = diverging(study)
-    with pytest.raises(Diverged, match=r"(loss|bpb/\w+) is (nan|inf) at step \d+"):
-        go(study, spec)
+    outcome = together(study, [spec])
+    assert outcome.done == outcome.stopped == ()
+    reason = outcome.diverged[spec.run_id]
+    assert re.fullmatch(
+        r"loss or gradient is no number at step \d+ of 30|bpb/\w+ is (nan|inf) at step \d+", reason
+    )
     assert not study.layout.run(spec.run_id).done.exists()
+
+
+def test_members_of_an_array_come_to_the_figures_that_they_have_alone(
+    copy_study: Callable[..., Study],
+) -> None:
+    """Different mixtures, learning rates and seeds; one of them diverges."""
+    one, all_of_them = copy_study("one"), copy_study("all")
+    template = one.propose().specs
+    all_of_them.propose()
+    fast = replace(template[0].plan, lr=0.02)
+    specs = [*template[:3], replace(template[1], plan=fast), replace(template[2], seed=9)]
+    specs.append(diverging(one))
+    for spec in specs:
+        one.add_run(spec)
+        all_of_them.add_run(spec)
+    plans = {replace(s.plan, lr=0.0) for s in specs}
+    assert len(plans) == 2, "the diverging run has other clipping"
+    for spec in specs[:-1]:
+        go(one, spec)
+    outcome = together(all_of_them, specs[:-1])
+    assert set(outcome.done) == {s.run_id for s in specs[:-1]}
+    for spec in specs[:-1]:
+        ours, theirs = (s.layout.run(spec.run_id) for s in (all_of_them, one))
+        assert logged(ours) == logged(theirs)
+        assert done(ours)["metrics"] == done(theirs)["metrics"]
+        assert (done(ours)["members"], done(theirs)["members"]) == (5, 1)
+    with pytest.raises(UserError, match="cannot be trained together"):
+        together(all_of_them, specs)
+
+
+def test_runs_that_stand_at_different_steps_go_on_together(
+    copy_study: Callable[..., Study],
+) -> None:
+    whole, cut = copy_study("whole"), copy_study("cut")
+    specs = whole.propose().specs[:3]
+    cut.propose()
+    together(whole, specs)
+
+    for spec, stop_at in zip(specs, (5, 12, 5), strict=True):
+        seen: list[int] = []
+        outcome = together(
+            cut, [spec],
+            on_step=lambda step, _, seen=seen: seen.append(step),
+            keep_going=lambda seen=seen, at=stop_at: seen[-1] < at,
+        )  # fmt: skip
+        assert outcome.stopped == (spec.run_id,)
+    outcome = together(cut, specs)
+    assert set(outcome.done) == {s.run_id for s in specs}
+    for spec in specs:
+        ours, theirs = (s.layout.run(spec.run_id) for s in (cut, whole))
+        assert logged(ours) == logged(theirs)
+        assert done(ours)["metrics"] == done(theirs)["metrics"]
 
 
 def test_a_diverged_run_is_marked_and_a_retry_takes_the_mark_away(study: Study) -> None:
@@ -167,7 +233,7 @@ def test_a_diverged_run_is_marked_and_a_retry_takes_the_mark_away(study: Study) 
     assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.FAILED
     record = RunRecord(run, spec)
     assert record.status == "failed"
-    assert "is nan at step" in record.failure()["reason"].replace("inf", "nan")
+    assert " at step " in record.failure()["reason"]
     assert spec.run_id not in study.open_runs()
     assert spec.run_id in study.open_runs(retry_failed=True)
     assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.FAILED
@@ -278,14 +344,40 @@ def test_a_kept_model_is_the_one_that_was_measured(study: Study) -> None:
     from transformers import AutoModelForCausalLM
 
     from proxy_trainer.evals import bpb
-    from proxy_trainer.models.gpt import GPT
+    from proxy_trainer.models.array import ModelArray
 
     spec = planned(study, keep_model=True)
     run = go(study, spec)
     theirs = AutoModelForCausalLM.from_pretrained(run.model)
-    model = GPT(spec.model, spec.vocab_size)
-    model.load_state_dict(theirs.state_dict())
+    model = ModelArray(spec.model, spec.vocab_size, 1)
+    model.load_member(0, theirs.state_dict())
     manifest = build.load_manifest(study.layout, study.config)
     sets = bpb.load_eval_sets(study.layout, manifest, context=32, max_bytes=2000)
-    again = {f"bpb/{d}": v for d, v in bpb.bits_per_byte(model, sets).items()}
+    again = {f"bpb/{d}": v for d, v in bpb.bits_per_byte(model, sets)[0].items()}
     assert again == done(run)["metrics"]
+
+
+def test_matched_repetition_gives_a_proxy_the_full_runs_epochs(
+    copy_study: Callable[..., Study],
+) -> None:
+    """A thirtieth of the budget sees a thirtieth of each domain, as often as the full run would."""
+    study = copy_study()
+    path = study.layout.config
+    text = path.read_text().replace("eval_points: 2", "eval_points: 2, repetition: match")
+    path.write_text(text + f"space: {{budget_tokens: {4 * 3840}}}\n")
+    matched = Study.open(study.layout.root)
+    spec = matched.propose().specs[0]
+    assert spec.plan.data_share == pytest.approx(0.25)
+    full = replace(spec, plan=replace(spec.plan, data_share=1.0, steps=4 * spec.plan.steps,
+                                      eval_steps=(4 * spec.plan.steps,)))  # fmt: skip
+    matched.add_run(full)
+    short, long = (done(go(matched, s))["domains"] for s in (spec, full))
+    for ours, theirs in zip(short, long, strict=True):  # type: ignore[call-overload]
+        assert ours["epochs"] == pytest.approx(theirs["epochs"], rel=0.05)
+
+
+def test_matching_without_a_budget_is_an_error(study: Study) -> None:
+    path = study.layout.config
+    path.write_text(path.read_text().replace("eval_points: 2", "repetition: match"))
+    with pytest.raises(UserError, match=r"proxy\.train\.repetition: match needs .*budget_tokens"):
+        Study.open(study.layout.root)

@@ -74,3 +74,13 @@ def test_plans_that_do_not_fit_are_refused() -> None:
         plan(TrainConfig(tokens=100, batch_tokens=1024), model)
     with pytest.raises(UserError, match=r"train\.eval_points: 20 for a run of 10 steps"):
         plan(TrainConfig(tokens=10_240, batch_tokens=1024, eval_points=20), model)
+    with pytest.raises(UserError, match=r"train\.eval_tokens: 20,000 for a run of 10,240 tokens"):
+        plan(TrainConfig(tokens=10_240, batch_tokens=1024, eval_tokens=(1, 20_000)), model)
+
+
+def test_evaluations_are_even_or_where_they_are_asked_for() -> None:
+    model = shape(ModelConfig(size="50k"))
+    even = plan(TrainConfig(tokens=10_240, batch_tokens=1024, eval_points=3), model)
+    assert even.eval_steps == (3, 7, 10)
+    asked = TrainConfig(tokens=10_240, batch_tokens=1024, eval_tokens=(5_000, 1_024, 1_025))
+    assert plan(asked, model).eval_steps == (1, 2, 5, 10)

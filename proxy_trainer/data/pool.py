@@ -1,0 +1,53 @@
+"""All training tokens of a study: on disk for a CPU, in its memory for a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proxy_trainer.data.sampler import DomainStream
+from proxy_trainer.data.shards import IntArray
+
+_MARGIN = 0.25
+"""Share of a device's free memory that the pool may take."""
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    return bool(size < _MARGIN * torch.cuda.mem_get_info(device)[0])
+
+
+class TokenPool:
+    """Looks blocks up by domain and start.
+
+    On a GPU the pool is copied there once, if it fits, so that a step needs nothing of the host
+    but the places of its blocks.
+    """
+
+    def __init__(
+        self, streams: Mapping[str, DomainStream], *, context: int, device: torch.device
+    ) -> None:
+        self._tokens = [s.tokens for s in streams.values()]
+        self._context, self._device = context, device
+        ends = np.cumsum([t.tokens for t in self._tokens])
+        self._base = torch.from_numpy(np.concatenate([[0], ends[:-1]]))
+        self._span = torch.arange(context + 1, device=device)
+        self.resident = device.type == "cuda" and _fits(4 * int(ends[-1]), device)
+        if self.resident:
+            whole = [t.take(np.arange(t.tokens)).astype(np.int32) for t in self._tokens]
+            self._pool = torch.from_numpy(np.concatenate(whole)).to(device)
+
+    def batch(self, places: IntArray) -> Tensor:
+        """Blocks with the token after each, ``(..., context + 1)``, for ``places`` ``(..., 2)``."""
+        if self.resident:
+            found = torch.from_numpy(places)
+            starts = (self._base[found[..., 0]] + found[..., 1]).to(self._device, non_blocking=True)
+            return self._pool[starts[..., None] + self._span].long()
+        flat = places.reshape(-1, 2)
+        out = np.empty((len(flat), self._context + 1), dtype=np.int64)
+        for row, (domain, start) in enumerate(flat):
+            out[row] = self._tokens[domain].take(np.arange(start, start + self._context + 1))
+        ids = torch.from_numpy(out.reshape(*places.shape[:-1], self._context + 1))
+        return ids.to(self._device, non_blocking=True)

@@ -1,0 +1,96 @@
+"""An array in training: K models, their optimisers, and one step of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from proxy_trainer.checkpoint import Checkpoint
+from proxy_trainer.loss import cross_entropy
+from proxy_trainer.models.array import ModelArray
+from proxy_trainer.optim import ArrayAdamW
+from proxy_trainer.spikes import SpikeGuard
+from regmix.sizes import ModelShape, TrainPlan
+
+
+class Members:
+    """Models of one shape and one plan (learning rates and seeds apart) that train together.
+
+    A member whose loss or gradient is not a number is frozen where it was; the others do not
+    notice. What a step finds stays on the device: nothing here waits for it.
+    """
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        vocab_size: int,
+        plan: TrainPlan,
+        seeds: Sequence[int],
+        *,
+        device: torch.device,
+        separator: int,
+    ) -> None:
+        """Models as their seeds initialise them.
+
+        Args:
+            separator: the token that ends documents; for masks between them.
+        """
+        self.array = ModelArray.initialised(shape, vocab_size, seeds).to(device)
+        self._plan = plan
+        self._separator = separator
+        self._optimiser = ArrayAdamW(self.array, plan)
+        self._guard = SpikeGuard(len(seeds), plan.skip_sigma, device)
+        self._device = device
+        self.broken_K = torch.zeros(len(seeds), dtype=torch.int64, device=device)
+        """Step (from 1) at which a member's loss or gradient was no number; 0 if never."""
+        self.skipped_K = torch.zeros_like(self.broken_K)
+        """Steps that were left out as spikes."""
+
+    def step(self, step: int, batch_KBT: Tensor, lr: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """One optimiser step; losses in nats a token and gradient norms before clipping, ``(K,)``.
+
+        Args:
+            step: steps done before.
+            batch_KBT: blocks with the token after each, ``(K, B, context + 1)``.
+            lr: one learning rate a member.
+        """
+        inputs_KBT, target_KN = batch_KBT[..., :-1], batch_KBT[..., 1:].flatten(1)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+            hidden_KND = self.array.hidden(inputs_KBT, self._mask(inputs_KBT))
+            loss_K = cross_entropy(hidden_KND, self.array.unembed_KDV, target_KN, self._plan.z_loss)
+        loss_K.sum().backward()
+        loss_K = loss_K.detach()
+        norm_K = self._optimiser.norms()
+        finite_K = loss_K.isfinite() & norm_K.isfinite()
+        self.broken_K += (step + 1) * (~finite_K & (self.broken_K == 0))
+        spike_K = self._guard.spikes(step, loss_K, norm_K) & finite_K
+        self.skipped_K += spike_K
+        self._optimiser.step(lr, norm_K, (spike_K | (self.broken_K > 0)).float())
+        return loss_K, norm_K
+
+    def _mask(self, ids_KBT: Tensor) -> Tensor | None:
+        """Which positions may attend to which, ``(K·B, 1, T, T)``, where documents are apart."""
+        if not self._plan.document_mask:
+            return None
+        ids = ids_KBT.flatten(0, 1)
+        ends = (ids == self._separator).long()
+        document = ends.cumsum(1) - ends  # the separator belongs to the document that it ends
+        same = document[:, :, None] == document[:, None, :]
+        return (same & torch.ones_like(same[0]).tril())[:, None]
+
+    def checkpoint(self, member: int, step: int, seconds: float) -> Checkpoint:
+        """One member as it stands."""
+        model = {n: p.detach()[member] for n, p in self.array.named_parameters()}
+        return Checkpoint(
+            step, seconds, model, self._optimiser.state(member), self._guard.state(member)
+        )
+
+    def load(self, member: int, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
+        with torch.no_grad():
+            for name, parameter in self.array.named_parameters():
+                parameter[member].copy_(checkpoint.model[name])
+        self._optimiser.load(member, checkpoint.optimiser)
+        self._guard.load(member, checkpoint.guard)
