@@ -65,7 +65,7 @@ def _chunks(hidden_KND: Tensor, weight_KDV: Tensor) -> list[tuple[slice, slice]]
 
 def _softmax(h_KRD: Tensor, w_KDV: Tensor, target_KR1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Probabilities ``(K, R, V)``, nats of the targets and log-partitions, ``(K, R)`` each."""
-    logits_KRV = matmul(h_KRD, w_KDV)
+    logits_KRV = matmul(h_KRD, w_KDV).to(_exact(h_KRD))
     picked_KR = logits_KRV.gather(2, target_KR1).squeeze(2)
     if not on_cpu(logits_KRV):
         lse_KR = logits_KRV.logsumexp(2)
@@ -78,6 +78,11 @@ def _softmax(h_KRD: Tensor, w_KDV: Tensor, target_KR1: Tensor) -> tuple[Tensor, 
     if not bool((found_KR > _FAINT).all()):
         nats_KR = matmul(h_KRD, w_KDV).logsumexp(2) - picked_KR
     return p_KRV, nats_KR, picked_KR + nats_KR
+
+
+def _exact(x: Tensor) -> torch.dtype:
+    """What sums over a vocabulary are taken in, also where autocast multiplies in half precision."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def cross_entropy(
@@ -100,6 +105,7 @@ def token_nats(hidden_KND: Tensor, weight_KDV: Tensor, target_KN: Tensor) -> Ten
     found_KN = hidden_KND.new_empty(target_KN.shape)
     for members, rows in _chunks(hidden_KND, weight_KDV):
         logits_KRV = matmul(hidden_KND[members, rows], weight_KDV[members])
+        logits_KRV = logits_KRV.to(_exact(hidden_KND))
         target_KR1 = target_KN[members, rows, None]
         picked_KR = logits_KRV.gather(2, target_KR1).squeeze(2)
         found_KN[members, rows] = logits_KRV.logsumexp(2) - picked_KR

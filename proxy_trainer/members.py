@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from proxy_trainer.checkpoint import Checkpoint
+from proxy_trainer.execution import Execution, RecordedStep, default_execution
 from proxy_trainer.loss import cross_entropy
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.optim import ArrayAdamW
@@ -31,11 +32,13 @@ class Members:
         *,
         device: torch.device,
         separator: int,
+        execution: Execution | None = None,
     ) -> None:
         """Models as their seeds initialise them.
 
         Args:
             separator: the token that ends documents; for masks between them.
+            execution: the device's own if not given.
         """
         self.array = ModelArray.initialised(shape, vocab_size, seeds).to(device)
         self._plan = plan
@@ -43,10 +46,16 @@ class Members:
         self._optimiser = ArrayAdamW(self.array, plan)
         self._guard = SpikeGuard(len(seeds), plan.skip_sigma, device)
         self._device = device
+        self._step = torch.zeros((), dtype=torch.int64, device=device)
         self.broken_K = torch.zeros(len(seeds), dtype=torch.int64, device=device)
         """Step (from 1) at which a member's loss or gradient was no number; 0 if never."""
         self.skipped_K = torch.zeros_like(self.broken_K)
         """Steps that were left out as spikes."""
+        execution = execution or default_execution(device)
+        self._hidden = self.array.hidden
+        if execution != "eager":
+            self._hidden = torch.compile(self.array.hidden, dynamic=False)
+        self._advance = RecordedStep(self._body) if execution == "graph" else self._body
 
     def step(self, step: int, batch_KBT: Tensor, lr: Sequence[float]) -> tuple[Tensor, Tensor]:
         """One optimiser step; losses in nats a token and gradient norms before clipping, ``(K,)``.
@@ -56,18 +65,23 @@ class Members:
             batch_KBT: blocks with the token after each, ``(K, B, context + 1)``.
             lr: one learning rate a member.
         """
+        self._step.fill_(step)
+        self._optimiser.set_rates(lr)
+        return self._advance(batch_KBT)
+
+    def _body(self, batch_KBT: Tensor) -> tuple[Tensor, Tensor]:
         inputs_KBT, target_KN = batch_KBT[..., :-1], batch_KBT[..., 1:].flatten(1)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            hidden_KND = self.array.hidden(inputs_KBT, self._mask(inputs_KBT))
+            hidden_KND = self._hidden(inputs_KBT, self._mask(inputs_KBT))
             loss_K = cross_entropy(hidden_KND, self.array.unembed_KDV, target_KN, self._plan.z_loss)
         loss_K.sum().backward()
         loss_K = loss_K.detach()
         norm_K = self._optimiser.norms()
         finite_K = loss_K.isfinite() & norm_K.isfinite()
-        self.broken_K += (step + 1) * (~finite_K & (self.broken_K == 0))
-        spike_K = self._guard.spikes(step, loss_K, norm_K) & finite_K
+        self.broken_K += (self._step + 1) * (~finite_K & (self.broken_K == 0))
+        spike_K = self._guard.spikes(self._step, loss_K, norm_K) & finite_K
         self.skipped_K += spike_K
-        self._optimiser.step(lr, norm_K, (spike_K | (self.broken_K > 0)).float())
+        self._optimiser.step(norm_K, (spike_K | (self.broken_K > 0)).float())
         return loss_K, norm_K
 
     def _mask(self, ids_KBT: Tensor) -> Tensor | None:

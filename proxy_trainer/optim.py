@@ -25,6 +25,10 @@ class ArrayAdamW:
     def __init__(self, array: ModelArray, plan: TrainPlan) -> None:
         self._parameters = dict(array.named_parameters())
         self._clip = plan.clip
+        device = next(array.parameters()).device
+        self._rate_K: Tensor | None = None
+        if device.type == "cuda":
+            self._rate_K = torch.full((array.members,), plan.lr, device=device)
         self.views: list[dict[str, nn.Parameter]] = []
         self._each: list[torch.optim.AdamW] = []
         for member in range(array.members):
@@ -36,7 +40,13 @@ class ArrayAdamW:
             ]  # fmt: skip
             self.views.append(views)
             self._each.append(
-                torch.optim.AdamW(groups, lr=plan.lr, betas=(plan.beta1, plan.beta2), fused=True)
+                torch.optim.AdamW(
+                    groups,
+                    lr=plan.lr if self._rate_K is None else self._rate_K[member],
+                    betas=(plan.beta1, plan.beta2),
+                    fused=True,
+                    capturable=self._rate_K is not None,
+                )
             )
 
     def norms(self) -> Tensor:
@@ -49,11 +59,19 @@ class ArrayAdamW:
             total_K = total_K + norm_K.square()
         return total_K.sqrt()
 
-    def step(self, lr: Sequence[float], norm_K: Tensor, skip_K: Tensor) -> None:
+    def set_rates(self, lr: Sequence[float]) -> None:
+        """The learning rate of each member's next step."""
+        if self._rate_K is not None:  # read on the device, so that a recorded step can change it
+            self._rate_K.copy_(torch.tensor(lr), non_blocking=True)
+            return
+        for rate, optimiser in zip(lr, self._each, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+
+    def step(self, norm_K: Tensor, skip_K: Tensor) -> None:
         """Clip and step; the gradients are gone afterwards.
 
         Args:
-            lr: one learning rate a member.
             norm_K: of :meth:`norms`.
             skip_K: 1 for members that are left as they are, else 0.
         """
@@ -61,8 +79,6 @@ class ArrayAdamW:
         for k, (optimiser, views) in enumerate(zip(self._each, self.views, strict=True)):
             for name, view in views.items():
                 view.grad = _grad(self._parameters[name])[k]
-            for group in optimiser.param_groups:
-                group["lr"] = lr[k]
             # What torch's own gradient scaler sets for fused optimisers.
             optimiser.grad_scale = scale_K[k]  # type: ignore[attr-defined]
             optimiser.found_inf = skip_K[k]  # type: ignore[attr-defined]

@@ -16,17 +16,24 @@ class SpikeGuard:
     def __init__(self, members: int, sigma: float, device: torch.device) -> None:
         self._sigma = sigma
         self._seen_WKX = torch.zeros(WINDOW, members, 2, device=device)
+        self._place_W = torch.arange(WINDOW, device=device)
 
-    def spikes(self, step: int, loss_K: Tensor, norm_K: Tensor) -> Tensor:
-        """Whether each member's step ``step`` (from 0) is a spike, ``(K,)``; remembers it."""
-        found_K = torch.zeros_like(loss_K, dtype=torch.bool)
+    def spikes(self, step: Tensor, loss_K: Tensor, norm_K: Tensor) -> Tensor:
+        """Whether each member's step is a spike, ``(K,)``; remembers it.
+
+        Args:
+            step: steps before this one, a scalar on the device.
+        """
         if not self._sigma:
-            return found_K
+            return torch.zeros_like(loss_K, dtype=torch.bool)
         now_KX = torch.stack([loss_K, norm_K], dim=1)
-        if step >= LEAST:
-            before = self._seen_WKX[: min(step, WINDOW)]
-            found_K = (now_KX > before.mean(0) + self._sigma * before.std(0)).any(1)
-        self._seen_WKX[step % WINDOW] = now_KX
+        count = step.clamp(max=WINDOW)
+        known_W11 = (self._place_W < count)[:, None, None]
+        mean_KX = (self._seen_WKX * known_W11).sum(0) / count
+        off_WKX = (self._seen_WKX - mean_KX) * known_W11
+        limit_KX = mean_KX + self._sigma * (off_WKX.square().sum(0) / (count - 1)).sqrt()
+        found_K = (now_KX > limit_KX).any(1) & (step >= LEAST)
+        self._seen_WKX.index_copy_(0, (step % WINDOW)[None], now_KX[None])
         return found_K
 
     def state(self, member: int) -> dict[str, Tensor]:

@@ -232,3 +232,38 @@ def test_half_precision_autocast_trains_like_single_precision() -> None:
     (single, exact), (half, rough) = gradient(False), gradient(True)
     torch.testing.assert_close(half, single, rtol=1e-2, atol=0)
     assert F.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.99
+
+
+def test_the_general_way_compiles_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU runs: plain operations, with no break for a compiler; the same figures."""
+    from proxy_trainer.models import array as array_module
+    from proxy_trainer.models import kernels
+
+    made = ModelArray.initialised(small(), VOCAB, [0, 1])
+    ids = torch.stack([batches(0)[0], batches(1)[0]])[..., :-1]
+    with torch.no_grad():
+        expected = made.hidden(ids)
+        for module in (array_module, kernels):
+            monkeypatch.setattr(module, "on_cpu", lambda _: False)
+        general = made.hidden(ids)
+        compiled = torch.compile(made.hidden, fullgraph=True, dynamic=False, backend="eager")(ids)
+    torch.testing.assert_close(general, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(compiled, general)
+
+
+def test_a_device_rate_is_read_at_every_step() -> None:
+    """As on a GPU, where the rate is a tensor: the same steps as with numbers."""
+    found = []
+    for on_device in (False, True):
+        members = Members(small(), VOCAB, planned(), [0, 1], device=CPU, separator=0)
+        if on_device:
+            optimiser = members._optimiser
+            optimiser._rate_K = torch.zeros(2)
+            for k, each in enumerate(optimiser._each):
+                for group in each.param_groups:
+                    group["lr"] = optimiser._rate_K[k]
+        for step in range(5):
+            batch = torch.stack([batches(0)[step], batches(1)[step]])
+            loss, _ = members.step(step, batch, [1e-3 * step, 2e-3])
+        found.append(loss)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-7)
