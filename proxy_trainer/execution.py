@@ -8,8 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from regmix.sizes import ModelShape
+
 Execution = Literal["eager", "compiled", "graph"]
 Body = Callable[[Tensor], tuple[Tensor, Tensor]]
+BYTES_A_CHANNEL = 60
+"""Of activations that a layer keeps for its gradients: about 24 values in half precision (a gated
+MLP of 8/3 the width, attention without its weights), the residual stream in single precision."""
 _WARM_UP = 3
 """Steps before recording: libraries choose their kernels and allocate in them."""
 
@@ -21,6 +26,16 @@ def default_execution(device: torch.device) -> Execution:
     on which one is installed.
     """
     return "graph" if device.type == "cuda" else "eager"
+
+
+def rows_at_once(shape: ModelShape, batch: int, members: int, device: torch.device) -> int:
+    """Sequences a member whose activations fit into half of a GPU's free memory; all on a CPU."""
+    if device.type != "cuda":
+        return batch
+    a_token = BYTES_A_CHANNEL * shape.d_model * (shape.layers + 1)
+    free = torch.cuda.mem_get_info(device)[0]
+    fit = int(0.5 * free / (a_token * shape.context * members))
+    return max(1, min(batch, fit))
 
 
 class RecordedStep:

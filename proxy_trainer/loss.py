@@ -81,7 +81,7 @@ def _softmax(h_KRD: Tensor, w_KDV: Tensor, target_KR1: Tensor) -> tuple[Tensor, 
 
 
 def _exact(x: Tensor) -> torch.dtype:
-    """What sums over a vocabulary are taken in, also where autocast multiplies in half precision."""
+    """What sums over a vocabulary are taken in, also where products are in half precision."""
     return torch.promote_types(x.dtype, torch.float32)
 
 

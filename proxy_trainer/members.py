@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from proxy_trainer.checkpoint import Checkpoint
-from proxy_trainer.execution import Execution, RecordedStep, default_execution
+from proxy_trainer.execution import Execution, RecordedStep, default_execution, rows_at_once
 from proxy_trainer.loss import cross_entropy
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.optim import ArrayAdamW
@@ -33,12 +33,15 @@ class Members:
         device: torch.device,
         separator: int,
         execution: Execution | None = None,
+        rows: int | None = None,
     ) -> None:
         """Models as their seeds initialise them.
 
         Args:
             separator: the token that ends documents; for masks between them.
             execution: the device's own if not given.
+            rows: sequences a member that are computed at once, the gradients of the others
+                added; as many as the device's memory holds if not given.
         """
         self.array = ModelArray.initialised(shape, vocab_size, seeds).to(device)
         self._plan = plan
@@ -51,6 +54,7 @@ class Members:
         """Step (from 1) at which a member's loss or gradient was no number; 0 if never."""
         self.skipped_K = torch.zeros_like(self.broken_K)
         """Steps that were left out as spikes."""
+        self._rows = rows or rows_at_once(shape, plan.batch, len(seeds), device)
         execution = execution or default_execution(device)
         self._hidden = self.array.hidden
         if execution != "eager":
@@ -70,12 +74,12 @@ class Members:
         return self._advance(batch_KBT)
 
     def _body(self, batch_KBT: Tensor) -> tuple[Tensor, Tensor]:
-        inputs_KBT, target_KN = batch_KBT[..., :-1], batch_KBT[..., 1:].flatten(1)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            hidden_KND = self._hidden(inputs_KBT, self._mask(inputs_KBT))
-            loss_K = cross_entropy(hidden_KND, self.array.unembed_KDV, target_KN, self._plan.z_loss)
-        loss_K.sum().backward()
-        loss_K = loss_K.detach()
+        loss_K = torch.zeros(self.array.members, device=self._device)
+        for part_KBT in batch_KBT.split(self._rows, dim=1):
+            share = part_KBT.shape[1] / batch_KBT.shape[1]
+            part_K = self._loss(part_KBT) * share
+            part_K.sum().backward()
+            loss_K = loss_K + part_K.detach()
         norm_K = self._optimiser.norms()
         finite_K = loss_K.isfinite() & norm_K.isfinite()
         self.broken_K += (self._step + 1) * (~finite_K & (self.broken_K == 0))
@@ -83,6 +87,12 @@ class Members:
         self.skipped_K += spike_K
         self._optimiser.step(norm_K, (spike_K | (self.broken_K > 0)).float())
         return loss_K, norm_K
+
+    def _loss(self, batch_KBT: Tensor) -> Tensor:
+        inputs_KBT, target_KN = batch_KBT[..., :-1], batch_KBT[..., 1:].flatten(1)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+            hidden_KND = self._hidden(inputs_KBT, self._mask(inputs_KBT))
+            return cross_entropy(hidden_KND, self.array.unembed_KDV, target_KN, self._plan.z_loss)
 
     def _mask(self, ids_KBT: Tensor) -> Tensor | None:
         """Which positions may attend to which, ``(K·B, 1, T, T)``, where documents are apart."""

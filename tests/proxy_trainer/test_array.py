@@ -267,3 +267,16 @@ def test_a_device_rate_is_read_at_every_step() -> None:
             loss, _ = members.step(step, batch, [1e-3 * step, 2e-3])
         found.append(loss)
     torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_batch_in_parts_is_the_same_step(rows: int) -> None:
+    """Gradients of the parts add up, the last part shorter."""
+    losses = []
+    for each in (None, rows):
+        members = Members(small(), VOCAB, planned(), [0, 1], device=CPU, separator=0, rows=each)
+        for step in range(10):
+            batch = torch.stack([batches(0)[step], batches(1)[step]])
+            loss, norm = members.step(step, batch, [3e-3, 1e-3])
+        losses.append(torch.stack([loss, norm]))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
