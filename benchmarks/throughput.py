@@ -10,7 +10,8 @@ process with a thread a core, eager and compiled, with the fastest AdamW and los
 counts. Every contestant stays ready, and all are measured in turns, one window a round, so that
 what else the machine does falls on all alike: tokens/s are medians over the rounds, ratios and
 shares of the sgemm peak (torch.mm of 2,048 x 2,048 on all cores at once) medians of what the
-rounds gave. Peak memory is the sum over a contestant's processes, libraries included.
+rounds gave. ``cpu_share`` is the part of its cores' time that a contestant had: well below 1 the
+machine was not quiet. Peak memory is the sum over a contestant's processes, libraries included.
 
 ``--only scale`` measures ours alone, for every combination of ``--members 1,4,8,16`` and
 ``--workers 1,2``. Peers are installed into environments of their own under ``--work``.
@@ -174,14 +175,17 @@ class Measured:
     ready: dict[str, Any]
     rates: np.ndarray
     """Work (tokens; for sgemm, FLOPs) a second, a round each."""
+    cpu: np.ndarray
+    """Share of its cores' time that it had, a round each: below 1 others took the rest."""
     peak_mib: float
 
     def summary(self) -> dict[str, Any]:
-        """Median and spread of the rates, and peak memory."""
+        """Median and spread of the rates, share of the cores' time, peak memory."""
         return {
             "tokens_s": round(float(np.median(self.rates))),
             "low": round(float(self.rates.min())),
             "high": round(float(self.rates.max())),
+            "cpu_share": round(float(np.median(self.cpu)), 3),
             "peak_mib": round(self.peak_mib),
         }
 
@@ -209,11 +213,13 @@ class Contestant:
             process.stdin.flush()
         return self._answers()
 
-    def rate(self, seconds: float) -> float:
-        """Work a second over all processes, in one window."""
+    def rate(self, seconds: float) -> tuple[float, float]:
+        """Work a second over all processes in one window, and the share of the cores' time."""
         answers = self.ask("window", seconds)
         self.peak_kib = sum(a["peak_kib"] for a in answers)
-        return float(sum(a["work"] / a["seconds"] for a in answers))
+        rate = sum(a["work"] / a["seconds"] for a in answers)
+        cpu = np.mean([a["cpu_seconds"] / a["seconds"] for a in answers])
+        return float(rate), float(cpu) / self.variant.threads
 
     def _answers(self) -> list[Any]:
         lines = [process.stdout.readline() for process in self.processes]
@@ -317,8 +323,8 @@ def measure(
             for one in started:
                 _print_profile(name, one)
         return [
-            Measured(one.ready, rates, one.peak_kib / 1024)
-            for one, rates in zip(started, np.array(rounds).T, strict=True)
+            Measured(one.ready, found[:, 0], found[:, 1], one.peak_kib / 1024)
+            for one, found in zip(started, np.array(rounds).swapaxes(0, 1), strict=True)
         ]
 
 
@@ -376,7 +382,7 @@ def verdict(table: pd.DataFrame) -> str:
     peers = table.iloc[1:]
     for kind, rows in (("best peer", peers), ("best eager peer", peers[~peers["compiled"]])):
         if len(rows):
-            best = rows.loc[rows["tokens_s"].idxmax()]
+            best = rows.loc[rows["ours_over_this"].idxmin()]
             what = f"{best['who']} {best['layout']}{' compiled' if best['compiled'] else ''}"
             lines.append(f"{best['ours_over_this']:.2f}x the {kind} ({what})")
     return "; ".join(lines) + "\n"

@@ -126,6 +126,7 @@ def _fastest(
 
 def window(trainer: Trainer, seconds: float) -> dict[str, float]:
     """Steps until the time is over."""
+    cpu = time.process_time()
     began = now = time.perf_counter()
     done = 0
     while now - began < seconds:
@@ -133,7 +134,12 @@ def window(trainer: Trainer, seconds: float) -> dict[str, float]:
         done += 1
         now = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"work": done * trainer.work, "seconds": now - began, "peak_kib": peak}
+    return {
+        "work": done * trainer.work,
+        "seconds": now - began,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_kib": peak,
+    }
 
 
 def profile(trainer: Trainer, steps: float) -> list[dict[str, float | str]]:
