@@ -9,8 +9,8 @@ trains its members one after another, as one pinned process a core with one thre
 process with a thread a core, eager and compiled, with the fastest AdamW and loss it has; its best
 counts. Every contestant stays ready, and all are measured in turns, one window a round, so that
 what else the machine does falls on all alike: tokens/s are medians over the rounds, ratios and
-shares of the sgemm peak (torch.mm of 2,048 x 2,048 on all cores at once) medians of what the
-rounds gave. ``cpu_share`` is the part of its cores' time that a contestant had: well below 1 the
+shares of the sgemm peak (2,048 x 2,048 on all cores at once, in torch.mm and in oneDNN, which is
+the faster one on processors not of Intel's make) medians of what the rounds gave. ``cpu_share`` is the part of its cores' time that a contestant had: well below 1 the
 machine was not quiet. Peak memory is the sum over a contestant's processes, libraries included.
 
 ``--only scale`` measures ours alone, for every combination of ``--members 1,4,8,16`` and
@@ -46,7 +46,8 @@ PEERS = Path(__file__).parent / "peers"
 ROOT = Path(__file__).parents[1]
 BATCH, BATCHES = 8, 64
 """Sequences a step, and how many different batches of random tokens there are."""
-SGEMM = "sgemm"
+SGEMM = ("sgemm", "sgemm_onednn")
+"""What the cores can do: torch.mm, and oneDNN where it is faster."""
 LOSS_TOLERANCE = 1e-3
 """Relative; the first loss agrees to about 1e-6, rounding grows over the steps after it."""
 
@@ -132,7 +133,7 @@ def compare(args: argparse.Namespace) -> None:
         for compiled in (False,) if args.eager_only else (False, True):
             for layout in dict.fromkeys([(cores, 1), (1, cores)]):
                 variants.append(Variant(peer, RUNNERS[peer], *layout, compiled))
-    variants.append(Variant(SGEMM, SGEMM, cores, 1))
+    variants += [Variant(name, name, cores, 1) for name in SGEMM]
     tables = []
     for name in args.shapes:
         measured = measure(name, [(v, max(args.members)) for v in variants], args)
@@ -340,9 +341,10 @@ def _print_profile(name: str, one: Contestant) -> None:
 
 def tabulate(name: str, variants: list[Variant], measured: list[Measured]) -> pd.DataFrame:
     """A row a variant; ratios and shares are medians over the rounds."""
-    ours, peak = measured[0], measured[-1]
+    ours, (mm, onednn) = measured[0], measured[-2:]
+    flops = PROXIES[name].flops
     rows = []
-    for variant, one in zip(variants[:-1], measured[:-1], strict=True):
+    for variant, one in zip(variants[:-2], measured[:-2], strict=True):
         rows.append(
             {
                 "shape": name,
@@ -352,11 +354,11 @@ def tabulate(name: str, variants: list[Variant], measured: list[Measured]) -> pd
                 "compiled": variant.compiled,
                 "options": one.ready["options"],
                 **one.summary(),
-                "ours_over_this": round(float(np.median(ours.rates / one.rates)), 3),
-                "sgemm_share": round(
-                    float(np.median(one.rates * PROXIES[name].flops / peak.rates)), 3
-                ),
-                "peak_gflops": round(float(np.median(peak.rates)) / 1e9, 1),
+                "ours_over_this": _median(ours.rates / one.rates),
+                "sgemm_share": _median(one.rates * flops / mm.rates),
+                "onednn_share": _median(one.rates * flops / onednn.rates),
+                "sgemm_gflops": _median(mm.rates / 1e9, 1),
+                "onednn_gflops": _median(onednn.rates / 1e9, 1),
                 "parameters": one.ready["parameters"],
                 "first_loss": round(one.ready["losses"][0], 6),
                 "tenth_loss": round(one.ready["losses"][-1], 6),
@@ -364,6 +366,10 @@ def tabulate(name: str, variants: list[Variant], measured: list[Measured]) -> pd
         )
         _same_work(variant, one.ready, ours.ready)
     return pd.DataFrame(rows)
+
+
+def _median(values: np.ndarray, digits: int = 3) -> float:
+    return round(float(np.median(values)), digits)
 
 
 def _same_work(variant: Variant, found: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -378,7 +384,10 @@ def _same_work(variant: Variant, found: dict[str, Any], ours: dict[str, Any]) ->
 def verdict(table: pd.DataFrame) -> str:
     """Ours against the best peer, compiled or not, and against the best eager one."""
     ours = table.iloc[0]
-    lines = [f"{ours['shape']}: {ours['sgemm_share']:.0%} of {ours['peak_gflops']} GFLOP/s"]
+    lines = [
+        f"{ours['shape']}: {ours['sgemm_share']:.0%} of torch.mm's {ours['sgemm_gflops']} GFLOP/s",
+        f"{ours['onednn_share']:.0%} of oneDNN's {ours['onednn_gflops']}",
+    ]
     peers = table.iloc[1:]
     for kind, rows in (("best peer", peers), ("best eager peer", peers[~peers["compiled"]])):
         if len(rows):

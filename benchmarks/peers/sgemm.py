@@ -1,7 +1,8 @@
-"""What a core can do at best: products of large fp32 matrices, in FLOPs."""
+"""What a core does in ``torch.mm``: products of large fp32 matrices, in FLOPs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,14 +12,14 @@ from torch import Tensor
 SIDE = 2048
 
 
+def products(product: Callable[[Tensor, Tensor], Tensor]) -> Trainer:
+    """A trainer whose step is one product of two square matrices."""
+    a, b = torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE)
+    return Trainer(lambda _: product(a, b)[0, 0], 2.0 * SIDE**3, version=torch.__version__)
+
+
 def build(job: Job, inputs: Inputs, options: dict[str, Any]) -> Trainer:
-    a, b, out = (torch.ones(SIDE, SIDE) for _ in range(3))
-
-    def step(index: int) -> Tensor:
-        torch.mm(a, b, out=out)
-        return out[0, 0]
-
-    return Trainer(step, 2.0 * SIDE**3, version=torch.__version__)
+    return products(torch.mm)
 
 
 if __name__ == "__main__":
