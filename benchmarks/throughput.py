@@ -10,8 +10,9 @@ process with a thread a core, eager and compiled, with the fastest AdamW and los
 counts. Every contestant stays ready, and all are measured in turns, one window a round, so that
 what else the machine does falls on all alike: tokens/s are medians over the rounds, ratios and
 shares of the sgemm peak (2,048 x 2,048 on all cores at once, in torch.mm and in oneDNN, which is
-the faster one on processors not of Intel's make) medians of what the rounds gave. ``cpu_share`` is the part of its cores' time that a contestant had: well below 1 the
-machine was not quiet. Peak memory is the sum over a contestant's processes, libraries included.
+the faster one on processors not of Intel's make) medians of what the rounds gave. ``cpu_share`` is
+the part of its cores' time that a contestant had: well below 1 the machine was not quiet. Peak
+memory is the sum over a contestant's processes, libraries included.
 
 ``--only scale`` measures ours alone, for every combination of ``--members 1,4,8,16`` and
 ``--workers 1,2``. Peers are installed into environments of their own under ``--work``.
