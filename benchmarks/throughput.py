@@ -11,8 +11,9 @@ counts. Every contestant stays ready, and all are measured in turns, one window 
 what else the machine does falls on all alike: tokens/s are medians over the rounds, ratios and
 shares of the sgemm peak (2,048 x 2,048 on all cores at once, in torch.mm and in oneDNN, which is
 the faster one on processors not of Intel's make) medians of what the rounds gave. ``cpu_share`` is
-the part of its cores' time that a contestant had: well below 1 the machine was not quiet. Peak
-memory is the sum over a contestant's processes, libraries included.
+the part of its cores' time that a contestant had, ``tokens_cpu_s`` the rate had it been all: well
+below 1 the machine was not quiet, and the table says so. Peak memory is the sum over a
+contestant's processes, libraries included.
 
 ``--only scale`` measures ours alone, for every combination of ``--members 1,4,8,16`` and
 ``--workers 1,2``. Peers are installed into environments of their own under ``--work``.
@@ -47,6 +48,8 @@ PEERS = Path(__file__).parent / "peers"
 ROOT = Path(__file__).parents[1]
 BATCH, BATCHES = 8, 64
 """Sequences a step, and how many different batches of random tokens there are."""
+QUIET = 0.9
+"""Share of the cores' time below which a figure is not to be relied on."""
 SGEMM = ("sgemm", "sgemm_onednn")
 """What the cores can do: torch.mm, and oneDNN where it is faster."""
 LOSS_TOLERANCE = 1e-3
@@ -188,6 +191,7 @@ class Measured:
             "low": round(float(self.rates.min())),
             "high": round(float(self.rates.max())),
             "cpu_share": round(float(np.median(self.cpu)), 3),
+            "tokens_cpu_s": round(float(np.median(self.rates / self.cpu))),
             "peak_mib": round(self.peak_mib),
         }
 
@@ -395,6 +399,8 @@ def verdict(table: pd.DataFrame) -> str:
             best = rows.loc[rows["ours_over_this"].idxmin()]
             what = f"{best['who']} {best['layout']}{' compiled' if best['compiled'] else ''}"
             lines.append(f"{best['ours_over_this']:.2f}x the {kind} ({what})")
+    if ours["cpu_share"] < QUIET:
+        lines.append(f"NOT QUIET: ours had {ours['cpu_share']:.0%} of its cores' time")
     return "; ".join(lines) + "\n"
 
 

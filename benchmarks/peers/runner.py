@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -23,8 +24,9 @@ from torch import Tensor
 LR, BETAS, EPS, CLIP = 1e-3, (0.9, 0.95), 1e-8, 1.0
 CHECKED_STEPS = 10
 """Steps whose losses are reported: equal weights and batches must give equal losses."""
-TRIAL_STEPS = 20
-"""Steps by which a peer's own options are compared."""
+TRIAL_STEPS, TRIAL_SECONDS = 20, 20.0
+"""Steps by which a peer's own options are compared, fewer once they have taken so long."""
+WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,15 @@ def _fastest(
         return combinations[0]
     trainers = [build(job, inputs, c) for c in combinations]
     seconds: list[list[float]] = [[] for _ in trainers]
-    for index in range(5 + TRIAL_STEPS):
+    started = time.perf_counter()
+    for index in range(WARM_UP + TRIAL_STEPS):
+        if index > WARM_UP and time.perf_counter() - started > TRIAL_SECONDS:
+            break
         for own, trainer in zip(seconds, trainers, strict=True):
             began = time.perf_counter()
             trainer.step(index)
             own.append(time.perf_counter() - began)
-    medians = [sorted(own[5:])[TRIAL_STEPS // 2] for own in seconds]
+    medians = [statistics.median(own[WARM_UP:]) for own in seconds]
     torch.compiler.reset()  # what was compiled for the trials
     return combinations[medians.index(min(medians))]
 
