@@ -5,33 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from runner import BETAS, CLIP, LR, Inputs, Job, Trainer, count, serve
+from runner import BETAS, CLIP, LR, Inputs, Job, Trainer, serve
 from torch import Tensor
 
-from proxy_trainer.loss import cross_entropy
-from proxy_trainer.models.gpt import GPT
-from proxy_trainer.optim import adamw
+from proxy_trainer.members import Members
 from regmix import __version__
 from regmix.sizes import ModelShape, TrainPlan
 
 
 def build(job: Job, inputs: Inputs, options: dict[str, Any]) -> Trainer:
-    """The one place that knows our trainer: the members of this process, and a step of them."""
-    model = GPT(_shape(job), job.vocab_size)
-    model.load_state_dict(inputs.weights)
-    plan = _plan(job)
-    optimiser = adamw(model, plan)
+    """The one place that knows our trainer: an array of members, and a step of all of them."""
+    members = min(job.members, options["array"])
+    made = Members(
+        _shape(job), job.vocab_size, _plan(job), [0] * members,
+        device=torch.device("cpu"), separator=0,
+    )  # fmt: skip
+    for member in range(members):
+        made.array.load_member(member, inputs.weights)
 
     def step(index: int) -> Tensor:
         ids, targets = inputs.batch(index)
-        loss = cross_entropy(model.hidden(ids), model.lm_head.weight, targets, plan.z_loss)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        return loss.detach()
+        batch = torch.cat([ids, targets[:, -1:]], dim=1).expand(members, -1, -1)
+        return made.step(index, batch, [LR] * members)[0][0]
 
-    return Trainer(step, job.batch * job.context, count(model), __version__)
+    parameters = sum(p.numel() for p in made.array.parameters()) // members
+    return Trainer(step, members * job.batch * job.context, parameters, __version__)
 
 
 def _shape(job: Job) -> ModelShape:
@@ -63,9 +61,12 @@ def _plan(job: Job) -> TrainPlan:
         clip=CLIP,
         z_loss=0.0,
         eval_bytes=0,
-        eval_points=1,
+        eval_steps=(),
+        skip_sigma=0.0,
+        data_share=1.0,
+        document_mask=False,
     )
 
 
 if __name__ == "__main__":
-    serve(build)
+    serve(build, {"array": (1, 2, 4, 8)})
