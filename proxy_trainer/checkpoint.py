@@ -79,3 +79,12 @@ def load(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> Pr
             parameter.copy_(tensors[f"model.{name}"])
             optimiser.state[parameter] = {k: tensors[f"optim.{name}.{k}"] for k in _STATE}
     return progress
+
+
+def saved_step(folder: Path) -> int:
+    """The step that :func:`load` would go on from; 0 if there is nothing that can be read."""
+    try:
+        with safe_open(folder / FILE, framework="pt") as file:
+            return Progress(**json.loads(file.metadata()["progress"])).step
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return 0

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -41,8 +41,12 @@ def _take(handle: int) -> bool:
             return True
 
 
-def die_with_parent() -> None:
-    """End this process when the command that started it does, even by SIGKILL."""
+def die_with_parent(last_words: Callable[[], object] = lambda: None) -> None:
+    """End this process when the command that started it does, even by SIGKILL.
+
+    Args:
+        last_words: called before it ends, beside whatever it is doing.
+    """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -50,6 +54,9 @@ def die_with_parent() -> None:
 
     def watch() -> None:
         wait([sentinel])
-        os._exit(1)
+        try:
+            last_words()
+        finally:
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

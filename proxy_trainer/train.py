@@ -19,7 +19,7 @@ from proxy_trainer.models import hf
 from proxy_trainer.models.gpt import GPT
 from proxy_trainer.optim import adamw, learning_rate
 from regmix.errors import RegmixError, UserError
-from regmix.files import write_json
+from regmix.files import to_json, write_new
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
 from regmix.runs import NUMERICS, RunSpec
@@ -51,15 +51,21 @@ def train(
     run: RunLayout,
     *,
     checkpoint_seconds: float,
+    keep_going: Callable[[], bool] = lambda: True,
     on_step: Callable[[int, int], None] | None = None,
-) -> None:
+) -> bool:
     """Train the run, measure it, and leave ``DONE``; go on from its checkpoint if it has one.
 
     A function of the specification alone: interrupted anywhere and run again, it comes to the
     same figures, to the bit on one kind of CPU with one thread.
 
     Args:
+        keep_going: asked after each step, before anything is written; False: leave a checkpoint
+            and end. What it raises ends the run with nothing more written.
         on_step: called with (steps done, steps in all).
+
+    Returns:
+        Whether the run is done, by this process or by another one that was faster.
 
     Raises:
         UserError: the data or the tokenizer is not what the run was proposed for.
@@ -79,10 +85,13 @@ def train(
         )
     with EventLog(run.events) as log:
         state = _prepare(study, run, spec, manifest, log)
-        metrics = _loop(state, run, checkpoint_seconds, on_step)
+        metrics = _loop(state, run, checkpoint_seconds, keep_going, on_step)
+        if metrics is None:
+            return False
         if spec.keep_model:
             hf.save(state.model, run.model, study.tokenizer, manifest.eod_id)
         _finish(state, run, metrics)
+    return True
 
 
 def _prepare(
@@ -118,8 +127,10 @@ def _loop(
     state: _State,
     run: RunLayout,
     checkpoint_seconds: float,
+    keep_going: Callable[[], bool],
     on_step: Callable[[int, int], None] | None,
-) -> dict[str, float]:
+) -> dict[str, float] | None:
+    """Train to the end; the last metrics, or None if the run was to be left at a checkpoint."""
     plan = state.spec.plan
     evaluate_at = {round(plan.steps * (i + 1) / plan.eval_points) for i in range(plan.eval_points)}
     log_every = max(1, plan.steps // LOG_POINTS)
@@ -128,6 +139,7 @@ def _loop(
     while state.step < plan.steps:
         loss, norm = _step(state)
         state.step += 1
+        stop = not keep_going()
         if state.step % log_every == 0 or state.step == plan.steps:
             _log_step(state, loss, norm)
         if state.step in evaluate_at:
@@ -135,10 +147,13 @@ def _loop(
         state.seconds = time.perf_counter() - began
         if on_step:
             on_step(state.step, plan.steps)
-        if time.perf_counter() - saved > checkpoint_seconds and state.step < plan.steps:
+        due = time.perf_counter() - saved > checkpoint_seconds
+        if (due or stop) and state.step < plan.steps:
             progress = checkpoint.Progress(state.step, state.seconds)
             checkpoint.save(run.checkpoints, state.model, state.optimiser, progress)
             saved = time.perf_counter()
+            if stop:
+                return None
     return metrics
 
 
@@ -188,18 +203,16 @@ def _evaluate(state: _State) -> dict[str, float]:
 
 
 def _finish(state: _State, run: RunLayout, metrics: dict[str, float]) -> None:
-    write_json(
-        run.done,
-        {
-            "run_id": state.spec.run_id,
-            "steps": state.step,
-            "tokens": state.spec.tokens,
-            "flops": state.spec.flops,
-            "seconds": round(state.seconds, 3),
-            "metrics": metrics,
-            "domains": [asdict(r) for r in state.sampler.realised()],
-            "environment": describe(),
-        },
-    )
+    result = {
+        "run_id": state.spec.run_id,
+        "steps": state.step,
+        "tokens": state.spec.tokens,
+        "flops": state.spec.flops,
+        "seconds": round(state.seconds, 3),
+        "metrics": metrics,
+        "domains": [asdict(r) for r in state.sampler.realised()],
+        "environment": describe(),
+    }
+    write_new(run.done, to_json(result))  # of two workers that were both sure to have it, one
     for left in run.checkpoints.glob("*"):
         left.unlink()

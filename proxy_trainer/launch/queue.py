@@ -1,0 +1,113 @@
+"""What one worker sees of the runs that are still to be trained."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import islice
+
+from proxy_trainer.launch.claims import Claim, Claimant
+from regmix import claims
+from regmix.layout import RunLayout, StudyLayout
+
+NEAR = 16
+"""Where to look for the other members of an array: among so many open runs for each of them."""
+
+
+class Queue:
+    """Open runs in planned order.
+
+    A run is looked at until it is known to be closed, and again at the end if another worker had
+    it: over a whole study each worker looks at each run about twice, and not at all of them for
+    each claim. Workers look a little apart from each other, or all would reach for the same run.
+    """
+
+    def __init__(
+        self,
+        study: StudyLayout,
+        run_ids: Iterable[str],
+        claimant: Claimant,
+        *,
+        step: Callable[[RunLayout], int],
+        key: Callable[[RunLayout], Hashable],
+        workers: int = 1,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            run_ids: in planned order.
+            step: of a run's checkpoint.
+            key: what a run shares with those that can be trained together with it.
+            workers: how many share the queue.
+        """
+        self._study = study
+        self._open = dict.fromkeys(run_ids)
+        self._taken: dict[str, float | None] = {}
+        self._claimant = claimant
+        self._step, self._key = step, key
+        self._workers = workers
+        self._apart = random.Random()
+
+    def claim(self, members: int) -> list[Claim]:
+        """Claim an array: the first run that can be had, and others that go with it.
+
+        Returns:
+            ``members`` claims at most; none if no run can be had now.
+        """
+        found = list(islice(self._claims(self._order()), 1))
+        if found and members > 1:
+            wanted = self._key(found[0].run), found[0].step
+            near = islice(self._order(), NEAR * members)
+            alike = (r for r in near if is_open(r) and (self._key(r), self._step(r)) == wanted)
+            found += islice(self._claims(alike), members - 1)
+        return found
+
+    def return_(self, run: RunLayout) -> None:
+        """Look at a run that this worker released before all others."""
+        self._open = {run.run_id: None, **self._open}
+
+    def left_to_others(self) -> bool:
+        """Whether every run that is left is in the hands of a worker that lives.
+
+        A worker on this machine is seen to live, of another one is heard within a few seconds; one
+        that is silent may have died, and its run will be free before long.
+        """
+        for run in map(self._study.run, list(self._taken)):
+            entry = claims.last(run.claims)
+            first = self._taken[run.run_id]
+            if not is_open(run) or (
+                entry is not None
+                and (
+                    entry.heard(self._claimant.clock.now())
+                    or (first is not None and entry.renewed > first)
+                )
+            ):
+                del self._taken[run.run_id]
+            elif first is None:
+                self._taken[run.run_id] = entry.renewed if entry else 0.0
+        return not self._taken
+
+    def _order(self) -> Iterator[RunLayout]:
+        """Runs to try: the open ones as planned, give or take a few, then those that were taken."""
+        ids = list(self._open)
+        for start in range(0, len(ids), self._workers):
+            near = ids[start : start + self._workers]
+            self._apart.shuffle(near)
+            yield from map(self._study.run, near)
+        yield from map(self._study.run, list(self._taken))
+
+    def _claims(self, runs: Iterable[RunLayout]) -> Iterator[Claim]:
+        for run in runs:
+            claim = self._claimant.take(run, self._step(run)) if is_open(run) else None
+            self._open.pop(run.run_id, None)
+            if claim is not None or not is_open(run):
+                self._taken.pop(run.run_id, None)
+            else:
+                self._taken.setdefault(run.run_id, None)
+            if claim is not None:
+                yield claim
+
+
+def is_open(run: RunLayout) -> bool:
+    """Whether a run is still to be trained, by this worker or another."""
+    return not (run.done.exists() or run.failed.exists())
