@@ -198,7 +198,7 @@ class Worker:
                 keep_going=self._keep_going,
             )
         except Lost as exc:
-            reason = str(exc)
+            reason = f"left with its array ({exc})"
         except (RegmixError, OSError) as exc:
             self.claimant.release_all(reason=_short(exc))
             run_ids = ", ".join(claim.run.run_id for claim in part)
@@ -215,6 +215,12 @@ class Worker:
     def _let_go(self, claim: Claim, reason: str = "", *, failed: bool = False) -> None:
         self.claimant.drop([claim])
         run = claim.run
+        try:
+            claim.renew()
+        except Lost as exc:
+            say(str(exc))
+            self._queue.return_(run)  # looked at once more: who has it may die
+            return
         if run.done.exists():
             say(f"run {run.run_id}: done")
             claim.finish()

@@ -147,7 +147,10 @@ class Claimant:
             return None
         number = 1 if before is None else before.number + 1
         entry = claims.made(run.claims / f"{number}.json", self.worker, self._seconds, step)
-        if not write_new(entry.path, to_json(claims.to_dict(entry)), durable=False):
+        try:
+            if not write_new(entry.path, to_json(claims.to_dict(entry)), durable=False):
+                return None
+        except FileNotFoundError:  # its log was removed this moment: another finished it
             return None
         if run.done.exists() or run.failed.exists():  # since it was looked at
             entry.path.unlink(missing_ok=True)

@@ -75,7 +75,7 @@ class Queue:
         for run in map(self._study.run, list(self._taken)):
             entry = claims.last(run.claims)
             first = self._taken[run.run_id]
-            if not is_open(run) or (
+            if not (run.root.exists() and is_open(run)) or (
                 entry is not None
                 and (
                     entry.heard(self._claimant.clock.now())
