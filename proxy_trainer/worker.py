@@ -223,7 +223,7 @@ class Worker:
             return
         if run.done.exists():
             say(f"run {run.run_id}: done")
-            claim.finish()
+            claim.release("done")
         elif run.failed.exists():
             say(f"run {run.run_id}: failed, see {run.failed}")
             claim.release("failed")

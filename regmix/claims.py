@@ -21,11 +21,11 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 UNREADABLE_SECONDS = 120.0
 """How long an entry that cannot be read holds a run; it may be half-written, by someone."""
@@ -206,11 +206,11 @@ def failures(entries: list[Entry]) -> list[Failure]:
     return found
 
 
-def to_dict(entry: Entry) -> dict[str, Any]:
+def to_text(entry: Entry) -> str:
     """An entry as its file has it."""
-    values = asdict(entry)
+    values = {**vars(entry), "process": vars(entry.process)}
     del values["path"], values["renewed"]
-    return values
+    return json.dumps(values) + "\n"
 
 
 def made(path: Path, worker: str, seconds: float, step: int) -> Entry:
@@ -236,7 +236,7 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _read(path: Path) -> Entry | None:
-    """An entry; None if its run was finished, and its log removed, this moment."""
+    """An entry; None if its run was thrown away this moment."""
     try:
         with path.open(encoding="utf-8") as stream:  # opened: a network folder's news, not a cache
             renewed = os.fstat(stream.fileno()).st_mtime

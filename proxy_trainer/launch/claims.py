@@ -13,7 +13,6 @@ twice counts once; ``DONE`` is created exclusively, and the worker that comes se
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ from pathlib import Path
 from regmix import claims
 from regmix.claims import Entry, Failure, SharedClock, elapsed
 from regmix.errors import RegmixError
-from regmix.files import to_json, write_new
+from regmix.files import write_new
 from regmix.layout import RunLayout, StudyLayout
 
 
@@ -56,7 +55,7 @@ class Claim:
             try:
                 os.utime(self._entry.path)
                 self._lost |= self._next().exists()
-            except FileNotFoundError:  # finished, and its log removed, by another
+            except FileNotFoundError:  # somebody has thrown the run away
                 self._lost = True
             except OSError:  # a server that does not answer; what counts is when it last did
                 self._lost |= asked - self._heard > self._entry.seconds
@@ -82,7 +81,7 @@ class Claim:
             failed: whether this counts as a failed attempt at the run.
         """
         entry = claims.released(self._entry, reason, failed=failed)
-        return write_new(entry.path, to_json(claims.to_dict(entry)), durable=False)
+        return write_new(entry.path, claims.to_text(entry), durable=False)
 
     def failures(self) -> list[Failure]:
         """Attempts that came to nothing from where the run still is.
@@ -92,11 +91,6 @@ class Claim:
         """
         found = claims.failures(claims.log(self._entry.path.parent))
         return [failure for failure in found if failure.step >= self.step]
-
-    def finish(self) -> None:
-        """The run is done: nobody needs its claims, unless they tell of attempts that failed."""
-        if not claims.failures(claims.log(self._entry.path.parent)):
-            shutil.rmtree(self._entry.path.parent, ignore_errors=True)
 
     def _next(self) -> Path:
         return claims.released(self._entry, "", failed=False).path
@@ -147,17 +141,12 @@ class Claimant:
             return None
         number = 1 if before is None else before.number + 1
         entry = claims.made(run.claims / f"{number}.json", self.worker, self._seconds, step)
-        try:
-            if not write_new(entry.path, to_json(claims.to_dict(entry)), durable=False):
-                return None
-        except FileNotFoundError:  # its log was removed this moment: another finished it
-            return None
-        if run.done.exists() or run.failed.exists():  # since it was looked at
-            entry.path.unlink(missing_ok=True)
-            with suppress(OSError):
-                run.claims.rmdir()
+        if not write_new(entry.path, claims.to_text(entry), durable=False):
             return None
         claim = Claim(run, entry)
+        if run.done.exists() or run.failed.exists():  # since it was looked at
+            claim.release("closed already")
+            return None
         self._held[run.run_id] = claim
         return claim
 

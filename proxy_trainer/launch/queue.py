@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import islice
@@ -41,6 +42,7 @@ class Queue:
             workers: how many share the queue.
         """
         self._study = study
+        self._runs = os.fspath(study.runs)
         self._open = dict.fromkeys(run_ids)
         self._taken: dict[str, float | None] = {}
         self._claimant = claimant
@@ -57,10 +59,13 @@ class Queue:
         found = list(islice(self._claims(self._order()), 1))
         if found and members > 1:
             wanted = self._key(found[0].run), found[0].step
-            near = islice(self._order(), NEAR * members)
-            alike = (r for r in near if is_open(r) and (self._key(r), self._step(r)) == wanted)
+            near = islice(filter(self._is_open, self._order()), NEAR * members)
+            alike = (r for r in near if self._goes_with(self._study.run(r), wanted))
             found += islice(self._claims(alike), members - 1)
         return found
+
+    def _goes_with(self, run: RunLayout, wanted: tuple[Hashable, int]) -> bool:
+        return self._step(run) == wanted[1] and self._key(run) == wanted[0]
 
     def return_(self, run: RunLayout) -> None:
         """Look at a run that this worker released before all others."""
@@ -75,7 +80,7 @@ class Queue:
         for run in map(self._study.run, list(self._taken)):
             entry = claims.last(run.claims)
             first = self._taken[run.run_id]
-            if not (run.root.exists() and is_open(run)) or (
+            if not (run.root.exists() and self._is_open(run.run_id)) or (
                 entry is not None
                 and (
                     entry.heard(self._claimant.clock.now())
@@ -87,27 +92,30 @@ class Queue:
                 self._taken[run.run_id] = entry.renewed if entry else 0.0
         return not self._taken
 
-    def _order(self) -> Iterator[RunLayout]:
+    def _order(self) -> Iterator[str]:
         """Runs to try: the open ones as planned, give or take a few, then those that were taken."""
         ids = list(self._open)
         for start in range(0, len(ids), self._workers):
             near = ids[start : start + self._workers]
             self._apart.shuffle(near)
-            yield from map(self._study.run, near)
-        yield from map(self._study.run, list(self._taken))
+            yield from near
+        yield from list(self._taken)
 
-    def _claims(self, runs: Iterable[RunLayout]) -> Iterator[Claim]:
-        for run in runs:
-            claim = self._claimant.take(run, self._step(run)) if is_open(run) else None
-            self._open.pop(run.run_id, None)
-            if claim is not None or not is_open(run):
-                self._taken.pop(run.run_id, None)
+    def _claims(self, run_ids: Iterable[str]) -> Iterator[Claim]:
+        for run_id in run_ids:
+            self._open.pop(run_id, None)
+            if not self._is_open(run_id):
+                self._taken.pop(run_id, None)
+                continue
+            run = self._study.run(run_id)
+            claim = self._claimant.take(run, self._step(run))
+            if claim is None:
+                self._taken.setdefault(run_id, None)
             else:
-                self._taken.setdefault(run.run_id, None)
-            if claim is not None:
+                self._taken.pop(run_id, None)
                 yield claim
 
-
-def is_open(run: RunLayout) -> bool:
-    """Whether a run is still to be trained, by this worker or another."""
-    return not (run.done.exists() or run.failed.exists())
+    def _is_open(self, run_id: str) -> bool:
+        """Whether a run is still to be trained; asked of every run by every worker, so in haste."""
+        folder = f"{self._runs}/{run_id}/"
+        return not (os.path.exists(folder + "DONE") or os.path.exists(folder + "FAILED"))

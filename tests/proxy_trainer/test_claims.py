@@ -22,7 +22,7 @@ from proxy_trainer.launch.queue import Queue
 from regmix import claims
 from regmix.claims import Entry, Glance, Process, SharedClock
 from regmix.errors import RegmixError
-from regmix.files import write_json
+from regmix.files import write_text
 from regmix.layout import RunLayout, StudyLayout
 
 SECONDS = 120.0
@@ -48,11 +48,11 @@ def queue(study: StudyLayout, who: Claimant, workers: int = 1) -> Queue:
     return Queue(study, ids, who, step=lambda _: 0, key=lambda _: "", workers=workers)
 
 
-def elsewhere(run: RunLayout, **changes: object) -> Entry:
+def elsewhere(run: RunLayout) -> Entry:
     """A claim of a worker on another node."""
     process = Process("far", "boot", "pids", 1, "1")
     entry = Entry(run.claims / "1.json", "claimed", "far", process, SECONDS, 0, "", False, 0.0)
-    write_json(entry.path, {**claims.to_dict(entry), **changes})
+    write_text(entry.path, claims.to_text(entry))
     return entry
 
 
@@ -77,12 +77,13 @@ def test_a_run_has_one_holder_until_it_is_given_back(study: StudyLayout) -> None
     assert [e.worker for e in claims.log(run.claims)] == ["a", "a", "b"]
 
 
-def test_a_run_that_is_closed_is_not_claimed_and_leaves_no_log(study: StudyLayout) -> None:
+def test_a_run_that_is_closed_is_not_claimed(study: StudyLayout) -> None:
     run = study.run("r0")
     run.done.write_text("{}")
     with claimant(study) as who:
         assert who.take(run) is None
-    assert not run.claims.exists()
+        assert who.held == ()
+    assert [e.kind for e in claims.log(run.claims)] == ["claimed", "released"]
 
 
 def test_a_claim_expires_by_the_clock_of_the_files_alone(
@@ -269,7 +270,7 @@ def race(root: str, name: str, go: float) -> None:
                 with (claim.run.root / "by").open("a") as stream:
                     stream.write(name + "\n")
                 claim.run.done.write_text("{}")
-                claim.finish()
+                claim.release("done")
             who.drop(claimed)
 
 
@@ -289,7 +290,8 @@ def test_many_processes_race_for_few_runs_and_each_run_is_trained_once(tmp_path:
     by = [(run.root / "by").read_text().splitlines() for run in runs]
     assert {len(names) for names in by} == {1}, Counter(map(len, by))
     assert len({names[0] for names in by}) > 1, "no race: one worker did it all"
-    assert not [run for run in runs if run.claims.exists()]
+    for run in runs:
+        assert [e.kind for e in claims.log(run.claims)][:2] == ["claimed", "released"]
     assert not list(study.runs.glob("*/.*")), "temporary files are left"
 
 

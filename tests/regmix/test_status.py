@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from regmix import claims, sizes, yaml_io
 from regmix.config import ModelConfig, TrainConfig
 from regmix.errors import UserError
-from regmix.files import write_json
+from regmix.files import write_text
 from regmix.layout import RunLayout, StudyLayout, folder_name
 from regmix.mixture import Mixture
 from regmix.outline import outline
@@ -226,11 +226,11 @@ def held(*records: RunRecord) -> Iterator[None]:
         number = len(claims.log(record.layout.claims)) + 1
         entries.append(claims.made(record.layout.claims / f"{number}.json", "w", 120.0, 0))
     for entry in entries:
-        write_json(entry.path, claims.to_dict(entry))
+        write_text(entry.path, claims.to_text(entry))
     yield
     for entry in entries:
         after = claims.released(entry, "asked to end", failed=False)
-        write_json(after.path, claims.to_dict(after))
+        write_text(after.path, claims.to_text(after))
 
 
 def test_the_rate_of_runs_that_say_little(study: Study) -> None:
