@@ -18,6 +18,9 @@ LINES = 20
 
 def show_estimate(found: Estimate) -> None:
     """What training will take."""
+    if not found.runs:
+        say("nothing to train: every run is done, or has failed")
+        return
     together = f" of up to {found.members}" if found.members > 1 else ""
     say(f"{found.runs} runs in {found.arrays} arrays{together}")
     say(f"{amount(found.tokens)} tokens, {flops(found.flops)}")
@@ -30,7 +33,7 @@ def show_estimate(found: Estimate) -> None:
     cost = "" if found.cost is None else f", cost {found.cost:,.2f}"
     say(
         f"{found.launcher}, {found.workers} workers: about {duration(found.hours * 3600)}{cost} "
-        f"({flops(found.speed)}/s a worker, measured on {found.measured} finished runs)"
+        f"({flops(found.speed)}/s a worker, the mean of {found.measured} finished runs)"
     )
     if found.cost is None:
         say("cost: set launch.cost_per_hour, of one worker, to have it told")
