@@ -64,27 +64,27 @@ class Task:
 
     @classmethod
     def of(cls, study: StudyLayout, submission_id: str | None) -> Task:
-        """A submission's, or that of all submissions that were not cancelled.
+        """A submission's; by default the latest that was not cancelled.
 
         Raises:
             UserError: there is none, or it was made with another version of the toolkit.
         """
         if submission_id:
-            chosen = [Submission.load(study, submission_id)]
+            found = [Submission.load(study, submission_id)]
         else:
-            chosen = [s for s in submissions(study) if not s.cancelled]
-        if not chosen:
+            found = submissions(study)[::-1]
+        chosen = next((s for s in found if not s.cancelled), None)
+        if chosen is None:
             raise UserError(
                 f"{study.launches}: nothing was submitted, or all was cancelled; run `regmix train`"
             )
-        other = next((s.regmix for s in chosen if s.regmix != __version__), None)
-        if other is not None:
+        if chosen.regmix != __version__:
             raise UserError(
                 f"this worker has regmix {__version__} ({sys.prefix} on {socket.gethostname()}), "
-                f"the study was submitted with {other}; install the same version on every node"
+                f"the study was submitted with {chosen.regmix}; install the same version on every "
+                "node"
             )
-        runs = dict.fromkeys(run for s in chosen for run in s.runs)
-        return cls(study, tuple(runs), chosen[-1].settings, chosen[-1].order.workers)
+        return cls(study, chosen.runs, chosen.settings, chosen.order.workers)
 
 
 def train_array(
@@ -296,7 +296,7 @@ def main() -> None:
     """Entry point of ``python -m proxy_trainer.worker``."""
     parser = argparse.ArgumentParser(prog="python -m proxy_trainer.worker", description=__doc__)
     parser.add_argument("study", type=Path)
-    parser.add_argument("--submission", help="id of a `regmix train`; default: all of the study")
+    parser.add_argument("--submission", help="id of a `regmix train`; default: the latest")
     parser.add_argument("--name", default=f"{socket.gethostname()}.{os.getpid()}")
     given = parser.parse_args()
     code, reason = work(given.study.expanduser().resolve(), given.submission, given.name)

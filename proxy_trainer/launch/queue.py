@@ -78,19 +78,20 @@ class Queue:
         that is silent may have died, and its run will be free before long.
         """
         for run in map(self._study.run, list(self._taken)):
-            entry = claims.last(run.claims)
-            first = self._taken[run.run_id]
-            if not (run.root.exists() and self._is_open(run.run_id)) or (
-                entry is not None
-                and (
-                    entry.heard(self._claimant.clock.now())
-                    or (first is not None and entry.renewed > first)
-                )
-            ):
+            if not (run.root.exists() and self._is_open(run.run_id)) or self._is_alive(run):
                 del self._taken[run.run_id]
-            elif first is None:
-                self._taken[run.run_id] = entry.renewed if entry else 0.0
         return not self._taken
+
+    def _is_alive(self, run: RunLayout) -> bool:
+        """Whether somebody who has the run was heard since it was first looked at here."""
+        entry = claims.last(run.claims)
+        if entry is None or entry.kind == "released":  # free: to be had at the next claim
+            return False
+        first = self._taken[run.run_id]
+        if first is None:
+            self._taken[run.run_id] = entry.renewed
+        renewed = first is not None and entry.renewed > first
+        return renewed or entry.heard(self._claimant.clock.now())
 
     def _order(self) -> Iterator[str]:
         """Runs to try: the open ones as planned, give or take a few, then those that were taken."""

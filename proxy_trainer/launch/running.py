@@ -26,7 +26,7 @@ GLANCE_SECONDS = 0.5
 
 
 class Cancelled(RegmixError):
-    """The workers were told to end; a scheduler may start the command again."""
+    """The workers ended before the runs did; a scheduler may start the command again."""
 
     exit_code = 75
 
@@ -98,8 +98,8 @@ class Launch:
             raise RegmixError("; ".join(broken))
         if left:
             raise Cancelled(
-                f"told to end with {len(left)} runs open; their checkpoints are kept: run the same "
-                "command again to go on"
+                f"the workers ended with {len(left)} runs open, as they do when told to; their "
+                "checkpoints are kept: run the same command again to go on"
             )
         return outcome
 

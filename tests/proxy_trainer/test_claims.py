@@ -258,6 +258,20 @@ def test_a_queue_waits_for_what_a_silent_worker_holds(study: StudyLayout) -> Non
         assert made.left_to_others()
 
 
+def test_a_queue_takes_at_the_end_what_another_gave_back(study: StudyLayout) -> None:
+    with claimant(study) as who, claimant(study, "other") as other:
+        theirs = other.take(study.run("r0"))
+        assert theirs is not None
+        made = queue(study, who)
+        for _ in range(3):
+            assert made.claim(1)
+        assert made.claim(1) == []
+        theirs.release("asked to end")
+        assert not made.left_to_others()
+        assert [c.run.run_id for c in made.claim(1)] == ["r0"]
+        assert made.left_to_others()
+
+
 def race(root: str, name: str, go: float) -> None:
     """Claim, finish and record runs as fast as can be."""
     study = StudyLayout(Path(root))
