@@ -22,7 +22,7 @@ from proxy_trainer.launch.queue import Queue
 from regmix import claims
 from regmix.claims import Entry, Glance, Process, SharedClock
 from regmix.errors import RegmixError
-from regmix.files import write_text
+from regmix.files import write_new, write_text
 from regmix.layout import RunLayout, StudyLayout
 
 SECONDS = 120.0
@@ -307,6 +307,33 @@ def test_many_processes_race_for_few_runs_and_each_run_is_trained_once(tmp_path:
     for run in runs:
         assert [e.kind for e in claims.log(run.claims)][:2] == ["claimed", "released"]
     assert not list(study.runs.glob("*/.*")), "temporary files are left"
+
+
+def test_where_there_are_no_hard_links_creation_is_exclusive_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert write_new(tmp_path / "a", "one")
+    assert not write_new(tmp_path / "a", "two")
+    assert (tmp_path / "a").read_text() == "one"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_link_that_was_made_although_its_reply_was_lost_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.link
+
+    def twice(source: Path, target: Path) -> None:
+        real(source, target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", twice)
+    assert write_new(tmp_path / "a", "one")
+    assert not write_new(tmp_path / "a", "two")
 
 
 def test_a_log_is_plain_json(study: StudyLayout) -> None:
