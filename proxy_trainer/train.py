@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from proxy_trainer.events import EventLog
 from proxy_trainer.members import Members
 from proxy_trainer.models import hf
 from proxy_trainer.optim import learning_rate
+from regmix.arrays import array_key
 from regmix.errors import UserError
-from regmix.files import write_json
+from regmix.files import to_json, write_new
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
 from regmix.runs import NUMERICS, RunSpec
@@ -78,12 +79,6 @@ class _State:
         return [(k, run) for k, run in enumerate(self.runs) if not run.failure]
 
 
-def array_key(spec: RunSpec) -> tuple[object, ...]:
-    """What runs must have in common to be trained together: all but mixture, seed and rate."""
-    plan = replace(spec.plan, lr=0.0)
-    return (spec.model, plan, spec.vocab_size, spec.data, spec.numerics)
-
-
 def train(
     study: StudyLayout,
     runs: Sequence[RunLayout],
@@ -98,7 +93,8 @@ def train(
     alone, a run comes to the same figures, to the bit on one kind of CPU with one thread.
 
     Args:
-        keep_going: asked after every step; at the first False the runs leave checkpoints.
+        keep_going: asked after every step, before anything is written; at the first False the runs
+            leave checkpoints. What it raises ends them with nothing more written.
         on_step: called with (steps done, steps in all).
 
     Raises:
@@ -200,6 +196,7 @@ def _loop(
     last = saved = time.perf_counter()
     while state.step < plan.steps and state.alive:
         loss_K, norm_K = _step(state)
+        stop = not keep_going() and state.step < plan.steps
         if state.step % log_every == 0 or state.step == plan.steps:
             _log_step(state, loss_K, norm_K)
         if state.step in plan.eval_steps:
@@ -210,7 +207,6 @@ def _loop(
         last = now
         if on_step:
             on_step(state.step, plan.steps)
-        stop = state.step < plan.steps and not keep_going()
         if stop or (now - saved > checkpoint_seconds and state.step < plan.steps):
             _save(state)
             saved = time.perf_counter()
@@ -285,20 +281,18 @@ def _evaluate(state: _State) -> None:
 
 
 def _finish(state: _State, member: int, run: _Run) -> None:
-    write_json(
-        run.layout.done,
-        {
-            "run_id": run.spec.run_id,
-            "steps": state.step,
-            "tokens": run.spec.tokens,
-            "flops": run.spec.flops,
-            "seconds": round(run.seconds, 3),
-            "members": len(state.runs),
-            "skipped_steps": int(state.members.skipped_K[member]),
-            "metrics": run.metrics,
-            "domains": [asdict(r) for r in run.sampler.realised()],
-            "environment": describe(),
-        },
-    )
+    result = {
+        "run_id": run.spec.run_id,
+        "steps": state.step,
+        "tokens": run.spec.tokens,
+        "flops": run.spec.flops,
+        "seconds": round(run.seconds, 3),
+        "members": len(state.runs),
+        "skipped_steps": int(state.members.skipped_K[member]),
+        "metrics": run.metrics,
+        "domains": [asdict(r) for r in run.sampler.realised()],
+        "environment": describe(),
+    }
+    write_new(run.layout.done, to_json(result))  # of two workers sure to have the run, one
     for left in run.layout.checkpoints.glob("*"):
         left.unlink()
