@@ -2,9 +2,9 @@
 
 Slurm signals a job's steps before the time limit (SIGUSR2, as its script asks) and at preemption
 (SIGTERM). Workers then leave checkpoints and say by their exit code that work is open. The job
-requeues itself on that code, whatever the signal was and whoever sent it: Slurm does not requeue
-a job that ends within its grace time, nor one that reaches its time limit, and submitit's own
-checkpoint gives up after a number of time limits and knows one process a job.
+requeues itself on that code, unless it was cancelled: Slurm does not requeue a job that ends
+within its grace time, nor one that reaches its time limit, and submitit's own checkpoint gives up
+after a number of time limits and knows one process a job.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 
 from proxy_trainer.launch.crew import WANTS_ON, Crew, JobFiles, ask_to_stop, failure
+from proxy_trainer.launch.slurm_system import was_cancelled
 from regmix.errors import RegmixError
 
 POLL_SECONDS = 0.5
@@ -74,7 +75,7 @@ class SlurmJob:
         return signal.Signals(self._signals[0]).name if self._signals else "cancelled"
 
     def _conclude(self, files: JobFiles, codes: list[int]) -> int:
-        if files.cancelled.exists():
+        if files.cancelled.exists() or (self._signals and was_cancelled(files.job_id)):
             files.end(codes)
             return 0
         if WANTS_ON in codes or (self._signals and any(codes)):

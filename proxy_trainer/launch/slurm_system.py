@@ -110,3 +110,17 @@ def queue(job_ids: list[str]) -> dict[str, tuple[str, str]]:
         raise RegmixError(f"Slurm's squeue failed: {done.stderr.strip()}")
     rows = (line.strip().split("|", 2) for line in done.stdout.splitlines() if "|" in line)
     return {job_id: (state, reason) for job_id, state, reason in rows}
+
+
+def was_cancelled(job_id: str) -> bool:
+    """Whether a job that is being ended was cancelled, and neither preempted nor out of time.
+
+    All of them look alike to its processes: SIGTERM, then SIGKILL.
+    """
+    told = ask("scontrol", "show", "job", job_id).stdout
+    known = dict(re.findall(r"(\w+)=(\S+)", told))
+    if known.get("JobState") not in ("COMPLETING", "CANCELLED"):
+        return False  # only signalled, as before the time limit or in the grace time
+    if known.get("PreemptTime", "None") not in ("None", "N/A"):
+        return False
+    return minutes(known.get("RunTime", "0:00")) < minutes(known.get("TimeLimit", ""))

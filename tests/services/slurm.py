@@ -8,6 +8,7 @@ Every DIR is a cluster of its own, with its own key and ports. Its partitions:
 
     debug  2 CPUs, the default; two devices that no driver stands behind, an hour at most
     short  the same node, two minutes at most
+    spot   the same node; the other partitions' jobs take it away after ten seconds' notice
     away   8 CPUs on a node that never answers: what is submitted there waits
 """
 
@@ -62,13 +63,17 @@ GresTypes=gpu
 ReturnToService=2
 KillWait=5
 MinJobAge=20
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 SlurmdTimeout=300
 SlurmdParameters=config_overrides
-NodeName=DEFAULT NodeAddr=127.0.0.1
-NodeName=here NodeHostname={host} CPUs=2 RealMemory={memory} Gres=gpu:2 Feature=loop
-NodeName=gone NodeHostname=gone Port={dead_port} CPUs=8 RealMemory=1000 State=DOWN
-PartitionName=debug Nodes=here Default=YES MaxTime=60 State=UP OverSubscribe=NO
-PartitionName=short Nodes=here MaxTime=2 State=UP
+NodeName=DEFAULT CPUs=2 Feature=loop
+NodeName=here NodeHostname={host} NodeAddr=127.0.0.1 RealMemory={memory} Gres=gpu:2
+NodeName=DEFAULT CPUs=8 RealMemory=1000
+NodeName=gone NodeHostname=gone NodeAddr=127.0.0.1 Port={dead_port} State=DOWN
+PartitionName=debug Nodes=here Default=YES MaxTime=60 PriorityTier=2 State=UP
+PartitionName=short Nodes=here MaxTime=2 PriorityTier=2 State=UP
+PartitionName=spot Nodes=here MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=10 State=UP
 PartitionName=away Nodes=gone MaxTime=60 State=UP
 """
 
@@ -100,10 +105,16 @@ def start(root: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
     _configure(conf)
-    _munge(root)
-    _run(conf, "slurmctld", "-i")
-    _run(conf, "slurmd")
-    _until(lambda: _answers(conf), f"Slurm did not come up; see {root}/slurmctld.log, slurmd.log")
+    try:
+        _munge(root)
+        for daemon in ("slurmctld", "slurmd"):
+            _call([daemon, "-f", str(conf)])
+        _until(
+            lambda: _answers(conf), f"Slurm did not come up; see {root}/slurmctld.log, slurmd.log"
+        )
+    except SystemExit:
+        stop(root)
+        raise
     return conf
 
 
@@ -141,10 +152,6 @@ def _munge(root: Path) -> None:
          f"--pid-file={root}/munged.pid", f"--log-file={root}/munged.log",
          f"--seed-file={root}/munged.seed", "--num-threads=2"],
     )  # fmt: skip
-
-
-def _run(conf: Path, daemon: str, *arguments: str) -> None:
-    _call([daemon, "-f", str(conf), *arguments])
 
 
 def _call(command: list[str]) -> None:
