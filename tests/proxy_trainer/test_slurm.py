@@ -214,7 +214,9 @@ def test_a_job_that_is_killed_or_breaks_says_so(slurm: Callable[..., Slurm], stu
     (job,) = finished(launcher, study, [job_id])
     assert job.state == "failed"
     assert str(study) in job.reason
-    broken = Slurm(SlurmConfig(), command=[sys.executable, "-c", "import sys; sys.exit('no luck')"])
+    broken = Slurm(
+        SlurmConfig(hours=0.1), command=[sys.executable, "-c", "import sys; sys.exit('no luck')"]
+    )
     (job_id,) = broken.submit(Order(study, workers=1))
     (job,) = finished(broken, study, [job_id])
     assert job.state == "failed"
