@@ -23,8 +23,8 @@ from regmix.hashing import fingerprint
 ANSWER_SECONDS = 5.0
 """How long an actor that is running may take to say so."""
 QUIET = {
-    # No report of use to Ray's makers; no notice that a worker without devices will one day see
-    # the node's; none on standard error when the node's memory runs short.
+    # No report of use to Ray's makers; no notice that an actor without devices will one day see
+    # the node's.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,13 +22,19 @@ from regmix.errors import UserError
 
 WORKER = Path(__file__).resolve().parents[1] / "services" / "worker.py"
 PATIENCE = 90.0
+ALONE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's name for "nodes are on the loopback interface"; it replaces 127.0.0.1 otherwise.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
 LOOPBACK = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head that runs no workers, and a node of two cores and a device."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: sockets lie in it
+    os.environ.update(ALONE, RAY_TMPDIR=folder)
     from ray.cluster_utils import Cluster
 
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **LOOPBACK})
@@ -36,6 +44,7 @@ def cluster() -> Iterator[Any]:
 
     ray.shutdown()
     found.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -189,6 +198,24 @@ def test_what_no_node_has_is_refused(launcher: Callable[..., Ray], study: Path) 
     launcher(autoscaling=True).check(Order(study, workers=1, gpus=2))
     with pytest.raises(UserError, match="a worker needs CPU 1, TPU 4"):
         launcher(resources={"TPU": 4.0}).check(Order(study, workers=1))
+
+
+@pytest.mark.slow
+def test_without_a_cluster_one_is_started_here(study: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from proxy_trainer.launch.base import Order;"
+        "from proxy_trainer.launch.ray import Ray; from regmix.config import RayConfig;"
+        f"study = Path({str(study)!r}); order = Order(study, workers=1);"
+        f"ray = Ray(RayConfig(), command={[sys.executable, str(WORKER), str(study), '1', '1']!r});"
+        "ray.check(order); ids = ray.submit(order)\n"
+        "while ray.poll(study, ids)[0].state != 'ended': time.sleep(0.2)"
+    )
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment |= {**ALONE, "RAY_TMPDIR": folder}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=PATIENCE)
+    shutil.rmtree(folder, ignore_errors=True)
+    assert done(study) == ["task-0"]
 
 
 def test_without_ray_the_message_names_the_extra(
