@@ -126,7 +126,7 @@ def test_cancelled_workers_leave_checkpoints_and_are_not_requeued(
     launcher = slurm(tasks=4, seconds=100)
     ids = launcher.submit(Order(study, workers=3))  # one more than there are cores
     until(lambda: [j.state for j in launcher.poll(study, ids)] == ["running", "running", "waiting"])
-    assert launcher.poll(study, ids)[2].reason == "Resources"
+    until(lambda: launcher.poll(study, ids)[2].reason == "Resources")
     until(lambda: len(logs(study)) == 2 and all("from" in p.read_text() for p in logs(study)))
     launcher.cancel(study, ids)
     assert finished(launcher, study, ids) == [Job(i, "ended") for i in ids]
