@@ -19,6 +19,7 @@ from proxy_trainer.launch.base import Job, Order
 from proxy_trainer.launch.ray import Ray, namespace
 from regmix.config import RayConfig
 from regmix.errors import UserError
+from regmix.study import Study
 
 WORKER = Path(__file__).resolve().parents[1] / "services" / "worker.py"
 PATIENCE = 90.0
@@ -228,3 +229,27 @@ def test_without_ray_the_message_names_the_extra(
 
 def test_studies_do_not_share_names(tmp_path: Path) -> None:
     assert namespace(tmp_path / "a") != namespace(tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_a_study_trained_by_ray_is_the_one_trained_here(
+    cluster: Any,
+    copy_study: Callable[..., Study],
+    regmix: Callable[..., subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The command line and real workers, on the cluster that RAY_ADDRESS names."""
+    here, there = copy_study("here"), copy_study("there")
+    for made in (here, there):
+        made.propose()
+    _, errors = regmix("train", here.layout.root).communicate(timeout=PATIENCE)
+    assert not errors
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    told = regmix("train", there.layout.root, "--launcher", "ray", "--workers", 2)
+    _, errors = told.communicate(timeout=2 * PATIENCE)
+    assert told.returncode == 0, errors
+    ours, theirs = (
+        {r.spec.name: (r.status, r.result()["metrics"]) for r in made.runs()}
+        for made in (there, here)
+    )
+    assert ours == theirs

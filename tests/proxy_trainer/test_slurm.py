@@ -16,6 +16,7 @@ from proxy_trainer.launch.slurm import Slurm
 from proxy_trainer.launch.slurm_system import gpus, minutes
 from regmix.config import SlurmConfig
 from regmix.errors import UserError
+from regmix.study import Study
 
 SERVICES = Path(__file__).resolve().parents[1] / "services"
 PATIENCE = 120.0
@@ -325,3 +326,72 @@ def test_time_limits_in_slurms_words(limit: str, expected: float) -> None:
 )  # fmt: skip
 def test_devices_among_generic_resources(gres: str, expected: int) -> None:
     assert gpus(gres) == expected
+
+
+def metrics(made: Study) -> dict[str, dict[str, float]]:
+    assert {r.status for r in made.runs()} == {"done"}
+    return {r.spec.name: r.result()["metrics"] for r in made.runs()}
+
+
+@pytest.mark.slow
+def test_a_study_trained_by_slurm_is_the_one_trained_here(
+    cluster: Path, copy_study: Callable[..., Study], regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """The command line, real workers, and a job that is requeued while it trains."""
+    here, there = copy_study("here", tokens=128 * 400), copy_study("there", tokens=128 * 400)
+    launch_with(there, "hours: 0.1, signal_seconds: 60")
+    for made in (here, there):
+        made.propose()
+    _, errors = regmix("train", here.layout.root).communicate(timeout=PATIENCE)
+    assert not errors
+    told = regmix("train", there.layout.root, "--launcher", "slurm", "--workers", 2, "--detach")
+    _, errors = told.communicate(timeout=PATIENCE)
+    assert told.returncode == 0, errors
+    until(lambda: any(r.status == "started" for r in there.runs()))
+    job = call("squeue", "--noheader", "--states=RUNNING", "--format=%A").splitlines()[0]
+    call("scontrol", "requeue", job)
+    waited = regmix("train", there.layout.root)  # here, beside Slurm: each run is done once
+    _, errors = waited.communicate(timeout=PATIENCE)
+    assert waited.returncode == 0, errors
+    until(lambda: all(r.status == "done" for r in there.runs()))
+    assert metrics(there) == metrics(here)
+    call("scancel", "--full", "--signal=KILL", "--name=regmix-there")
+    call("scancel", "--name=regmix-there")
+    until(lambda: not call("squeue", "--noheader", "--name=regmix-there"))
+
+
+@pytest.mark.slow
+def test_the_command_line_waits_for_slurm_and_shows_its_logs(
+    cluster: Path, study_there: Study, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    root = study_there.layout.root
+    told = regmix("train", root, "--launcher", "slurm", "--workers", 2)
+    _, errors = told.communicate(timeout=2 * PATIENCE)
+    assert told.returncode == 0, errors
+    assert {r.status for r in study_there.runs()} == {"done"}
+    output, _ = regmix("logs", root, study_there.runs()[0].spec.run_id).communicate(timeout=60)
+    assert "done" in output
+    wrong = regmix("train", root, "--launcher", "slurm", "--retry-failed")
+    assert wrong.communicate(timeout=60)[1] == ""  # nothing is left to do, and nothing is submitted
+    launch_with(study_there, "partition: debgu")
+    study_there.propose(runs=6)
+    wrong = regmix("train", root, "--launcher", "slurm")
+    errors = wrong.communicate(timeout=60)[1]
+    assert wrong.returncode == 2
+    assert "partition 'debgu'" in errors
+    assert "debug" in errors
+
+
+@pytest.fixture
+def study_there(copy_study: Callable[..., Study]) -> Study:
+    made = copy_study("there")
+    made.propose()
+    launch_with(made, "hours: 0.1, signal_seconds: 60")
+    return made
+
+
+def launch_with(made: Study, slurm: str) -> None:
+    """Settings for Slurm in a study.yaml."""
+    lines = [x for x in made.layout.config.read_text().splitlines() if "launch:" not in x]
+    lines.append(f"launch: {{checkpoint_seconds: 0.05, slurm: {{{slurm}}}}}")
+    made.layout.config.write_text("\n".join(lines) + "\n")
