@@ -114,9 +114,7 @@ class Block(nn.Module):
         )
         return found
 
-    def _mixed(
-        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def _mixed(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None) -> Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE, mask)
         out_BTD: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return out_BTD

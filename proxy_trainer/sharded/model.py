@@ -1,8 +1,8 @@
 """The native decoder with its parameters spread over processes (FSDP2).
 
 One unit a block, so that a process holds one block's parameters at a time; embedding, head and
-final norm are the root's. Losses are taken inside the wrapped forward pass, where the head is whole:
-full logits never exist.
+final norm are the root's. Losses are taken inside the wrapped forward pass, where the head is
+whole: full logits never exist.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ class LossGPT(GPT):
         with self._autocast():
             hidden_ND = self.hidden(ids_BT, mask).flatten(0, 1)
             # The loss sums gradients over chunks, which half precision is too coarse for.
-            return cross_entropy(
+            loss_K = cross_entropy(
                 hidden_ND[None].float(), self._head_1DV, target_BT.flatten()[None], z_loss
-            )[0]
+            )
+            return loss_K.sum()
 
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
         """Total nats of the targets at the positions that are kept, a scalar."""
         with self._autocast():
             hidden_ND = self.hidden(ids_BT)[keep_BT]
-            return token_nats(hidden_ND[None].float(), self._head_1DV, target_N[None]).double().sum()
+            return (
+                token_nats(hidden_ND[None].float(), self._head_1DV, target_N[None]).double().sum()
+            )
 
     @property
     def _head_1DV(self) -> Tensor:  # noqa: N802
@@ -96,7 +99,7 @@ class ShardedModel:
 
     def parameters(self) -> dict[str, DTensor]:
         """This process's shards, by name."""
-        found = {}
+        found: dict[str, DTensor] = {}
         for name, parameter in self.model.named_parameters():
             assert isinstance(parameter, DTensor)
             found[name] = parameter
@@ -129,7 +132,7 @@ class ShardedModel:
         assert member == 0
         found = {}
         for name, parameter in self.parameters().items():
-            whole = parameter.detach().full_tensor()
+            whole = parameter.full_tensor().detach()
             if self._ranks.first:
                 found[name] = whole.cpu()
         if found and self._shape.tied_embeddings:
@@ -143,9 +146,9 @@ def values_of_all(value_X: Tensor, ranks: Ranks) -> Tensor:
     Each process adds them up itself, in the same order: what is decided by them is then decided in
     all processes alike, to the bit.
     """
-    found = value_X.new_empty(ranks.world * len(value_X))
-    dist.all_gather_into_tensor(found, value_X.contiguous())
-    return found.view(ranks.world, -1)
+    found = [torch.empty_like(value_X) for _ in range(ranks.world)]
+    dist.all_gather(found, value_X.contiguous())
+    return torch.stack(found)
 
 
 def _materialise(module: nn.Module, generator: torch.Generator) -> None:
