@@ -86,7 +86,9 @@ def ended(processes: Started) -> list[int]:
 def planned(study: Study, **changes: object) -> RunSpec:
     """One run of 50 steps, its specification written."""
     template = study.propose().specs[0]
-    short = replace(template.plan, steps=STEPS, batch=BATCH, eval_steps=(STEPS // 2, STEPS))
+    short = replace(
+        template.plan, steps=STEPS, batch=BATCH, eval_steps=(STEPS // 2, STEPS), lr=3e-3
+    )
     plan = replace(short, **changes.pop("plan", {}))  # type: ignore[arg-type]
     spec = replace(template, **{"plan": plan, **changes})  # type: ignore[arg-type]
     study.add_run(spec)
@@ -160,7 +162,8 @@ def test_two_processes_train_as_one_does(study: Study, start: Start, name: str) 
     ours, theirs = (load_file(run.root / p / "model.safetensors") for p in ("model", "expected"))
     assert ours.keys() == theirs.keys()
     for key, value in ours.items():
-        torch.testing.assert_close(value, theirs[key], rtol=0, atol=1e-5)
+        # Adam takes the sign of a gradient that is all rounding as seriously as any other.
+        torch.testing.assert_close(value, theirs[key], rtol=0, atol=1e-4)
 
 
 def test_shards_of_uneven_size_recomputed_and_in_parts(study: Study, start: Start) -> None:
