@@ -100,6 +100,17 @@ def load(folder: Path) -> Checkpoint | None:
     return None
 
 
+def saved_step(folder: Path) -> int:
+    """The step that :func:`load` would go on from; 0 if there is nothing that can be read."""
+    for step, path in found(folder):
+        try:
+            with safe_open(path, framework="pt"):
+                return step
+        except (OSError, SafetensorError):
+            continue
+    return 0
+
+
 def _read(path: Path) -> Checkpoint:
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
     with safe_open(path, framework="pt") as file:

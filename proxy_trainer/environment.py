@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import socket
 
@@ -9,6 +10,9 @@ import numpy as np
 import torch
 
 from regmix import __version__
+
+WORKER = "REGMIX_WORKER"
+"""Environment variable with the name of the worker that this process is."""
 
 
 def describe() -> dict[str, str | int]:
@@ -21,6 +25,7 @@ def describe() -> dict[str, str | int]:
         "device": _processor(),
         "threads": torch.get_num_threads(),
         "host": socket.gethostname(),
+        "worker": os.environ.get(WORKER, ""),
     }
 
 

@@ -51,13 +51,11 @@ class ArrayAdamW:
 
     def norms(self) -> Tensor:
         """Norm of every member's gradient before clipping, ``(K,)``."""
-        # One sum after the other: a reduction over a table of parts and members would add them in
-        # an order that depends on how many members there are.
-        total_K = torch.zeros((), device=next(iter(self._parameters.values())).device)
-        for parameter in self._parameters.values():
-            norm_K = torch.linalg.vector_norm(_grad(parameter).flatten(1), dim=1)
-            total_K = total_K + norm_K.square()
-        return total_K.sqrt()
+        # Member by member: a reduction over a table of all of them would add in an order that
+        # depends on how many there are.
+        grads = [_grad(p) for p in self._parameters.values()]
+        each = [nn.utils.get_total_norm([g[k] for g in grads]) for k in range(len(self.views))]
+        return torch.stack(each)
 
     def set_rates(self, lr: Sequence[float]) -> None:
         """The learning rate of each member's next step."""

@@ -1,4 +1,4 @@
-"""What processes owe each other: one at a time at a file, and none outlives its command."""
+"""What processes of one machine owe each other: one at a file, and none outlives its command."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import fcntl
 import multiprocessing
 import os
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 
 from regmix.files import disk_errors
-
-GLANCE_SECONDS = 0.5
-"""How long a lock may look taken because `regmix status` is just testing it."""
 
 
 @contextmanager
@@ -29,20 +25,19 @@ def claimed(lock: Path) -> Iterator[bool]:
 
 
 def _take(handle: int) -> bool:
-    deadline = time.monotonic() + GLANCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        else:
-            return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def die_with_parent() -> None:
-    """End this process when the command that started it does, even by SIGKILL."""
+def die_with_parent(last_words: Callable[[], object] = lambda: None) -> None:
+    """End this process when the command that started it does, even by SIGKILL.
+
+    Args:
+        last_words: called before it ends, beside whatever it is doing.
+    """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -50,6 +45,9 @@ def die_with_parent() -> None:
 
     def watch() -> None:
         wait([sentinel])
-        os._exit(1)
+        try:
+            last_words()
+        finally:
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from proxy_trainer import arrays
 from proxy_trainer.corpus import build_corpus
 from proxy_trainer.data import build
-from proxy_trainer.launch import local
-from proxy_trainer.launch.local import Outcome
+from proxy_trainer.launch import local, running
+from proxy_trainer.launch.running import Launch, Outcome
+from regmix.config import LaunchConfig
 from regmix.manifest import DataManifest
+from regmix.runs import RunSpec
 from regmix.study import Study
 
 Progress = Callable[[int, int], None]
 
 
-def workers(study: Study) -> int:
-    """Processes to use: the study's setting, or one per core."""
-    return study.config.launch.workers or local.cores()
+def workers(settings: LaunchConfig) -> int:
+    """Processes to use: as the settings say, or one per core."""
+    return settings.workers or len(local.cores())
 
 
 def build_data(study: Study, progress: Progress | None = None) -> DataManifest:
     """Tokenise a study's sources; see :func:`proxy_trainer.data.build.build`."""
-    return build.build(study.layout, study.config, workers=workers(study), progress=progress)
+    processes = workers(study.config.launch)
+    return build.build(study.layout, study.config, workers=processes, progress=progress)
 
 
 def default_corpus(folder: Path, scale: float, progress: Progress | None = None) -> None:
@@ -32,31 +37,68 @@ def default_corpus(folder: Path, scale: float, progress: Progress | None = None)
         if progress:
             progress(done, total)
 
-    build_corpus(folder, workers=local.cores(), scale=scale, progress=forward)
+    build_corpus(folder, workers=len(local.cores()), scale=scale, progress=forward)
+
+
+def members(study: Study, run_ids: Sequence[str], settings: LaunchConfig) -> int:
+    """Runs that a worker trains together; as a short trial finds, where that is left open.
+
+    The trial is of this machine's device. Where workers run elsewhere, they will try their own:
+    until then it is one.
+    """
+    if settings.members != "auto":
+        return settings.members
+    if settings.launcher != local.LocalLauncher.name or not run_ids:
+        return 1
+    share = -(-len(run_ids) // workers(settings))
+    return arrays.best_members(RunSpec.load(study.layout.run(run_ids[0]).spec), share)
+
+
+def check(study: Study, run_ids: Sequence[str], settings: LaunchConfig | None = None) -> Launch:
+    """Make sure that workers could be started for runs, without starting any.
+
+    Args:
+        run_ids: in the order in which they are started.
+        settings: default: the study's ``launch``.
+
+    Raises:
+        UserError: the data is not what the study says, or the launcher cannot start the workers.
+    """
+    settings = settings or study.config.launch
+    build.load_manifest(study.layout, study.config)
+    open_runs = [r for r in run_ids if not study.layout.run(r).done.exists()]
+    wanted = max(1, min(workers(settings), len(open_runs)))
+    return running.prepare(study.layout, open_runs, settings, wanted)
+
+
+def submit(study: Study, run_ids: Sequence[str], settings: LaunchConfig | None = None) -> Launch:
+    """Start workers for runs; finished runs are skipped, interrupted ones go on.
+
+    Raises:
+        UserError: as :func:`check`, before anything starts.
+    """
+    launch = check(study, run_ids, settings)
+    for run in map(study.layout.run, launch.submission.runs):
+        if run.failed.exists():  # asked for again: with all its attempts
+            shutil.rmtree(run.claims, ignore_errors=True)
+            run.failed.unlink(missing_ok=True)
+    return running.start(launch)
 
 
 def train(
     study: Study,
     run_ids: Sequence[str],
     on_poll: Callable[[], None] | None = None,
+    settings: LaunchConfig | None = None,
 ) -> Outcome:
-    """Train runs on this machine; finished ones are skipped, interrupted ones go on.
+    """Train runs and wait for them; see :func:`submit`.
 
     Args:
-        study: the study that the runs belong to.
-        run_ids: in the order in which they are started.
         on_poll: called a few times a second.
 
     Raises:
-        UserError: the data is not what the study says (checked before anything starts).
-        RegmixError: a run could not go on.
+        RegmixError: a worker could not go on, or was told to end.
     """
-    build.load_manifest(study.layout, study.config)
-    open_runs = [r for r in run_ids if not study.layout.run(r).done.exists()]
-    return local.train_runs(
-        study.layout,
-        open_runs,
-        workers=workers(study),
-        checkpoint_seconds=study.config.launch.checkpoint_seconds,
-        on_poll=on_poll,
-    )
+    if all(study.layout.run(r).done.exists() for r in run_ids):
+        return Outcome()
+    return submit(study, run_ids, settings).wait(on_poll)

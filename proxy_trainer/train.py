@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,8 +23,9 @@ from proxy_trainer.events import EventLog
 from proxy_trainer.members import Members
 from proxy_trainer.models import hf
 from proxy_trainer.optim import learning_rate
+from regmix.arrays import array_key
 from regmix.errors import UserError
-from regmix.files import write_json
+from regmix.files import to_json, write_new
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
 from regmix.runs import NUMERICS, RunSpec
@@ -174,12 +175,6 @@ class State:
         return [(k, run) for k, run in enumerate(self.runs) if not run.failure]
 
 
-def array_key(spec: RunSpec) -> tuple[object, ...]:
-    """What runs must have in common to be trained together: all but mixture, seed and rate."""
-    plan = replace(spec.plan, lr=0.0)
-    return (spec.model, plan, spec.vocab_size, spec.data, spec.numerics)
-
-
 def train(
     study: StudyLayout,
     runs: Sequence[RunLayout],
@@ -194,7 +189,8 @@ def train(
     alone, a run comes to the same figures, to the bit on one kind of CPU with one thread.
 
     Args:
-        keep_going: asked after every step; at the first False the runs leave checkpoints.
+        keep_going: asked after every step, before anything is written; at the first False the runs
+            leave checkpoints. What it raises ends them with nothing more written.
         on_step: called with (steps done, steps in all).
 
     Raises:
@@ -323,6 +319,8 @@ def loop(
     last = saved = time.perf_counter()
     while state.step < plan.steps and state.alive:
         loss_K, norm_K = _step(state)
+        due = time.perf_counter() - saved > checkpoint_seconds
+        stop, due = state.keeper.agreed(not keep_going(), due)
         if state.step % log_every == 0 or state.step == plan.steps:
             _log_step(state, loss_K, norm_K)
         if state.step in plan.eval_steps:
@@ -333,13 +331,10 @@ def loop(
         last = now
         if on_step:
             on_step(state.step, plan.steps)
-        if state.step == plan.steps:
-            break
-        stop, due = state.keeper.agreed(not keep_going(), now - saved > checkpoint_seconds)
-        if stop or due:
+        if (stop or due) and state.step < plan.steps:
             state.keeper.save(state)
             saved = time.perf_counter()
-        if stop:
+        if stop and state.step < plan.steps:
             state.keeper.settle()
             return _ended(state, stopped=tuple(run.spec.run_id for _, run in state.alive))
     return _completed(state, study, manifest)
@@ -413,19 +408,17 @@ def _evaluate(state: State) -> None:
 
 
 def _finish(state: State, member: int, run: Run) -> None:
-    write_json(
-        run.layout.done,
-        {
-            "run_id": run.spec.run_id,
-            "steps": state.step,
-            "tokens": run.spec.tokens,
-            "flops": run.spec.flops,
-            "seconds": round(run.seconds, 3),
-            "members": len(state.runs),
-            "skipped_steps": int(state.trainee.skipped_K[member]),
-            "metrics": run.metrics,
-            "domains": [asdict(r) for r in run.sampler.realised()],
-            "environment": state.keeper.environment(),
-        },
-    )
+    result = {
+        "run_id": run.spec.run_id,
+        "steps": state.step,
+        "tokens": run.spec.tokens,
+        "flops": run.spec.flops,
+        "seconds": round(run.seconds, 3),
+        "members": len(state.runs),
+        "skipped_steps": int(state.trainee.skipped_K[member]),
+        "metrics": run.metrics,
+        "domains": [asdict(r) for r in run.sampler.realised()],
+        "environment": state.keeper.environment(),
+    }
+    write_new(run.layout.done, to_json(result))  # of two workers sure to have the run, one
     checkpoint.clear(run.layout.checkpoints)

@@ -1,8 +1,27 @@
-"""One process, one run: lock it, train it, leave DONE or FAILED."""
+"""A worker: claims open runs of a study, trains them, and goes on until there is none.
+
+    python -m proxy_trainer.worker STUDY [--submission ID] [--name NAME]
+
+Every launcher starts these; any number of them, on any nodes that see the study's folder, share its
+work by claims alone. A worker ends by itself. Told to end before, by SIGTERM, SIGUSR2 or SIGINT, it
+leaves checkpoints, gives its runs back and exits with ``REQUEUE``.
+
+What goes wrong with a run is the run's: it is tried again from its checkpoint, by this worker or
+another, and FAILED once it has failed too often. What goes wrong with the study (other data, a full
+disk, another version of the code) ends the worker and marks nothing.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,53 +29,265 @@ import torch
 # The first optimiser of a process imports this for seconds: once in the fork server, not per run.
 import torch._dynamo
 
-from proxy_trainer.processes import claimed, die_with_parent
-from proxy_trainer.train import train
-from regmix.errors import RegmixError
+from proxy_trainer import checkpoint
+from proxy_trainer.arrays import best_members, train_array
+from proxy_trainer.environment import WORKER
+from proxy_trainer.launch.claims import Claim, Claimant, Lost
+from proxy_trainer.launch.queue import Queue
+from proxy_trainer.launch.submissions import Submission, submissions
+from regmix import __version__
+from regmix.arrays import array_key
+from regmix.config import LaunchConfig
+from regmix.errors import RegmixError, UserError
 from regmix.files import write_json
-from regmix.layout import StudyLayout
+from regmix.layout import RunLayout, StudyLayout
+from regmix.runs import NUMERICS, RunSpec
 
-OK, BUSY, FAILED, BROKEN, MUTE, THERE = 0, 3, 4, 1, 5, 6
-"""Exit codes: trained; another process is at it; diverged and marked; could not go on; could
-neither go on nor write why, as on a full disk; done already, by another process."""
+OK, BROKEN, REFUSED, REQUEUE = 0, 1, 2, 75
+"""Exit codes: no run is left; could not go on; not fit for this study; told to end, and checkpoints
+are left (``EX_TEMPFAIL``, which schedulers read as: start it again)."""
+PATIENCE_SECONDS = 0.5
+"""Between looks at runs that silent workers hold."""
+MESSAGE_LENGTH = 400
 
 
-def work(root: Path, run_id: str, checkpoint_seconds: float) -> int:
-    """Train one run of a study unless it is done or another process is at it."""
-    torch.set_num_threads(1)
-    study = StudyLayout(root)
-    run = study.run(run_id)
-    with claimed(run.lock) as mine:
-        if not mine:
-            return BUSY
+@dataclass(frozen=True)
+class Task:
+    """What a worker is to do."""
+
+    study: StudyLayout
+    runs: tuple[str, ...]
+    """In the order in which they are begun."""
+    settings: LaunchConfig
+    workers: int = 1
+    """How many share the runs."""
+
+    @classmethod
+    def of(cls, study: StudyLayout, submission_id: str | None) -> Task:
+        """A submission's; by default the latest that was not cancelled.
+
+        Raises:
+            UserError: there is none, or it was made with another version of the toolkit.
+        """
+        if submission_id:
+            found = [Submission.load(study, submission_id)]
+        else:
+            found = submissions(study)[::-1]
+        chosen = next((s for s in found if not s.cancelled), None)
+        if chosen is None:
+            raise UserError(
+                f"{study.launches}: nothing was submitted, or all was cancelled; run `regmix train`"
+            )
+        if chosen.regmix != __version__:
+            raise UserError(
+                f"this worker has regmix {__version__} ({sys.prefix} on {socket.gethostname()}), "
+                f"the study was submitted with {chosen.regmix}; install the same version on every "
+                "node"
+            )
+        return cls(study, chosen.runs, chosen.settings, chosen.order.workers)
+
+
+def fail(run: RunLayout, reasons: Sequence[str]) -> None:
+    """Mark a run as FAILED, with the reason of each attempt."""
+    again = f" ({len(reasons)} attempts)" if len(reasons) > 1 else ""
+    worker = os.environ.get(WORKER, "")
+    write_json(
+        run.failed,
+        {"reason": reasons[-1] + again, "attempts": list(reasons), "worker": worker},
+    )
+
+
+class Worker:
+    """One worker's loop."""
+
+    def __init__(self, task: Task, name: str) -> None:
+        self.name = name
+        self.claimant = Claimant(task.study, name, task.settings.claim_seconds)
+        self._task = task
+        self._asked_to_end = False
+        self._best: dict[str, int] = {}
+        """Members of an array, by what they share, as found by trial."""
+        self._queue = Queue(
+            task.study,
+            task.runs,
+            self.claimant,
+            step=lambda run: checkpoint.saved_step(run.checkpoints),
+            key=lambda run: array_key(RunSpec.load(run.spec)),
+            workers=task.workers,
+        )
+
+    def end(self, *_: object) -> None:
+        """Ask it to leave checkpoints and end; a signal handler."""
+        self._asked_to_end = True
+
+    def run(self, on_claim: Callable[[], object] = lambda: None) -> int:
+        """Train until no run is left, or until asked to end; an exit code.
+
+        Args:
+            on_claim: called whenever runs were claimed.
+
+        Raises:
+            RegmixError: the study is not as it should be.
+        """
+        with self.claimant.at_work():
+            while not self._asked_to_end:
+                claimed = self._queue.claim(self._members)
+                if claimed:
+                    on_claim()
+                    self._train(claimed)
+                elif self._queue.left_to_others():
+                    return OK
+                else:
+                    time.sleep(PATIENCE_SECONDS)
+        return REQUEUE
+
+    def _members(self, run: RunLayout) -> int:
+        """How many runs like this one to train together, and no more than this worker's share."""
+        share = -(-(self._queue.length + 1) // self._task.workers)
+        if self._task.settings.members != "auto":
+            return self._task.settings.members
+        spec = RunSpec.load(run.spec)
+        key = array_key(spec)
+        if share > 1 and key not in self._best:
+            self._best[key] = best_members(spec, share)
+            say(f"arrays of {self._best[key]} are the fastest here")
+        return min(share, self._best.get(key, 1))
+
+    def _train(self, claimed: list[Claim]) -> None:
+        """Train an array; runs that failed before one by one, so that none fails for another."""
+        again: list[list[Claim]] = []
+        together: list[Claim] = []
+        for claim in claimed:
+            reasons = [failure.reason for failure in claim.failures()]
+            if len(reasons) > self._task.settings.retries:
+                fail(claim.run, reasons)
+                self._let_go(claim)
+            elif reasons:
+                again.append([claim])
+            else:
+                together.append(claim)
+        for part in (together, *again):
+            if part:
+                self._attempt(part)
+
+    def _attempt(self, part: list[Claim]) -> None:
+        for claim in part:
+            _check_numerics(claim.run)
+            say(f"run {claim.run.run_id}: claimed at step {claim.step}")
+        reason, failed = "asked to end", False
+        try:
+            outcome = train_array(
+                self._task.study,
+                [claim.run for claim in part],
+                checkpoint_seconds=self._task.settings.checkpoint_seconds,
+                keep_going=self._keep_going,
+            )
+            self.claimant.check()
+            for run_id, why in outcome.diverged.items():  # and would again
+                fail(self._task.study.run(run_id), [why])
+        except Lost as exc:
+            reason = f"left with its array ({exc})"
+        except (RegmixError, OSError) as exc:
+            self.claimant.release_all(reason=_short(exc))
+            run_ids = ", ".join(claim.run.run_id for claim in part)
+            raise RegmixError(f"run {run_ids} could not go on: {exc}") from exc
+        except Exception as exc:  # whatever it is, the other runs can go on
+            reason, failed = f"{type(exc).__name__}: {_short(exc)}", True
+        for claim in part:
+            self._let_go(claim, reason, failed=failed)
+
+    def _keep_going(self) -> bool:
+        self.claimant.check()
+        return not self._asked_to_end
+
+    def _let_go(self, claim: Claim, reason: str = "", *, failed: bool = False) -> None:
+        self.claimant.drop([claim])
+        run = claim.run
+        try:
+            claim.renew()
+        except Lost as exc:
+            say(str(exc))
+            self._queue.return_(run)  # looked at once more: who has it may die
+            return
         if run.done.exists():
-            return THERE
-        run.failed.unlink(missing_ok=True)
-        outcome = train(study, [run], checkpoint_seconds=checkpoint_seconds)
-        if outcome.diverged:
-            write_json(run.failed, {"reason": outcome.diverged[run_id]})
-            return FAILED
-    return OK
+            say(f"run {run.run_id}: done")
+            claim.release("done")
+        elif run.failed.exists():
+            say(f"run {run.run_id}: failed, see {run.failed}")
+            claim.release("failed")
+        else:
+            say(f"run {run.run_id}: {reason}")
+            if claim.release(reason, failed=failed):
+                self._queue.return_(run)
 
 
-def main(root: str, run_id: str, checkpoint_seconds: float) -> None:
-    """Entry point of a worker process: an error is one line in ``runs/<id>/error.txt``."""
-    die_with_parent()
-    run = StudyLayout(Path(root)).run(run_id)
-    message = run.root / "error.txt"
+def _check_numerics(run: RunLayout) -> None:
+    planned = RunSpec.load(run.spec).numerics
+    if planned != NUMERICS:
+        raise UserError(
+            f"{run.spec}: planned for version {planned} of the numerics, this worker "
+            f"(regmix {__version__} on {socket.gethostname()}) has {NUMERICS}; install the version "
+            "that the study was proposed with, or run `regmix propose` again"
+        )
+
+
+def say(text: str) -> None:
+    """A line for the worker's log; a full disk is told where it matters."""
+    with suppress(OSError):
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= MESSAGE_LENGTH else text[:MESSAGE_LENGTH] + " …"
+
+
+def work(
+    root: Path,
+    submission_id: str | None,
+    name: str,
+    *,
+    begin: Callable[[Worker], object] = lambda _: None,
+    on_claim: Callable[[], object] = lambda: None,
+) -> tuple[int, str]:
+    """Be a worker of this process's own; its exit code, and what stood in its way.
+
+    Args:
+        begin: called with the worker before it begins.
+        on_claim: called whenever runs were claimed.
+    """
+    torch.set_num_threads(1)
+    os.environ[WORKER] = name
     try:
-        message.unlink(missing_ok=True)
-        code = work(Path(root), run_id, checkpoint_seconds)
+        worker = Worker(Task.of(StudyLayout(root), submission_id), name)
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+            signal.signal(number, worker.end)
+        begin(worker)
+        say(f"worker {name} (process {os.getpid()} on {socket.gethostname()}) begins")
+        code, reason = worker.run(on_claim), ""
+    except UserError as exc:
+        code, reason = REFUSED, str(exc)
     except (RegmixError, OSError) as exc:
-        code = _explain(message, str(exc))
+        code, reason = BROKEN, str(exc)
     except Exception as exc:  # the process's boundary: whatever it is, the person must be told
-        code = _explain(message, f"{type(exc).__name__}: {exc} (a defect)")
+        code, reason = BROKEN, f"{type(exc).__name__}: {exc} (a defect)"
+    say(reason or ("told to end" if code == REQUEUE else "no run is left"))
+    return code, reason
+
+
+def main() -> None:
+    """Entry point of ``python -m proxy_trainer.worker``."""
+    parser = argparse.ArgumentParser(prog="python -m proxy_trainer.worker", description=__doc__)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--submission", help="id of a `regmix train`; default: the latest")
+    parser.add_argument("--name", default=f"{socket.gethostname()}.{os.getpid()}")
+    given = parser.parse_args()
+    code, reason = work(given.study.expanduser().resolve(), given.submission, given.name)
+    if reason:
+        print(f"error: {reason}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
     os._exit(code)  # skips torch's slow teardown; everything is flushed and closed by now
 
 
-def _explain(path: Path, reason: str) -> int:
-    try:
-        path.write_text(f"{reason}\n", encoding="utf-8")
-    except OSError:
-        return MUTE
-    return BROKEN
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from regmix.errors import UserError, unknown_name
+from regmix.layout import StudyLayout
 from regmix.strict import load, place
 from regmix.yaml_io import KeyPath
 
@@ -344,12 +345,61 @@ class FitConfig(Strict):
 
 
 class LaunchConfig(Strict):
-    """Where runs are trained."""
+    """Where runs are trained, and how; nothing here changes a result."""
 
+    launcher: str = "local"
+    """local, slurm, ray, or a plug-in's name."""
     workers: Positive | None = None
-    """Processes at once; empty: one per core."""
+    """Processes at once; empty: one per core of this machine."""
+    gpus_per_worker: Annotated[int, Field(ge=0)] = 0
+    """Devices of each worker; 0: it computes on one core."""
+    members: Literal["auto"] | Positive = "auto"
+    """Runs that a worker trains together as one array."""
     checkpoint_seconds: PositiveFloat = 60.0
-    """Between checkpoints of a run; never changes a result."""
+    """Between checkpoints of a run."""
+    claim_seconds: Annotated[float, Field(ge=0.5)] = 120.0
+    """A worker that is not heard of for so long has lost its runs to the others."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    """Further attempts at a run that fails without getting any further; then it is FAILED."""
+    cost_per_hour: PositiveFloat | None = None
+    """Of one worker, in any currency; for the estimate of what a study will cost."""
+
+    def overridden(
+        self,
+        *,
+        launcher: str | None = None,
+        workers: int | None = None,
+        nodes: int | None = None,
+        gpus_per_node: int | None = None,
+        detach: bool = False,
+    ) -> LaunchConfig:
+        """These settings with what a command asks for instead.
+
+        Raises:
+            UserError: what it asks for does not go together.
+        """
+        launcher = launcher or self.launcher
+        if launcher == "local" and detach:
+            raise UserError(
+                "--detach: workers of the launcher 'local' end with their command; choose "
+                "another with --launcher, or start it under nohup"
+            )
+        if launcher == "local" and (nodes or 1) > 1:
+            raise UserError(f"--nodes {nodes}: the launcher 'local' has one; --launcher slurm, ray")
+        gpus = self.gpus_per_worker or (1 if gpus_per_node else 0)
+        if nodes is not None or gpus_per_node is not None:
+            if workers is not None:
+                raise UserError("--workers: not together with --nodes and --gpus-per-node")
+            if gpus_per_node is None:
+                raise UserError("--nodes: give --gpus-per-node too, or --workers instead of both")
+            if gpus_per_node % gpus:
+                raise UserError(
+                    f"--gpus-per-node {gpus_per_node}: not a multiple of launch.gpus_per_worker, "
+                    f"which is {gpus}"
+                )
+            workers = (nodes or 1) * gpus_per_node // gpus
+        asked = {"launcher": launcher, "workers": workers or self.workers, "gpus_per_worker": gpus}
+        return self.model_copy(update=asked)
 
 
 class StudyConfig(Strict):
@@ -419,6 +469,18 @@ class StageConfig(Strict):
     train: TrainConfig = TrainConfig()
     max_epochs: PositiveFloat | None = None
     """Refuse to start if a domain would be repeated more often."""
+
+
+def find_study(path: str | Path) -> StudyLayout:
+    """The study in a folder.
+
+    Raises:
+        UserError: there is no ``study.yaml``.
+    """
+    layout = StudyLayout(Path(path).expanduser().resolve())
+    if not layout.config.is_file():
+        raise UserError(f"{path}: no study.yaml in it; `regmix init {path}` writes one")
+    return layout
 
 
 def load_study(path: Path) -> StudyConfig:

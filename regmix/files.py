@@ -59,6 +59,58 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_new(path: Path, text: str, *, durable: bool = True) -> bool:
+    """Create ``path`` whole unless it is there; whether this process was the one that did.
+
+    Of any number of processes, on any nodes that share the folder, exactly one is told True: a
+    hard link to a finished file either appears or fails, on network file systems too.
+
+    Args:
+        durable: wait until the content would survive a loss of power.
+
+    Raises:
+        RegmixError: the disk is full.
+        UserError: the folder is not writable.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fchmod(stream.fileno(), 0o644)
+                if durable:
+                    os.fsync(stream.fileno())
+            return _link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        # A lost reply: the link was made, asked for again by the system, and found there.
+        return temporary.stat().st_nlink == 2
+    except OSError as exc:
+        if exc.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+            raise
+        return _copy_new(temporary, path)
+    return True
+
+
+def _copy_new(temporary: Path, path: Path) -> bool:
+    """For file systems without hard links: exclusive all the same, whole a moment later."""
+    try:
+        with path.open("xb") as stream:
+            stream.write(temporary.read_bytes())
+    except FileExistsError:
+        return False
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text whole, with Unix line ends on every system."""
     write_whole(path, lambda tmp: tmp.write_text(text, encoding="utf-8", newline="\n"))
@@ -66,7 +118,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole; NaN and infinities are refused, as JSON has none."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """JSON text as all our files have it; NaN and infinities are refused, as JSON has none."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -26,7 +26,7 @@ def folder_name(domain: str) -> str:
 
 @dataclass(frozen=True)
 class RunLayout:
-    """The files of one run; its worker is the only writer."""
+    """The files of one run; the worker that holds its claim is the only writer."""
 
     root: Path
 
@@ -66,9 +66,9 @@ class RunLayout:
         return self.root / "FAILED"
 
     @property
-    def lock(self) -> Path:
-        """Held (flock) by the one process that trains the run."""
-        return self.root / "lock"
+    def claims(self) -> Path:
+        """Who trains the run, and who tried: a numbered file an entry, see `regmix.claims`."""
+        return self.root / "claims"
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,11 @@ class StudyLayout:
     def fits(self) -> Path:
         """One folder a fit."""
         return self.root / "fits"
+
+    @property
+    def launches(self) -> Path:
+        """What was submitted where, one file and one folder of logs a submission."""
+        return self.root / "launch"
 
     @property
     def report(self) -> Path:

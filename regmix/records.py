@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from regmix.errors import UserError
+from regmix.errors import UserError, unknown_name
 from regmix.files import read_json
 from regmix.layout import RunLayout, StudyLayout
+from regmix.outline import outline
 from regmix.runs import RunSpec
 
 Status = Literal["waiting", "started", "done", "failed"]
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """One run as it stands on disk."""
+class RunFiles:
+    """What a run's worker has left so far."""
 
     layout: RunLayout
-    spec: RunSpec
 
     @property
     def status(self) -> Status:
-        """``started`` means that a worker has begun; whether one is at it now, the lock tells."""
+        """``started`` means that a worker has begun; whether one is at it now, the claim tells."""
         if self.layout.done.exists():
             return "done"
         if self.layout.failed.exists():
@@ -62,6 +62,13 @@ class RunRecord:
         return value
 
 
+@dataclass(frozen=True)
+class RunRecord(RunFiles):
+    """One run as it stands on disk."""
+
+    spec: RunSpec
+
+
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """Events of a log, without an unfinished last line.
 
@@ -96,3 +103,19 @@ def read_runs(layout: StudyLayout) -> list[RunRecord]:
         for folder in sorted(layout.runs.iterdir())
         if (folder / "spec.yaml").is_file()
     ]
+
+
+def find_run(layout: StudyLayout, wanted: str) -> str:
+    """The id of a run by its id, the beginning of it, or its name.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    outlines = [outline(p.parent) for p in sorted(layout.runs.glob("*/spec.yaml"))]
+    found = [o.run_id for o in outlines if o.run_id == wanted or o.name == wanted]
+    found = found or [o.run_id for o in outlines if o.run_id.startswith(wanted)]
+    if not found:
+        raise unknown_name("run", wanted, (o.name for o in outlines), str(layout.root))
+    if len(found) > 1:
+        raise UserError(f"run '{wanted}' could be any of {', '.join(found)}; give its id")
+    return found[0]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
+import os
 import time
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
+from regmix import claims
+from regmix.claims import Glance
 from regmix.layout import RunLayout, StudyLayout
-from regmix.records import RunRecord, read_runs
+from regmix.outline import Outline, outline
+from regmix.records import RunFiles
 
 WINDOW_SECONDS = 60.0
 """How far back the rate looks, if events are that close."""
+SAMPLE = 50
+"""Finished runs that tell how fast runs are, where those in training do not tell yet."""
 
 
 @dataclass(frozen=True)
@@ -57,80 +62,106 @@ class StudyStatus:
         return left / self.tokens_per_second if self.tokens_per_second else None
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A run at a glance."""
+
+    files: RunFiles
+    brief: Outline
+    state: str
+
+    @property
+    def trained(self) -> int:
+        """Tokens so far."""
+        if self.state in ("done", "waiting"):
+            return self.brief.tokens if self.state == "done" else 0
+        return tokens_so_far(self.files)
+
+
 def status(layout: StudyLayout) -> StudyStatus:
-    """The state of every run, and the rate at which tokens are trained."""
+    """The state of every run, and the rate at which tokens are trained.
+
+    Reads of most runs the names of their files and the outline of what was planned.
+    """
     now = time.time()
-    records = read_runs(layout)
-    states, moving = [], []
-    for record in records:
-        state = _state(record)
-        if state == "running" or (state == "stopped" and _touched(record, now - WINDOW_SECONDS)):
-            moving.append(record)
-        tokens = record.spec.tokens if state == "done" else tokens_so_far(record)
-        reason = str(record.failure()["reason"]) if state == "failed" else ""
-        spec = record.spec
-        states.append(
-            RunState(spec.run_id, spec.name, spec.role, state, tokens, spec.tokens, reason)
+    glance = Glance(layout.runs)
+    runs = [s for folder in _folders(layout) if (s := _look(folder, glance)) is not None]
+    moving = [
+        r for r in runs
+        if r.state == "running" or (r.state == "stopped" and _touched(r, now - WINDOW_SECONDS))
+    ]  # fmt: skip
+    states = tuple(
+        RunState(
+            r.brief.run_id, r.brief.name, r.brief.role, r.state, r.trained, r.brief.tokens,
+            str(r.files.failure()["reason"]) if r.state == "failed" else "",
         )
-    done = [r for r, s in zip(records, states, strict=True) if s.state == "done"]
-    return StudyStatus(tuple(states), _rate(moving, done, now))
+        for r in runs
+    )  # fmt: skip
+    return StudyStatus(states, _rate(moving, [r for r in runs if r.state == "done"], now))
 
 
-def tokens_so_far(record: RunRecord) -> int:
+def tokens_so_far(run: RunFiles) -> int:
     """Tokens that a run has trained, as its log says (to a fiftieth of the run)."""
-    return max((int(e["tokens"]) for e in _progress_events(record)), default=0)
+    return max((int(e["tokens"]) for e in run.events() if e["type"] == "step"), default=0)
 
 
-def is_held(run: RunLayout) -> bool:
-    """Whether a process on this machine is training the run."""
-    if not run.lock.exists():
-        return False
-    with run.lock.open() as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+def _folders(layout: StudyLayout) -> list[str]:
+    if not layout.runs.is_dir():
+        return []
+    with os.scandir(layout.runs) as found:
+        return sorted(entry.path for entry in found)
 
 
-def _state(record: RunRecord) -> str:
-    on_disk = record.status
-    if on_disk in ("started", "waiting") and is_held(record.layout):
-        return "running"
-    return "stopped" if on_disk == "started" else on_disk
+def _look(folder: str, glance: Glance) -> _Seen | None:
+    """A run; None if it is not planned, or not a folder."""
+    try:
+        names = set(os.listdir(folder))
+    except NotADirectoryError:
+        return None
+    if "spec.yaml" not in names:
+        return None
+    files = RunFiles(RunLayout(Path(folder)))
+    return _Seen(files, outline(files.layout.root), _state(files, names, glance))
 
 
-def _touched(record: RunRecord, since: float) -> bool:
-    events = record.layout.events
-    return events.exists() and events.stat().st_mtime > since
+def _state(files: RunFiles, names: set[str], glance: Glance) -> str:
+    for marker, state in (("DONE", "done"), ("FAILED", "failed")):
+        if marker in names:
+            return state
+    if "claims" in names:
+        entry = claims.last(files.layout.claims)
+        if entry is not None and glance.holds(entry):
+            return "running"
+    return "stopped" if "events.jsonl" in names else "waiting"
 
 
-def _progress_events(record: RunRecord) -> list[dict[str, Any]]:
-    return [e for e in record.events() if e["type"] == "step"]
+def _touched(run: _Seen, since: float) -> bool:
+    return run.files.layout.events.stat().st_mtime > since
 
 
-def _rate(moving: list[RunRecord], done: list[RunRecord], now: float) -> float:
+def _rate(moving: list[_Seen], done: list[_Seen], now: float) -> float:
     """Tokens a second of all runs in training.
 
     A run that has not logged a step yet counts at the speed of the others, per FLOP: at that of
     those in training, or else of the finished ones.
     """
-    rates = [(r, _own_rate(r, now)) for r in moving]
-    known = [(r.spec.flops / r.spec.tokens * rate, 1.0) for r, rate in rates if rate is not None]
+    rates = [(r.brief, _own_rate(r, now)) for r in moving]
+    known = [(b.flops / b.tokens * rate, 1.0) for b, rate in rates if rate is not None]
     if len(known) < len(rates) and not known:
-        known = [(float(d["flops"]), float(d["seconds"])) for d in (r.result() for r in done)]
+        results = [r.files.result() for r in done[:SAMPLE]]
+        known = [(float(d["flops"]), float(d["seconds"])) for d in results]
     seconds = sum(s for _, s in known)
     speed = sum(flops for flops, _ in known) / seconds if seconds else 0.0
-    return sum(speed * r.spec.tokens / r.spec.flops if rate is None else rate for r, rate in rates)
+    return sum(speed * b.tokens / b.flops if rate is None else rate for b, rate in rates)
 
 
-def _own_rate(record: RunRecord, now: float) -> float | None:
+def _own_rate(run: _Seen, now: float) -> float | None:
     """Tokens a second over a run's last events, as far apart as they may be; None before two.
 
     Reaches back a minute, or to the event before the last. A run that has said nothing for longer
     than that is taken to have stood still since.
     """
-    points = _progress(record)
+    points = _progress(run)
     if len(points) < 2:
         return None
     last, tokens = points[-1]
@@ -140,12 +171,12 @@ def _own_rate(record: RunRecord, now: float) -> float | None:
     return (tokens - before) / max(last - since, now - last, 1e-3)
 
 
-def _progress(record: RunRecord) -> list[tuple[float, int]]:
+def _progress(run: _Seen) -> list[tuple[float, int]]:
     """Time and tokens of every event since the run was last started."""
     points: list[tuple[float, int]] = []
-    for event in record.events():
+    for event in run.files.events():
         if event["type"] == "start":
-            points = [(event["time"], int(event["step"]) * record.spec.tokens_per_step)]
+            points = [(event["time"], int(event["step"]) * run.brief.tokens_per_step)]
         elif event["type"] == "step":
             points.append((event["time"], int(event["tokens"])))
     return points

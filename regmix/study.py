@@ -6,7 +6,7 @@ What the command line does, a notebook can do: ``Study.open(path)``, then ``prop
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +27,10 @@ from regmix import (
     solve,
 )
 from regmix.comparison import Comparison
-from regmix.config import FitConfig, RunConfig, StudyConfig
+from regmix.config import FitConfig, LaunchConfig, RunConfig, StudyConfig
 from regmix.diagnose import Diagnosis
 from regmix.errors import UserError, unknown_name
+from regmix.estimate import Estimate, estimate
 from regmix.fit import FitResult
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
@@ -77,9 +78,7 @@ class Study:
         Raises:
             UserError: there is no ``study.yaml``, or something in it is wrong.
         """
-        layout = StudyLayout(Path(path).expanduser().resolve())
-        if not layout.config.is_file():
-            raise UserError(f"{path}: no study.yaml in it; `regmix init {path}` writes one")
+        layout = config.find_study(path)
         settings = config.load_study(layout.config)
         for key, run in (("proxy", settings.proxy), ("target", settings.target)):
             try:
@@ -231,6 +230,21 @@ class Study:
             and r.spec.data == data
             and (r.spec.role == "target" or cohort(r.spec) == present)
         ]
+
+    def estimate(
+        self, run_ids: Sequence[str], settings: LaunchConfig, workers: int, members: int
+    ) -> Estimate:
+        """What training some runs will take, by the speed of those that have finished."""
+        wanted = set(run_ids)
+        records = self.runs()
+        return estimate(
+            [r for r in records if r.spec.run_id in wanted],
+            [r for r in records if r.status == "done"],
+            launcher=settings.launcher,
+            workers=workers,
+            members=members,
+            cost_per_hour=settings.cost_per_hour,
+        )
 
     def observations(self) -> Observations:
         """Mixtures and metrics of the finished proxies, as labelled frames.

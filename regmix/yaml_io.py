@@ -86,6 +86,18 @@ def load(path: Path) -> dict[str, Any]:
     return value
 
 
+def parse(text: str) -> Any:
+    """Strict YAML from text.
+
+    Raises:
+        ValueError: it is not valid.
+    """
+    try:
+        return yaml.load(text, Loader=_LOADER)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as exc:
+        raise ValueError(str(exc)) from exc
+
+
 def line_of(path: Path, key_path: KeyPath) -> int | None:
     """The line (from 1) in which a key stands; of its nearest parent if it is not there."""
     with path.open(encoding="utf-8") as stream:

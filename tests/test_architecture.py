@@ -15,7 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "lightgbm", "sklearn")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("regmix", "regmix.errors", "regmix.hashing", "regmix.layout", "regmix.quantities"),
+    (
+        "regmix",
+        "regmix.claims",
+        "regmix.errors",
+        "regmix.hashing",
+        "regmix.layout",
+        "regmix.quantities",
+    ),
     ("regmix.files", "regmix.yaml_io"),
     ("regmix.strict",),
     ("regmix.config", "regmix.direction", "regmix.mixture"),
@@ -30,8 +37,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("regmix.noise", "regmix.space"),
     ("regmix.design", "regmix.runs", "regmix.surrogate"),
-    ("regmix.fit", "regmix.records"),
-    ("regmix.assess", "regmix.solve", "regmix.acquire"),
+    ("regmix.arrays", "regmix.fit", "regmix.outline"),
+    ("regmix.records",),
+    ("regmix.assess", "regmix.estimate", "regmix.solve", "regmix.acquire"),
     ("regmix.decision", "regmix.results", "regmix.status", "regmix.store"),
     ("regmix.comparison", "regmix.diagnose", "regmix.pareto"),
     ("regmix.study",),
@@ -160,8 +168,9 @@ def test_study_api_loads_no_torch(name: str) -> None:
 
 TRAINER = modules("proxy_trainer")
 TYPES = {
-    "regmix", "regmix.config", "regmix.errors", "regmix.files", "regmix.hashing", "regmix.layout",
-    "regmix.manifest", "regmix.mixture", "regmix.runs", "regmix.sizes", "regmix.strict",
+    "regmix", "regmix.arrays", "regmix.claims", "regmix.config", "regmix.errors", "regmix.files",
+    "regmix.hashing", "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.runs",
+    "regmix.sizes", "regmix.strict",
 }  # fmt: skip
 ENTRANCES = {"proxy_trainer.stages", "proxy_trainer.steps"}
 """Where a command enters the trainer, with a study in its hand."""

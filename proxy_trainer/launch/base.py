@@ -7,6 +7,7 @@ done once its workers are submitted, and any later command can ask after them.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
@@ -25,6 +26,8 @@ class Order:
     """Processes, each with its own device or core."""
     gpus: int = 0
     """Devices a worker; 0: it computes on one core."""
+    submission: str = ""
+    """Under which ``launch/<id>.json`` it is kept; workers are given it, see :func:`command`."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Job:
     state: JobState
     reason: str = ""
     """Of ``waiting`` and ``failed``, where the system tells it."""
+
+
+def command(order: Order) -> list[str]:
+    """What one worker of an order is started with, where the launcher starts it by a command."""
+    given = ["--submission", order.submission] if order.submission else []
+    return [sys.executable, "-m", "proxy_trainer.worker", str(order.study), *given]
 
 
 class Launcher(Protocol):

@@ -1,116 +1,268 @@
-"""Runs on this machine: one process per core, one run per process."""
+"""Workers on this machine: one per core or device, for as long as the command lives.
+
+The job is the command itself: its workers are its children and end with it. It starts a worker
+again that was killed from outside, as a cluster's scheduler would.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess, SpawnProcess
+from pathlib import Path
+from typing import Any, ClassVar
 
-from proxy_trainer import worker
-from regmix.errors import RegmixError
+from proxy_trainer.launch.base import Job, JobState, Order
+from regmix.claims import Process
+from regmix.errors import UserError
 from regmix.layout import StudyLayout
 
-POLL_SECONDS = 0.05
-Process = ForkServerProcess | SpawnProcess
+Child = ForkServerProcess | SpawnProcess
+FALSE_STARTS = 3
+"""Times that a worker may be killed before it has claimed a run; then it is not started again."""
+END_SECONDS = 30.0
+"""For workers to leave their checkpoints."""
+OK, REQUEUE = 0, 75
+"""Exit codes of :mod:`proxy_trainer.worker` after which there is nothing to tell."""
+CANCELLED = "cancelled"
+
+
+def cores() -> list[int]:
+    """Cores that this process may use; where the system does not tell, as many as there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 @dataclass
-class Outcome:
-    """How the runs of one command ended."""
+class _Place:
+    """A worker's place, which outlives the worker."""
 
-    done: list[str] = field(default_factory=list)
-    """Trained by this command."""
-    failed: list[str] = field(default_factory=list)
-    """Diverged; marked FAILED."""
-    busy: list[str] = field(default_factory=list)
-    """Held by another command, and not done when this one ended."""
-    elsewhere: list[str] = field(default_factory=list)
-    """Done, but trained by another command meanwhile."""
+    number: int
+    process: Child
+    messages: Connection
+    """What the worker says: that it claimed a run, or why it could not go on."""
+    false_starts: int = 0
+    reason: str = ""
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@dataclass(frozen=True)
+class _JobId:
+    """The command that is the job, and its submission."""
+
+    host: str
+    pid: int
+    started: str
+    submission: str
+
+    @classmethod
+    def parse(cls, text: str) -> _JobId:
+        host, pid, started, submission = text.split("/")
+        return cls(host, int(pid), started, submission)
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.pid}/{self.started}/{self.submission}"
+
+    @classmethod
+    def mine(cls, order: Order) -> _JobId:
+        me = Process.this()
+        return cls(me.host, me.pid, me.started, order.submission)
+
+    @property
+    def here(self) -> bool:
+        return self.host == Process.this().host
+
+    @property
+    def lives(self) -> bool:
+        me = Process.this()
+        return not Process(me.host, me.boot, me.space, self.pid, self.started).gone
 
 
-def train_runs(
-    study: StudyLayout,
-    run_ids: Sequence[str],
-    *,
-    workers: int,
-    checkpoint_seconds: float,
-    on_poll: Callable[[], None] | None = None,
-) -> Outcome:
-    """Train runs in order, ``workers`` at a time, and wait for all of them.
+class LocalLauncher:
+    """Workers that are children of the command."""
 
-    A run that diverges is marked and the others go on. A run whose process cannot go on (full disk,
-    killed from outside) stops the command after the runs in progress; run again, it resumes.
+    name: ClassVar[str] = "local"
 
-    Args:
-        on_poll: called a few times a second while runs are in progress.
+    def __init__(self) -> None:
+        self._order: Order | None = None
+        self._places: list[_Place] = []
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._asked_to_end = False
+        self._told_to_end = False
 
-    Raises:
-        RegmixError: a process could not go on, with its message.
-    """
-    waiting, running, outcome = deque(run_ids), dict[str, Process](), Outcome()
-    broken: list[str] = []
-    try:
-        while running or (waiting and not broken):
-            while waiting and len(running) < workers and not broken:
-                run_id = waiting.popleft()
-                running[run_id] = _start(study, run_id, checkpoint_seconds)
-            time.sleep(POLL_SECONDS)
-            for run_id in [r for r, p in running.items() if p.exitcode is not None]:
-                _sort(study, run_id, running.pop(run_id).exitcode, outcome, broken)
-            if on_poll:
-                on_poll()
-    finally:
-        for process in running.values():
-            process.kill()
-    if broken:
-        raise RegmixError("; ".join(broken))
-    finished = [r for r in outcome.busy if study.run(r).done.exists()]
-    outcome.busy = [r for r in outcome.busy if r not in finished]
-    outcome.elsewhere += finished
-    return outcome
+    def check(self, order: Order) -> None:
+        """Count the devices; cores may be shared."""
+        if order.gpus:
+            import torch
+
+            found = torch.cuda.device_count()
+            if found < order.workers * order.gpus:
+                raise UserError(
+                    f"launch: {order.workers} workers with {order.gpus} devices each, this machine "
+                    f"has {found}; lower launch.workers or launch.gpus_per_worker"
+                )
+
+    def submit(self, order: Order) -> list[str]:
+        """Start the workers; the one job is this process, which SIGTERM then ends in good order."""
+        self._order = order
+        _logs(order.study, order.submission).mkdir(parents=True, exist_ok=True)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR2):
+                self._handlers[number] = signal.signal(number, lambda *_: self._end())
+        self._places = [_start(order, number) for number in range(order.workers)]
+        return [str(_JobId.mine(order))]
+
+    def poll(self, study: Path, job_ids: list[str]) -> list[Job]:
+        """Look after the workers, if they are this process's; else whether their command lives."""
+        return [self._look_after(i) if self._is_mine(i) else _look(i) for i in job_ids]
+
+    def cancel(self, study: Path, job_ids: list[str]) -> None:
+        """Ask commands to end their workers.
+
+        Raises:
+            UserError: a command runs on another machine.
+        """
+        for job_id in job_ids:
+            job = _JobId.parse(job_id)
+            if self._is_mine(job_id):
+                self._end()
+            elif not job.here:
+                raise UserError(f"job {job_id}: started on {job.host}; run `regmix cancel` there")
+            elif job.lives:
+                os.kill(job.pid, signal.SIGTERM)
+
+    def logs(self, study: Path, job_ids: list[str]) -> list[Path]:
+        """One file a worker."""
+        folders = (_logs(study, _JobId.parse(i).submission) for i in job_ids)
+        return [log for folder in folders for log in sorted(folder.glob("*.log"))]
+
+    def close(self) -> None:
+        """End what still runs, with checkpoints if there is time, and leave nothing behind."""
+        self._end()
+        self._tell()
+        deadline = time.monotonic() + END_SECONDS
+        for place in self._places:
+            place.process.join(max(0.0, deadline - time.monotonic()))
+            if place.process.exitcode is None:
+                place.process.kill()
+                place.process.join()
+            place.messages.close()
+        self._places = []
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _is_mine(self, job_id: str) -> bool:
+        return self._order is not None and job_id == str(_JobId.mine(self._order))
+
+    def _end(self) -> None:
+        self._asked_to_end = True
+
+    def _tell(self) -> None:
+        if self._asked_to_end and not self._told_to_end:
+            self._told_to_end = True
+            for place in self._places:
+                if place.process.exitcode is None:
+                    place.process.terminate()
+
+    def _look_after(self, job_id: str) -> Job:
+        self._tell()
+        for place in self._places:
+            self._hear(place)
+            if place.process.exitcode not in (None, OK, REQUEUE) and not place.reason:
+                self._replace(place)
+        if any(place.process.exitcode is None for place in self._places):
+            return Job(job_id, "running")
+        reasons = dict.fromkeys(place.reason for place in self._places if place.reason)
+        if self._asked_to_end:
+            return Job(job_id, "ended", CANCELLED)
+        state: JobState = "failed" if reasons else "ended"
+        return Job(job_id, state, "; ".join(reasons))
+
+    def _hear(self, place: _Place) -> None:
+        while place.messages.poll():
+            try:
+                text = place.messages.recv()
+            except EOFError:  # killed; or ended, with everything said
+                return
+            if text is None:
+                place.false_starts = 0
+            else:
+                place.reason = text
+
+    def _replace(self, place: _Place) -> None:
+        """Put a new worker where one was killed."""
+        assert self._order is not None
+        place.false_starts += 1
+        if self._asked_to_end or place.false_starts > FALSE_STARTS:
+            place.reason = (
+                f"worker {place.number} ended with code {place.process.exitcode} before it had "
+                f"claimed a run, {place.false_starts} times in a row; killed for want of memory? "
+                "Set launch.workers lower, and run again"
+            )
+            return
+        place.messages.close()
+        fresh = _start(self._order, place.number)
+        place.process, place.messages = fresh.process, fresh.messages
 
 
-def _start(study: StudyLayout, run_id: str, checkpoint_seconds: float) -> Process:
+def _start(order: Order, number: int) -> _Place:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # A fork server imports torch once; a process from it starts in milliseconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["proxy_trainer.worker"])
-    process = context.Process(
-        target=worker.main, args=(str(study.root), run_id, checkpoint_seconds), daemon=True
-    )
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(order, number, _core(order, number), theirs))
+    process.daemon = True
     process.start()
-    return process
+    theirs.close()
+    return _Place(number, process, ours)
 
 
-def _sort(
-    study: StudyLayout, run_id: str, code: int | None, outcome: Outcome, broken: list[str]
-) -> None:
-    if code == worker.OK:
-        outcome.done.append(run_id)
-    elif code == worker.FAILED:
-        outcome.failed.append(run_id)
-    elif code == worker.BUSY:
-        outcome.busy.append(run_id)
-    elif code == worker.THERE:
-        outcome.elsewhere.append(run_id)
-    else:
-        broken.append(f"run {run_id} could not go on: {_reason(study, run_id, code)}")
+def _core(order: Order, number: int) -> int | None:
+    """The core to pin a worker to; none if others may want some of them, and the system knows."""
+    mine = cores()
+    return mine[number] if len(mine) == order.workers and not order.gpus else None
 
 
-def _reason(study: StudyLayout, run_id: str, code: int | None) -> str:
-    run = study.run(run_id)
-    note = run.root / "error.txt"
-    if code == worker.MUTE:
-        return f"{run.root}: no space left on the disk, or not writable; free some and run again"
-    if code == worker.BROKEN and note.exists():
-        return note.read_text(encoding="utf-8").strip()
-    return f"its process ended with code {code}; run again, it goes on from its checkpoint"
+def _work(order: Order, number: int, core: int | None, messages: Connection) -> None:
+    """A worker's process: its log in a file, its last words to the command."""
+    from proxy_trainer import worker
+    from proxy_trainer.processes import die_with_parent
+
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    if order.gpus:
+        first = number * order.gpus
+        devices = ",".join(map(str, range(first, first + order.gpus)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices
+    log = (_logs(order.study, order.submission) / f"worker-{number}.log").open("a")
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log.fileno(), stream.fileno())
+    code, reason = worker.work(
+        order.study,
+        order.submission,
+        f"{order.submission}.{number}",
+        begin=lambda w: die_with_parent(lambda: w.claimant.release_all("the command ended")),
+        on_claim=lambda: messages.send(None),
+    )
+    if reason:
+        messages.send(reason)
+    os._exit(code)  # skips torch's slow teardown; everything is flushed and closed by now
+
+
+def _look(job_id: str) -> Job:
+    job = _JobId.parse(job_id)
+    if not job.here:
+        return Job(job_id, "running", f"on {job.host}, which alone can tell")
+    return Job(job_id, "running" if job.lives else "ended")
+
+
+def _logs(study: Path, submission: str) -> Path:
+    return StudyLayout(study).launches / submission

@@ -11,6 +11,7 @@ Shapes are in suffixes: K members, N rows, D inputs, O outputs, B batch, T time,
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -170,35 +171,44 @@ class _Attention(torch.autograd.Function):
         split = x_BTC.view(B, T, 3, heads, E).permute(2, 0, 3, 1, 4).contiguous()
         _turn_(split[:2], turn_TE)
         q, k, v = split.flatten(1, 2)
-        y = torch.empty_like(q)
+        y_BTHE = x_BTC.new_empty(B, T, heads, E)
         weights = []
-        for rows in _query_blocks(T):
+        for start, stop in _query_blocks(T):
             p = torch.baddbmm(
-                _future(rows, x_BTC).expand(len(q), -1, -1),
-                q[:, rows], k[:, : rows.stop].transpose(1, 2), alpha=E**-0.5,
+                _future(start, stop).expand(len(q), -1, -1),
+                q[:, start:stop], k[:, :stop].transpose(1, 2), alpha=E**-0.5,
             )  # fmt: skip
             torch.softmax(p, -1, out=p)
-            y[:, rows] = torch.bmm(p, v[:, : rows.stop])
+            found = torch.bmm(p, v[:, :stop]).view(B, heads, -1, E)
+            y_BTHE[:, start:stop] = found.transpose(1, 2)
             weights.append(p)
         ctx.save_for_backward(split, turn_TE, *weights)
-        return y.view(B, heads, T, E).transpose(1, 2).reshape(B, T, heads * E)
+        return y_BTHE.view(B, T, heads * E)
 
     @staticmethod
     def backward(ctx: Any, g_BTD: Tensor) -> tuple[Tensor, None, None]:
         split, turn_TE, *weights = ctx.saved_tensors
         _, B, heads, T, E = split.shape
         q, k, v = split.flatten(1, 2)
-        g = g_BTD.view(B, T, heads, E).transpose(1, 2).reshape(B * heads, T, E)
-        grad = torch.zeros_like(split)
+        g_BTHE = g_BTD.view(B, T, heads, E)
+        grad = torch.empty_like(split)
         grad_q, grad_k, grad_v = grad.flatten(1, 2)
-        for rows, p in zip(_query_blocks(T), weights, strict=True):
-            seen = slice(0, rows.stop)
-            grad_v[:, seen].baddbmm_(p.transpose(1, 2), g[:, rows])
-            dp = torch.bmm(g[:, rows], v[:, seen].transpose(1, 2))
+        # The last block has seen every key: what it gives needs nothing to be added to.
+        for (start, stop), p in zip(reversed(_query_blocks(T)), reversed(weights), strict=True):
+            g = g_BTHE[:, start:stop].transpose(1, 2).reshape(B * heads, -1, E)
+            dp = torch.bmm(g, v[:, :stop].transpose(1, 2))
             torch._softmax_backward_data(dp, p, -1, dp.dtype, grad_input=dp)
-            grad_q[:, rows].baddbmm_(dp, k[:, seen], alpha=E**-0.5)
-            grad_k[:, seen].baddbmm_(dp.transpose(1, 2), q[:, rows], alpha=E**-0.5)
-        _turn_(grad[:2], turn_TE.conj())
+            grad_q[:, start:stop] = torch.bmm(dp, k[:, :stop])
+            own_k = torch.bmm(dp.transpose(1, 2), q[:, start:stop])
+            own_v = torch.bmm(p.transpose(1, 2), g)
+            if stop == T:
+                grad_k.copy_(own_k)
+                grad_v.copy_(own_v)
+            else:
+                grad_k[:, :stop] += own_k
+                grad_v[:, :stop] += own_v
+        # One product undoes the turn and scales, as the products of queries and keys were.
+        _turn_(grad[:2], turn_TE.conj() * E**-0.5)
         return grad.permute(1, 3, 0, 2, 4).reshape(B, T, 3 * heads * E), None, None
 
 
@@ -206,15 +216,15 @@ def _turn_(x: Tensor, turn_TE: Tensor) -> None:
     torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turn_TE)
 
 
-def _query_blocks(length: int) -> list[slice]:
+def _query_blocks(length: int) -> list[tuple[int, int]]:
     step = -(-length // _BLOCKS)
-    return [slice(t, min(t + step, length)) for t in range(0, length, step)]
+    return [(t, min(t + step, length)) for t in range(0, length, step)]
 
 
-def _future(rows: slice, like: Tensor) -> Tensor:
-    """-inf where a key comes after the query, ``(queries, keys)``."""
-    size = (rows.stop - rows.start, rows.stop)
-    return like.new_full(size, -torch.inf).triu(1 + rows.start)
+@lru_cache(maxsize=256)
+def _future(start: int, stop: int) -> Tensor:
+    """-inf where a key comes after the query, ``(queries, keys)``; single precision."""
+    return torch.full((stop - start, stop), -torch.inf).triu(1 + start)
 
 
 def causal_attention(x_BTC: Tensor, turn_TE: Tensor, heads: int) -> Tensor:

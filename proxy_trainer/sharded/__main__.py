@@ -9,23 +9,29 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
-from proxy_trainer.processes import claimed
+from proxy_trainer.environment import WORKER
+from proxy_trainer.launch.claims import Claim, Claimant
+from proxy_trainer.sharded.checkpoint import found
 from proxy_trainer.sharded.ranks import Ranks, join
 from proxy_trainer.sharded.run import Settings, train_sharded
+from proxy_trainer.worker import BROKEN, OK, REFUSED, REQUEUE, fail
+from regmix import claims
 from regmix.errors import RegmixError, UserError
-from regmix.files import write_json
-from regmix.layout import StudyLayout
+from regmix.layout import RunLayout, StudyLayout
 
-OK, BROKEN, REFUSED, BUSY, DIVERGED, REQUEUE = 0, 1, 2, 3, 4, 75
-"""Exit codes: the run is done; could not go on; not as it should be; another process trains the
-run; it diverged and is marked; told to end, and a checkpoint is left (``EX_TEMPFAIL``)."""
+BUSY, DIVERGED = 3, 4
+"""Exit codes beside a worker's: others train the run; it diverged and is marked."""
+CLAIM_SECONDS = 120.0
+"""A first process that is silent for so long has lost the run to others."""
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -47,27 +53,86 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
-    """Train the run unless it is done or others are at it.
+    """Train the run unless it is done or others are at it; the first process claims it for all.
 
     Args:
         stop: signals that asked this process to end.
     """
-    study = StudyLayout(asked.study)
+    study = StudyLayout(asked.study.expanduser().resolve())
     run = study.run(asked.run_id)
+    if not run.spec.exists():
+        raise UserError(f"{run.spec}: no such run")
+    settings = Settings(asked.checkpoint_seconds, asked.recompute, asked.rows)
     with ExitStack() as stack:
-        mine = not ranks.first or stack.enter_context(claimed(run.lock))
-        busy, done = ranks.any(not mine, ranks.first and run.done.exists())
+        mine = stack.enter_context(_claimed(study, run)) if ranks.first else _Nobodys()
+        busy, done = ranks.any(mine.busy, ranks.first and run.done.exists())
         if busy or done:
-            return BUSY if busy else OK
-        if ranks.first:
-            run.failed.unlink(missing_ok=True)
-        settings = Settings(asked.checkpoint_seconds, asked.recompute, asked.rows)
-        outcome = train_sharded(study, run, ranks, settings, keep_going=lambda: not stop)
+            return OK if done else BUSY
+        outcome = train_sharded(
+            study, run, ranks, settings, keep_going=lambda: mine.holds() and not stop
+        )
         if outcome.diverged and ranks.first:
-            write_json(run.failed, {"reason": outcome.diverged[asked.run_id]})
+            fail(run, [outcome.diverged[asked.run_id]])
     if outcome.diverged:
         return DIVERGED
     return REQUEUE if outcome.stopped else OK
+
+
+class _Nobodys:
+    """What processes know of the claim that the first one holds for them."""
+
+    busy = False
+
+    def holds(self) -> bool:
+        return True
+
+
+class _Mine(_Nobodys):
+    """The claim, or that there is none to be had."""
+
+    def __init__(self, claim: Claim | None) -> None:
+        self.busy = claim is None
+        self._claim = claim
+
+    def holds(self) -> bool:
+        assert self._claim is not None
+        self._claim.check()
+        return True
+
+
+@contextmanager
+def _claimed(study: StudyLayout, run: RunLayout) -> Iterator[_Mine]:
+    """Claim a run, as a worker does; given back at the end of the block."""
+    os.environ[WORKER] = f"{socket.gethostname()}.{os.getpid()}"
+    with Claimant(study, os.environ[WORKER], CLAIM_SECONDS).at_work() as claimant:
+        claim = _take(claimant, run)
+        try:
+            yield _Mine(claim)
+        except (RegmixError, OSError) as exc:
+            claimant.release_all(reason=str(exc))
+            raise
+        except Exception as exc:
+            if claim is not None:
+                claim.release(f"{type(exc).__name__}: {exc}", failed=True)
+            raise
+        claimant.release_all(reason="done" if run.done.exists() else "asked to end")
+
+
+def _take(claimant: Claimant, run: RunLayout) -> Claim | None:
+    """The claim; a holder that this machine cannot tell to be dead is given time to fall silent."""
+    if run.done.exists():
+        return None
+    run.failed.unlink(missing_ok=True)  # it was asked for again
+    before = claims.last(run.claims)
+    step = next((step for step, _ in found(run.checkpoints)), 0)
+    while (claim := claimant.take(run, step)) is None and not run.done.exists():
+        now = claims.last(run.claims)
+        if before is None or now is None or now.process.here:
+            return None
+        if (now.path, now.renewed) != (before.path, before.renewed):
+            return None
+        time.sleep(1)
+    return claim
 
 
 def main(argv: Sequence[str] | None = None) -> int:

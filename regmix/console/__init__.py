@@ -1,19 +1,26 @@
 """What a person sees in the terminal: progress with ETA, aligned tables, one summary."""
 
-from regmix.console.decisions import show_diagnosis, show_pareto
-from regmix.console.demo import show_costs, show_outcome, show_summary
-from regmix.console.fits import show_fit
-from regmix.console.progress import TerminalDisplay
-from regmix.console.runs import (
-    show_import,
-    show_manifest,
-    show_model,
-    show_plan,
-    show_proposed,
-    show_status,
-    show_trained,
-)
-from regmix.console.terminal import console, say, show_frame, show_notes
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regmix.console.decisions import show_diagnosis, show_pareto
+    from regmix.console.demo import show_costs, show_outcome, show_summary
+    from regmix.console.fits import show_fit
+    from regmix.console.launches import show_estimate, show_log, show_submitted
+    from regmix.console.progress import TerminalDisplay
+    from regmix.console.runs import (
+        show_import,
+        show_manifest,
+        show_model,
+        show_plan,
+        show_proposed,
+        show_trained,
+    )
+    from regmix.console.state import show_status
+    from regmix.console.terminal import console, say, show_frame, show_notes
 
 __all__ = [
     "TerminalDisplay",
@@ -21,9 +28,11 @@ __all__ = [
     "say",
     "show_costs",
     "show_diagnosis",
+    "show_estimate",
     "show_fit",
     "show_frame",
     "show_import",
+    "show_log",
     "show_manifest",
     "show_model",
     "show_notes",
@@ -32,6 +41,28 @@ __all__ = [
     "show_plan",
     "show_proposed",
     "show_status",
+    "show_submitted",
     "show_summary",
     "show_trained",
 ]
+
+_MODULES = {
+    "decisions": ("show_diagnosis", "show_pareto"),
+    "demo": ("show_costs", "show_outcome", "show_summary"),
+    "fits": ("show_fit",),
+    "launches": ("show_estimate", "show_log", "show_submitted"),
+    "progress": ("TerminalDisplay",),
+    "runs": (
+        "show_import", "show_manifest", "show_model", "show_plan", "show_proposed", "show_trained",
+    ),
+    "state": ("show_status",),
+    "terminal": ("console", "say", "show_frame", "show_notes"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Load on first use: a glance at a study must not wait for what draws a fit."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'regmix.console' has no attribute '{name}'")
+    return getattr(import_module(f"regmix.console.{_HOME[name]}"), name)

@@ -12,10 +12,9 @@ from regmix.direction import sign
 from regmix.errors import RegmixError
 from regmix.imports import ImportedRuns
 from regmix.manifest import DataManifest
-from regmix.quantities import amount, duration, flops
+from regmix.quantities import amount, flops
 from regmix.records import RunRecord
 from regmix.runs import RunSpec
-from regmix.status import StudyStatus
 from regmix.study import Proposed, Study
 
 
@@ -38,22 +37,6 @@ def show_proposed(proposed: Proposed) -> None:
     )
     for note in proposed.notes:
         say(f"[yellow]note:[/yellow] {escape(note)}")
-
-
-def show_status(status: StudyStatus) -> None:
-    """How far a study is."""
-    states = ("done", "running", "waiting", "stopped", "failed")
-    say("   ".join(f"{status.count(s)} {s}" for s in states))
-    rate, eta = status.tokens_per_second, status.eta_seconds
-    if rate:
-        left = f", ETA {duration(eta)}" if eta else ""
-        say(f"{amount(rate)} tokens/s{left}")
-    say(f"{amount(status.done_tokens)} of {amount(status.planned_tokens)} tokens")
-    for run in status.runs:
-        if run.state == "failed":
-            say(f"[red]failed[/red] {run.run_id} {escape(run.name)}: {escape(run.reason)}")
-        if run.state == "running":
-            say(f"running {run.run_id} {escape(run.name)} {run.tokens / run.planned:.0%}")
 
 
 def show_manifest(manifest: DataManifest) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.segment import Segments
 from rich.table import Table
+
+if TYPE_CHECKING:  # loading it takes longer than most commands
+    import pandas as pd
 
 console = Console(highlight=False, emoji=False)
 say = partial(console.print, soft_wrap=True)

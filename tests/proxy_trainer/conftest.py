@@ -9,14 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
+from proxy_trainer import steps
 from proxy_trainer.data import build
+from proxy_trainer.launch.running import Outcome
+from regmix import claims
 from regmix.layout import RunLayout
 from regmix.study import Study
 
@@ -128,21 +131,33 @@ def study(copy_study: Callable[..., Study]) -> Study:
 
 @pytest.fixture
 def holder() -> Callable[[RunLayout], int | None]:
-    """The process that trains a run now, from the system's table of locks."""
+    """The living process that trains a run now."""
 
     def find(run: RunLayout) -> int | None:
-        if not run.lock.exists():
+        entry = claims.last(run.claims)
+        if entry is None or entry.kind == "released" or entry.process.gone:
             return None
-        inode = run.lock.stat().st_ino
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if fields[1] == "FLOCK" and fields[-3].endswith(f":{inode}"):
-                return int(fields[-4])
-        return None
+        return entry.process.pid
 
-    if not Path("/proc/locks").exists():
-        pytest.skip("needs /proc/locks to find the process that trains a run")
     return find
+
+
+@pytest.fixture
+def train_runs() -> Callable[..., Outcome]:
+    """Trains runs of a study in processes of this machine, and waits for them."""
+
+    def train(
+        study: Study,
+        ids: Sequence[str],
+        on_poll: Callable[[], None] | None = None,
+        **settings: object,
+    ) -> Outcome:
+        launch = study.config.launch.model_copy(
+            update={"workers": 2, "checkpoint_seconds": 1e9, **settings}
+        )
+        return steps.train(study, ids, on_poll, launch)
+
+    return train
 
 
 @pytest.fixture

@@ -85,12 +85,6 @@ def test_killed_three_times_and_started_twice_it_is_the_same_study(
     wait_until(lambda: workers(study, holder), START_SECONDS, "training began")
     victim = min(workers(study, holder))
     os.kill(victim, signal.SIGKILL)
-    errors = command.communicate(timeout=120)[1]
-    assert command.returncode == 1
-    assert "could not go on: its process ended with code -9; run again" in errors
-    assert not workers(study, holder)
-
-    command = regmix("train", study.layout.root)
     output, errors = command.communicate(timeout=300)
     assert command.returncode == 0, errors
     assert " 0 failed" in output

@@ -16,8 +16,9 @@ import pytest
 
 from proxy_trainer import steps
 from proxy_trainer.data import tokenizer as tokenizers
-from proxy_trainer.launch.local import Outcome, train_runs
-from proxy_trainer.processes import claimed
+from proxy_trainer.launch.claims import Claimant
+from proxy_trainer.launch.running import Outcome
+from regmix import claims
 from regmix.errors import RegmixError, UserError
 from regmix.layout import RunLayout
 from regmix.records import RunRecord, read_events
@@ -26,7 +27,7 @@ from regmix.status import status
 from regmix.study import Study
 
 pytestmark = pytest.mark.slow
-NEVER = 1e9
+Train = Callable[..., Outcome]
 
 
 def specs(study: Study) -> list[RunSpec]:
@@ -38,14 +39,14 @@ def metrics(study: Study) -> dict[str, object]:
 
 
 def test_all_runs_are_done_the_same_with_one_worker_and_two(
-    copy_study: Callable[..., Study],
+    copy_study: Callable[..., Study], train_runs: Train
 ) -> None:
     one, two = copy_study("one"), copy_study("two")
     ids = [s.run_id for s in specs(one)]
     specs(two)
-    outcome = train_runs(one.layout, ids, workers=1, checkpoint_seconds=NEVER)
+    outcome = train_runs(one, ids, workers=1)
     assert outcome == Outcome(done=ids)
-    again = train_runs(two.layout, ids, workers=2, checkpoint_seconds=NEVER)
+    again = train_runs(two, ids)
     assert sorted(again.done) == sorted(ids)
     assert len(ids) == 9
     assert metrics(one) == metrics(two)
@@ -58,12 +59,12 @@ def test_all_runs_are_done_the_same_with_one_worker_and_two(
     assert {r.spec.run_id: r.stamp for r in one.runs()} == before
 
 
-def test_one_diverges_and_the_others_go_on(study: Study) -> None:
+def test_one_diverges_and_the_others_go_on(study: Study, train_runs: Train) -> None:
     sane = specs(study)[:3]
     bad = replace(sane[0], name="bad", plan=replace(sane[0].plan, lr=1e9, clip=1e9))
     study.add_run(bad)
     ids = [sane[0].run_id, bad.run_id, sane[1].run_id, sane[2].run_id]
-    outcome = train_runs(study.layout, ids, workers=2, checkpoint_seconds=NEVER)
+    outcome = train_runs(study, ids)
     assert outcome.failed == [bad.run_id]
     assert sorted(outcome.done) == sorted(s.run_id for s in sane)
     record = RunRecord(study.layout.run(bad.run_id), bad)
@@ -75,11 +76,11 @@ def test_one_diverges_and_the_others_go_on(study: Study) -> None:
     assert "at step" in frame["reason"][0]
 
 
-def test_a_held_run_is_left_to_its_holder(study: Study) -> None:
+def test_a_held_run_is_left_to_its_holder(study: Study, train_runs: Train) -> None:
     first, second = (s.run_id for s in specs(study)[:2])
-    with claimed(study.layout.run(first).lock) as mine:
-        assert mine
-        outcome = train_runs(study.layout, [first, second], workers=2, checkpoint_seconds=NEVER)
+    with Claimant(study.layout, "other", 120.0).at_work() as other:
+        assert other.take(study.layout.run(first))
+        outcome = train_runs(study, [first, second])
     assert outcome == Outcome(done=[second], busy=[first])
 
 
@@ -102,46 +103,50 @@ def test_each_of_two_commands_reports_what_it_trained_itself(
         assert mine + sum(int(n) for pair in others for n in pair) <= len(ids)
 
 
-def test_a_run_that_another_command_finished_is_not_counted_as_its_own(study: Study) -> None:
+def test_a_run_that_was_done_before_is_not_counted_and_not_touched(
+    study: Study, train_runs: Train
+) -> None:
     first, second = (s.run_id for s in specs(study)[:2])
-    train_runs(study.layout, [first], workers=1, checkpoint_seconds=NEVER)
+    train_runs(study, [first], workers=1)
     stamp = RunRecord(study.layout.run(first), specs(study)[0]).stamp
-    outcome = train_runs(study.layout, [first, second], workers=2, checkpoint_seconds=NEVER)
-    assert outcome == Outcome(done=[second], elsewhere=[first])
+    outcome = train_runs(study, [first, second])
+    assert outcome == Outcome(done=[second])
     assert RunRecord(study.layout.run(first), specs(study)[0]).stamp == stamp
 
 
 def test_a_held_run_that_its_holder_finishes_meanwhile_counts_as_done_elsewhere(
-    study: Study,
+    study: Study, train_runs: Train
 ) -> None:
     first, second = (s.run_id for s in specs(study)[:2])
     done = study.layout.run(first).done
-    with claimed(study.layout.run(first).lock) as mine:
-        assert mine
+    with Claimant(study.layout, "other", 120.0).at_work() as other:
+        assert other.take(study.layout.run(first))
 
         def finish() -> None:
             if study.layout.run(second).done.exists():
-                done.touch()
+                done.write_text("{}")
 
-        outcome = train_runs(
-            study.layout, [first, second], workers=1, checkpoint_seconds=NEVER, on_poll=finish
-        )
+        outcome = train_runs(study, [first, second], finish, workers=1)
     assert outcome == Outcome(done=[second], elsewhere=[first])
 
 
-def test_what_stops_a_run_is_told_and_nothing_new_is_started(study: Study) -> None:
+def test_what_stops_a_run_is_told_and_nothing_new_is_started(
+    study: Study, train_runs: Train
+) -> None:
     ids = [s.run_id for s in specs(study)]
     shard = study.layout.tokens / "code" / "train-00000.bin"
     os.truncate(shard, shard.stat().st_size - 1)
     with pytest.raises(
         RegmixError, match=rf"run {ids[0]} could not go on: .*train-00000\.bin: has [\d,]+ bytes"
     ):
-        train_runs(study.layout, ids, workers=1, checkpoint_seconds=NEVER)
-    assert not study.layout.run(ids[1]).lock.exists()
+        train_runs(study, ids, workers=1)
+    assert not study.layout.run(ids[1]).claims.exists()
 
 
-def test_a_killed_worker_is_told_and_its_run_goes_on_later(
-    copy_study: Callable[..., Study], holder: Callable[[RunLayout], int | None]
+def test_a_killed_worker_is_replaced_and_its_run_goes_on(
+    copy_study: Callable[..., Study],
+    holder: Callable[[RunLayout], int | None],
+    train_runs: Train,
 ) -> None:
     study = copy_study(tokens=128 * 1500)
     spec = specs(study)[0]
@@ -155,15 +160,16 @@ def test_a_killed_worker_is_told_and_its_run_goes_on_later(
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
-    with pytest.raises(RegmixError, match=rf"run {spec.run_id} could not go on: .* code -9"):
-        train_runs(study.layout, [spec.run_id], workers=1, checkpoint_seconds=0.05, on_poll=kill)
-    assert status(study.layout).count("stopped") == 1
-    outcome = train_runs(study.layout, [spec.run_id], workers=1, checkpoint_seconds=NEVER)
+    outcome = train_runs(study, [spec.run_id], kill, workers=1, checkpoint_seconds=0.05)
     assert outcome.done == [spec.run_id]
+    assert killed
     starts = [e["step"] for e in read_events(run.events) if e["type"] == "start"]
     assert starts[0] == 0
     assert len(starts) == 2
     assert starts[1] > 0, "started over although it had a checkpoint"
+    (failure,) = claims.failures(claims.log(run.claims))
+    assert f"process {killed[0]} on " in failure.reason
+    assert failure.reason.endswith("was killed, or fell silent")
 
 
 def test_training_checks_the_tokenizer_first(study: Study) -> None:
@@ -171,7 +177,7 @@ def test_training_checks_the_tokenizer_first(study: Study) -> None:
     tokenizers.save(tokenizers.train_bpe(iter(["other"]), 257), study.layout.tokenizer)
     with pytest.raises(UserError, match="not the one the shards were built with"):
         steps.train(study, ids)
-    assert not study.layout.run(ids[0]).lock.exists()
+    assert not study.layout.run(ids[0]).claims.exists()
 
 
 def test_data_built_again_since_the_proposal_is_told(study: Study) -> None:
@@ -209,6 +215,7 @@ def test_a_full_disk_is_told_and_training_goes_on_once_there_is_space(
     copy_study: Callable[..., Study],
     small_disk: Path,
     regmix: Callable[..., subprocess.Popen[str]],
+    train_runs: Train,
 ) -> None:
     expected = copy_study("whole", tokens=128 * 200)
     shutil.copytree(expected.layout.root, small_disk / "study")
@@ -219,10 +226,10 @@ def test_a_full_disk_is_told_and_training_goes_on_once_there_is_space(
         expected.add_run(spec)
         study.add_run(spec)
     ids = [s.run_id for s in chosen]
-    train_runs(expected.layout, ids, workers=2, checkpoint_seconds=NEVER)
+    train_runs(expected, ids)
 
     filler = fill(small_disk, free_kb=0)  # not even a word about it can be written
-    with pytest.raises(RegmixError, match=r"could not go on: .*no space left on the disk"):
+    with pytest.raises(RegmixError, match=r"no space left on the disk"):
         steps.train(study, ids)
     filler.unlink()
 

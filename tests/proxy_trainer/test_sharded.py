@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -20,8 +19,10 @@ from typing import Any
 import pytest
 import torch
 
+from proxy_trainer.launch.claims import Claimant
 from proxy_trainer.sharded.checkpoint import found
 from proxy_trainer.train import train
+from regmix import claims
 from regmix.config import ModelConfig
 from regmix.layout import RunLayout
 from regmix.records import read_events
@@ -251,6 +252,19 @@ def test_a_process_that_dies_ends_the_others(study: Study, start: Start) -> None
     assert not run.done.exists()
 
 
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(study: Study, start: Start) -> None:
+    """It is written in the background; all processes are told."""
+    spec = planned(study)
+    run = study.layout.run(spec.run_id)
+    run.checkpoints.mkdir(parents=True)
+    (run.checkpoints / ".step-000000001.part").write_text("in the way")
+    processes = start(study, spec, 2, "--checkpoint-seconds", ALWAYS)
+    said = [p.communicate(timeout=SECONDS)[1] for p in processes]
+    assert [p.returncode for p in processes] == [2, 2]
+    assert f"{run.checkpoints}: no file can be written there" in said[0]
+    assert not run.done.exists()
+
+
 def test_a_batch_that_cannot_be_divided_is_refused(study: Study, start: Start) -> None:
     spec = planned(study)
     processes = start(study, spec, 3)
@@ -275,10 +289,20 @@ def test_a_run_that_diverges_is_frozen_and_reported(study: Study, start: Start) 
 def test_a_run_that_others_train_is_left_to_them(study: Study, start: Start) -> None:
     spec = planned(study)
     run = study.layout.run(spec.run_id)
-    with run.lock.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        assert ended(start(study, spec, 2)) == [3, 3]
+    claimant = Claimant(study.layout, "other", 120)
+    claim = claimant.take(run)
+    assert claim is not None
+    assert ended(start(study, spec, 2)) == [3, 3]
     assert not run.events.exists()
+    claim.release("asked to end")
+    assert ended(start(study, spec, 2)) == [0, 0]
+    events = run.events.read_bytes()
+    assert ended(start(study, spec, 2)) == [0, 0]
+    assert run.events.read_bytes() == events, "trained again"
+    assert [e.reason for e in claims.log(run.claims) if e.kind == "released"] == [
+        "asked to end",
+        "done",
+    ]
 
 
 def test_torchrun_starts_it(study: Study) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from proxy_trainer import checkpoint, worker
+from proxy_trainer import checkpoint
 from proxy_trainer.data import build
 from proxy_trainer.events import EventLog
 from proxy_trainer.train import Outcome, train
+from proxy_trainer.worker import OK, Task, Worker
 from regmix.errors import UserError
 from regmix.layout import RunLayout
 from regmix.records import RunRecord, read_events
@@ -48,6 +46,12 @@ def go(study: Study, spec: RunSpec, **options: object) -> RunLayout:
 def together(study: Study, specs: Sequence[RunSpec], **options: object) -> Outcome:
     runs = [study.layout.run(s.run_id) for s in specs]
     return train(study.layout, runs, **{"checkpoint_seconds": NEVER, **options})  # type: ignore[arg-type]
+
+
+def work(study: Study, spec: RunSpec) -> None:
+    """Train a run as a worker does."""
+    task = Task(study.layout, (spec.run_id,), study.config.launch)
+    assert Worker(task, "w").run() == OK
 
 
 def done(run: RunLayout) -> dict[str, object]:
@@ -212,12 +216,8 @@ def test_runs_that_stand_at_different_steps_go_on_together(
     together(whole, specs)
 
     for spec, stop_at in zip(specs, (5, 12, 5), strict=True):
-        seen: list[int] = []
-        outcome = together(
-            cut, [spec],
-            on_step=lambda step, _, seen=seen: seen.append(step),
-            keep_going=lambda seen=seen, at=stop_at: seen[-1] < at,
-        )  # fmt: skip
+        left = iter([True] * (stop_at - 1) + [False])
+        outcome = together(cut, [spec], keep_going=lambda left=left: next(left))
         assert outcome.stopped == (spec.run_id,)
     outcome = together(cut, specs)
     assert set(outcome.done) == {s.run_id for s in specs}
@@ -230,15 +230,17 @@ def test_runs_that_stand_at_different_steps_go_on_together(
 def test_a_diverged_run_is_marked_and_a_retry_takes_the_mark_away(study: Study) -> None:
     spec = diverging(study)
     run = study.layout.run(spec.run_id)
-    assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.FAILED
+    work(study, spec)
     record = RunRecord(run, spec)
     assert record.status == "failed"
     assert " at step " in record.failure()["reason"]
     assert spec.run_id not in study.open_runs()
     assert spec.run_id in study.open_runs(retry_failed=True)
-    assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.FAILED
+    run.failed.unlink()
+    work(study, spec)
+    assert record.status == "failed"
     sane = planned(study, seed=5)
-    assert worker.work(study.layout.root, sane.run_id, NEVER) == worker.OK
+    work(study, sane)
     assert RunRecord(study.layout.run(sane.run_id), sane).status == "done"
 
 
@@ -311,33 +313,56 @@ def test_a_torn_log_of_a_killed_run_is_whole_after_it_goes_on(study: Study) -> N
     assert set(frame["n"]) == {1}
 
 
-def test_a_run_that_another_process_holds_is_left_to_it(study: Study) -> None:
+def test_told_to_end_it_leaves_a_checkpoint_and_comes_to_the_same(
+    copy_study: Callable[..., Study],
+) -> None:
+    study, whole = copy_study("study"), copy_study("whole")
+    spec = planned(study)
+    planned(whole)
+    expected = go(whole, spec)
+    run = study.layout.run(spec.run_id)
+    for ends_at in (1, 7, 15, 16):  # 15: where it is evaluated, too
+        left = [ends_at - checkpoint.saved_step(run.checkpoints)]
+
+        def keep_going(left: list[int] = left) -> bool:
+            left[0] -= 1
+            return left[0] > 0
+
+        go(study, spec, keep_going=keep_going)
+        assert not run.done.exists()
+        assert checkpoint.saved_step(run.checkpoints) == ends_at
+    go(study, spec)
+    assert done(run)["metrics"] == done(expected)["metrics"]
+    assert logged(run) == logged(expected)
+
+
+def test_what_keep_going_raises_ends_it_with_nothing_more_written(study: Study) -> None:
+    spec = planned(study)
+    asked = [0]
+
+    def keep_going() -> bool:
+        asked[0] += 1
+        if asked[0] == 10:
+            raise Stop
+        return True
+
+    with pytest.raises(Stop):
+        go(study, spec, keep_going=keep_going, checkpoint_seconds=0.0)
+    run = study.layout.run(spec.run_id)
+    assert checkpoint.saved_step(run.checkpoints) == 9
+    assert max(e["step"] for e in read_events(run.events)) == 9
+
+
+def test_of_two_that_finish_the_same_run_one_records_it(study: Study) -> None:
     spec = planned(study)
     run = study.layout.run(spec.run_id)
-    with run.lock.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.BUSY
-    assert not run.events.exists()
-    assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.OK
-    before = run.done.stat().st_mtime_ns
-    assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.THERE
-    assert run.done.stat().st_mtime_ns == before, "trained again"
 
+    def other(step: int, steps: int) -> None:
+        if step == steps:
+            run.done.write_text("{}")
 
-def test_a_glance_at_the_lock_does_not_keep_a_worker_away(study: Study) -> None:
-    spec = planned(study)
-    run = study.layout.run(spec.run_id)
-    stream = run.lock.open("a")
-    fcntl.flock(stream, fcntl.LOCK_SH)  # as `regmix status` tests whether a run is held
-
-    def let_go() -> None:
-        time.sleep(0.1)
-        stream.close()
-
-    other = threading.Thread(target=let_go)
-    other.start()
-    assert worker.work(study.layout.root, spec.run_id, NEVER) == worker.OK
-    other.join()
+    go(study, spec, on_step=other)
+    assert run.done.read_text() == "{}"
 
 
 def test_a_kept_model_is_the_one_that_was_measured(study: Study) -> None:

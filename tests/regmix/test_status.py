@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regmix import sizes, yaml_io
+from regmix import claims, sizes, yaml_io
 from regmix.config import ModelConfig, TrainConfig
 from regmix.errors import UserError
+from regmix.files import write_text
 from regmix.layout import RunLayout, StudyLayout, folder_name
 from regmix.mixture import Mixture
+from regmix.outline import outline
 from regmix.records import RunRecord, read_events, read_runs
 from regmix.runs import RunSpec
 from regmix.status import status, tokens_so_far
@@ -143,9 +144,7 @@ def test_a_whole_study_at_a_glance(study: Study, worker: Any) -> None:
     worker.fail(failed, "loss is not finite")
     worker.log(stopped, {}, step=10)
     worker.finish(done)
-    running.layout.lock.touch()
-    with running.layout.lock.open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(running):
         found = status(study.layout)
     by_id = {r.run_id: r for r in found.runs}
     assert by_id[failed.spec.run_id].state == "failed"
@@ -161,7 +160,37 @@ def test_a_whole_study_at_a_glance(study: Study, worker: Any) -> None:
     assert found.tokens_per_second == 0.0
     assert found.eta_seconds is None
     after = {r.run_id: r.state for r in status(study.layout).runs}
-    assert after[running.spec.run_id] == "waiting"  # the lock is free, and nothing was written
+    assert after[running.spec.run_id] == "waiting"  # released, and nothing was written
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"name": "true"},
+        {"name": "12"},
+        {"name": "a: b"},
+        {"name": "é – 'x'\nand more " * 9},
+        {"name": "swarm-0001"},
+        {"name": "- a"},
+        {"role": "target"},
+    ],
+)
+def test_an_outline_agrees_with_the_specification(study: Study, change: dict[str, str]) -> None:
+    spec = replace(spec_of(study), seed=77, **change)
+    study.add_run(spec)
+    folder = study.layout.run(spec.run_id).root
+    brief = outline(folder)
+    expected = (spec.run_id, spec.name, spec.role, spec.tokens, spec.tokens_per_step, spec.flops)
+    assert tuple(vars(brief).values()) == expected
+    # laid out by hand, in another order and style: the same
+    raw = yaml_io.load(folder / "spec.yaml")
+    path = folder / "spec.yaml"
+    path.write_text(json.dumps(dict(reversed(raw.items()))), encoding="utf-8")
+    assert outline(folder) == brief
+    path.write_text("kind: run\nname: [", encoding="utf-8")
+    with pytest.raises(UserError, match=r"spec\.yaml:3: not valid YAML"):
+        outline(folder)
 
 
 def test_rate_and_time_left_from_the_log(study: Study) -> None:
@@ -191,11 +220,17 @@ def log_steps(record: RunRecord, *points: tuple[float, int]) -> None:
 
 @contextmanager
 def held(*records: RunRecord) -> Iterator[None]:
-    with ExitStack() as stack:
-        for record in records:
-            lock = stack.enter_context(record.layout.lock.open("a"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    """Runs that this process has claimed."""
+    entries = []
+    for record in records:
+        number = len(claims.log(record.layout.claims)) + 1
+        entries.append(claims.made(record.layout.claims / f"{number}.json", "w", 120.0, 0))
+    for entry in entries:
+        write_text(entry.path, claims.to_text(entry))
+    yield
+    for entry in entries:
+        after = claims.released(entry, "asked to end", failed=False)
+        write_text(after.path, claims.to_text(after))
 
 
 def test_the_rate_of_runs_that_say_little(study: Study) -> None:
@@ -280,6 +315,6 @@ def test_any_valid_name_of_a_domain_has_a_folder_of_its_own(tmp_path: Path, lett
 def test_run_layout_names_its_files(tmp_path: Path) -> None:
     run = StudyLayout(tmp_path).run("abc")
     assert run == RunLayout(tmp_path / "runs" / "abc")
-    files = {run.spec, run.events, run.done, run.failed, run.lock, run.model, run.checkpoints}
+    files = {run.spec, run.events, run.done, run.failed, run.claims, run.model, run.checkpoints}
     assert len(files) == 7
     assert {f.parent for f in files} == {run.root}

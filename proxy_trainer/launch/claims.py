@@ -1,0 +1,182 @@
+"""Claiming runs: one worker a run, whichever node it is on, and nobody to hand out work.
+
+The log and how it is read are in :mod:`regmix.claims`. What a worker owes it: it takes a run only
+by writing the log's next entry; renews its entry a few times before it would expire; and, unless it
+has heard within a third of that time that the run is still its own, asks before it writes anything.
+A worker that was stopped for long, and lost its run, so learns it at the first step it takes.
+
+What a worker can still write in the moment between asking and writing does no harm: a checkpoint is
+whole, and of the same run, as one seed determines it; lines are appended whole, and a step logged
+twice counts once; ``DONE`` is created exclusively, and the worker that comes second has lost.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from regmix import claims
+from regmix.claims import Entry, Failure, SharedClock, elapsed
+from regmix.errors import RegmixError
+from regmix.files import write_new
+from regmix.layout import RunLayout, StudyLayout
+
+
+class Lost(RegmixError):
+    """Another worker has the run now: stop at once, and write nothing more to it."""
+
+
+class Claim:
+    """One run that is this process's own, until it is released or lost."""
+
+    def __init__(self, run: RunLayout, entry: Entry) -> None:
+        self.run = run
+        self._entry = entry
+        self._heard = elapsed()
+        self._lost = False
+        self._turn = threading.Lock()
+
+    @property
+    def step(self) -> int:
+        """Of the run's checkpoint when it was claimed."""
+        return self._entry.step
+
+    def renew(self) -> None:
+        """Show that this worker lives, and hear whether the run is still its own.
+
+        Raises:
+            Lost: it is not.
+        """
+        with self._turn:
+            asked = elapsed()
+            try:
+                os.utime(self._entry.path)
+                self._lost |= self._next().exists()
+            except FileNotFoundError:  # somebody has thrown the run away
+                self._lost = True
+            except OSError:  # a server that does not answer; what counts is when it last did
+                self._lost |= asked - self._heard > self._entry.seconds
+            else:
+                self._heard = asked
+        self._raise_if_lost()
+
+    def check(self) -> None:
+        """Make sure that the run is still its own; asks only if it has not heard for a while.
+
+        Raises:
+            Lost: it is not.
+        """
+        self._raise_if_lost()
+        if elapsed() - self._heard > self._entry.seconds / 3:
+            self.renew()
+
+    def release(self, reason: str, *, failed: bool = False) -> bool:
+        """Give the run back for others to go on with; False if it was lost before.
+
+        Args:
+            reason: kept in the log.
+            failed: whether this counts as a failed attempt at the run.
+        """
+        entry = claims.released(self._entry, reason, failed=failed)
+        return write_new(entry.path, claims.to_text(entry), durable=False)
+
+    def failures(self) -> list[Failure]:
+        """Attempts that came to nothing from where the run still is.
+
+        A run that goes on a little with each attempt is not one that fails every time: nodes that
+        are taken away again and again must not end it.
+        """
+        found = claims.failures(claims.log(self._entry.path.parent))
+        return [failure for failure in found if failure.step >= self.step]
+
+    def _next(self) -> Path:
+        return claims.released(self._entry, "", failed=False).path
+
+    def _raise_if_lost(self) -> None:
+        if self._lost:
+            raise Lost(f"run {self.run.run_id}: taken over by another worker")
+
+
+class Claimant:
+    """One worker: it claims runs, and renews its claims in the background."""
+
+    def __init__(self, study: StudyLayout, worker: str, seconds: float) -> None:
+        self.worker = worker
+        self.clock = SharedClock(study.runs)
+        self._seconds = seconds
+        self._held: dict[str, Claim] = {}
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="claims")
+
+    @contextmanager
+    def at_work(self) -> Iterator[Claimant]:
+        """Renew claims until the end of the block; what is still held then is left as it is."""
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._end.set()
+
+    @property
+    def held(self) -> tuple[Claim, ...]:
+        """The runs that are this worker's now."""
+        return tuple(self._held.values())
+
+    def take(self, run: RunLayout, step: int = 0) -> Claim | None:
+        """Claim a run; None if another worker has it, was faster, or has finished it.
+
+        Args:
+            step: of the run's checkpoint.
+
+        Raises:
+            RegmixError: the disk is full, or the folder not writable.
+        """
+        before = claims.last(run.claims)
+        if before is not None and before.holds(self.clock.now):
+            return None
+        if before is not None and not self._void(before):
+            return None
+        number = 1 if before is None else before.number + 1
+        entry = claims.made(run.claims / f"{number}.json", self.worker, self._seconds, step)
+        if not write_new(entry.path, claims.to_text(entry), durable=False):
+            return None
+        claim = Claim(run, entry)
+        if run.done.exists() or run.failed.exists():  # since it was looked at
+            claim.release("closed already")
+            return None
+        self._held[run.run_id] = claim
+        return claim
+
+    def _void(self, entry: Entry) -> bool:
+        """Whether a claim that seems to have expired has, asked of the server and not a memory."""
+        return entry.kind == "released" or entry.process.gone or not entry.holds(self.clock.read)
+
+    def drop(self, claims_: Iterable[Claim]) -> None:
+        """Stop renewing: the runs were released, finished or lost."""
+        for claim in claims_:
+            self._held.pop(claim.run.run_id, None)
+
+    def check(self) -> None:
+        """Make sure that every run held is still this worker's own.
+
+        Raises:
+            Lost: one is not.
+        """
+        for claim in self.held:
+            claim.check()
+
+    def release_all(self, reason: str) -> None:
+        """Give back every run, as a worker does that is told to end."""
+        for claim in self.held:
+            with suppress(RegmixError, OSError):
+                claim.release(reason)
+        self._held.clear()
+
+    def _beat(self) -> None:
+        while not self._end.wait(self._seconds / claims.BEATS):
+            for claim in self.held:
+                with suppress(Lost):  # the worker is told when it next asks
+                    claim.renew()

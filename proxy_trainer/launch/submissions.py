@@ -1,0 +1,92 @@
+"""What was submitted: kept in the study, so that other shells can ask after it, and end it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from proxy_trainer.launch.base import Order
+from regmix import __version__
+from regmix.config import LaunchConfig
+from regmix.errors import UserError
+from regmix.files import read_json, write_json
+from regmix.layout import StudyLayout
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Workers that were started for some runs of a study."""
+
+    submission_id: str
+    launcher: str
+    order: Order
+    runs: tuple[str, ...]
+    """In the order in which they are begun."""
+    settings: LaunchConfig
+    regmix: str
+    """Version of the command; a worker of another one refuses."""
+    when: float
+    """Seconds since the epoch."""
+    jobs: tuple[str, ...] = ()
+    cancelled: bool = False
+
+    @classmethod
+    def new(
+        cls, study: StudyLayout, runs: Sequence[str], settings: LaunchConfig, workers: int
+    ) -> Submission:
+        """What is about to be submitted; its id begins with the time, so that ids sort."""
+        now = time.time()
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+        submission_id = f"{stamp}-{secrets.token_hex(3)}"
+        return cls(
+            submission_id=submission_id,
+            launcher=settings.launcher,
+            order=Order(study.root, workers, settings.gpus_per_worker, submission_id),
+            runs=tuple(runs),
+            settings=settings,
+            regmix=__version__,
+            when=now,
+        )
+
+    def save(self, study: StudyLayout) -> None:
+        """Write ``launch/<id>.json`` whole."""
+        values = {
+            **vars(self),
+            "order": {**asdict(self.order), "study": str(self.order.study)},
+            "settings": self.settings.model_dump(mode="json", exclude_defaults=True),
+        }
+        write_json(study.launches / f"{self.submission_id}.json", values)
+
+    @classmethod
+    def load(cls, study: StudyLayout, submission_id: str) -> Submission:
+        """Read a submission.
+
+        Raises:
+            UserError: there is none of that id, or its file was damaged.
+        """
+        path = study.launches / f"{submission_id}.json"
+        raw = read_json(path)
+        try:
+            typed = {
+                "order": Order(**{**raw["order"], "study": study.root}),
+                "settings": LaunchConfig.model_validate_json(json.dumps(raw["settings"])),
+                "runs": tuple(raw["runs"]),
+                "jobs": tuple(raw["jobs"]),
+            }
+            return cls(**{**raw, **typed})
+        except (KeyError, TypeError, ValueError) as exc:
+            raise UserError(f"{path}: not a submission ({exc}); delete it") from exc
+
+    def logs(self, study: StudyLayout) -> Path:
+        """Folder for what its workers have to say."""
+        return study.launches / self.submission_id
+
+
+def submissions(study: StudyLayout) -> list[Submission]:
+    """Every submission of a study, the earliest first."""
+    paths = sorted(study.launches.glob("*.json"))
+    return [Submission.load(study, path.stem) for path in paths]

@@ -1,0 +1,307 @@
+"""A worker: what goes wrong with a run is tried again, what goes wrong with a study is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from proxy_trainer import checkpoint, worker
+from proxy_trainer.launch.claims import Claimant
+from proxy_trainer.launch.submissions import Submission
+from proxy_trainer.worker import OK, REFUSED, REQUEUE, Task, Worker
+from regmix import claims
+from regmix.errors import RegmixError, UserError
+from regmix.files import write_json
+from regmix.layout import RunLayout
+from regmix.records import read_events
+from regmix.status import status
+from regmix.study import Study
+
+LONG = 128 * 1500
+
+
+def planned(study: Study, count: int) -> list[RunLayout]:
+    return [study.layout.run(s.run_id) for s in study.propose().specs[:count]]
+
+
+def made(study: Study, runs: Sequence[RunLayout], **settings: object) -> Worker:
+    launch = study.config.launch.model_copy(update=settings)
+    return Worker(Task(study.layout, tuple(r.run_id for r in runs), launch), "w")
+
+
+@pytest.fixture
+def train_array(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+    """Makes arrays with some runs in them fail; gives the arrays that were tried."""
+    real = worker.train_array
+
+    def install(broken: Sequence[RunLayout], error: Callable[[], BaseException]) -> list[list[str]]:
+        tried: list[list[str]] = []
+
+        def stand_in(study: object, runs: Sequence[RunLayout], **options: object) -> None:
+            tried.append([run.run_id for run in runs])
+            if set(runs) & set(broken):
+                raise error()
+            real(study, runs, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(worker, "train_array", stand_in)
+        return tried
+
+    return install
+
+
+def test_a_run_that_fails_every_time_is_failed_and_the_others_go_on(
+    study: Study, train_array: Callable[..., list[list[str]]]
+) -> None:
+    runs = planned(study, 3)
+    count = iter(range(100))
+    tried = train_array(runs[1:2], lambda: ValueError(f"no {next(count)}"))
+    assert made(study, runs).run() == OK
+    assert tried.count([runs[1].run_id]) == 4
+    failed = json.loads(runs[1].failed.read_text())
+    assert failed["attempts"] == [f"ValueError: no {n}" for n in range(4)]
+    assert failed["reason"] == "ValueError: no 3 (4 attempts)"
+    assert runs[0].done.exists()
+    assert runs[2].done.exists()
+    assert [f.reason for f in claims.failures(claims.log(runs[1].claims))] == failed["attempts"]
+    found = status(study.layout)
+    assert (found.count("failed"), found.count("done")) == (1, 2)
+
+
+def test_a_run_that_works_the_second_time_keeps_why_it_did_not_the_first(
+    study: Study, train_array: Callable[..., list[list[str]]]
+) -> None:
+    (run,) = planned(study, 1)
+    broken = [run]
+
+    def error() -> BaseException:
+        broken.clear()
+        return MemoryError("12 GB")
+
+    train_array(broken, error)
+    assert made(study, [run]).run() == OK
+    assert run.done.exists()
+    assert [f.reason for f in claims.failures(claims.log(run.claims))] == ["MemoryError: 12 GB"]
+
+
+def test_no_run_of_an_array_fails_for_another(
+    study: Study, train_array: Callable[..., list[list[str]]]
+) -> None:
+    runs = planned(study, 3)
+    tried = train_array(runs[1:2], lambda: ValueError("no"))
+    assert made(study, runs, members=3).run() == OK
+    assert tried[0] == [r.run_id for r in runs]
+    assert all(len(array) == 1 for array in tried[1:])
+    assert [r.failed.exists() for r in runs] == [False, True, False]
+
+
+def test_an_array_is_trained_together_and_is_the_same(copy_study: Callable[..., Study]) -> None:
+    one, three = copy_study("one"), copy_study("three")
+    assert made(one, planned(one, 3)).run() == OK
+    assert made(three, planned(three, 3), members=3).run() == OK
+    for mine, theirs in zip(planned(one, 3), planned(three, 3), strict=True):
+        ours, other = (json.loads(r.done.read_text())["metrics"] for r in (mine, theirs))
+        assert ours == other
+
+
+def test_what_is_wrong_with_the_study_ends_the_worker_and_marks_nothing(
+    study: Study, train_array: Callable[..., list[list[str]]]
+) -> None:
+    runs = planned(study, 2)
+    train_array(runs, lambda: RegmixError("last.safetensors: no space left on the disk"))
+    with pytest.raises(RegmixError, match=rf"run {runs[0].run_id} could not go on: last.*no space"):
+        made(study, runs).run()
+    assert not runs[0].failed.exists()
+    assert not runs[1].claims.exists()
+    assert claims.failures(claims.log(runs[0].claims)) == []
+    assert status(study.layout).count("running") == 0
+
+
+def test_a_run_of_other_numerics_is_refused(study: Study) -> None:
+    spec = replace(study.propose().specs[0], numerics=99)
+    study.add_run(spec)
+    with pytest.raises(UserError, match=r"planned for version 99 of the numerics, this worker .*"):
+        made(study, [study.layout.run(spec.run_id)]).run()
+
+
+def submitted(study: Study, runs: Sequence[RunLayout], **changes: object) -> Submission:
+    settings = study.config.launch
+    made = Submission.new(study.layout, [r.run_id for r in runs], settings, 1)
+    made = replace(made, **changes)  # type: ignore[arg-type]
+    made.save(study.layout)
+    return made
+
+
+def start(study: Study, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "proxy_trainer.worker", str(study.layout.root), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def workers() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts worker processes; killed after the test if they still run."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(study: Study, *arguments: str) -> subprocess.Popen[str]:
+        started.append(start(study, *arguments))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_submission_round_trips(study: Study) -> None:
+    made = submitted(study, planned(study, 2), jobs=("1", "2"))
+    assert Submission.load(study.layout, made.submission_id) == made
+    path = study.layout.launches / f"{made.submission_id}.json"
+    path.write_text("{}")
+    with pytest.raises(UserError, match="not a submission"):
+        Submission.load(study.layout, made.submission_id)
+
+
+@pytest.mark.slow
+def test_a_worker_of_another_version_refuses(
+    study: Study, workers: Callable[..., subprocess.Popen[str]]
+) -> None:
+    submitted(study, planned(study, 1), regmix="99.0")
+    process = workers(study)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == REFUSED
+    assert "this worker has regmix 0.1.0" in errors
+    assert "the study was submitted with 99.0; install the same version on every node" in errors
+    assert not planned(study, 1)[0].claims.exists()
+
+
+@pytest.mark.slow
+def test_a_worker_without_work_says_so(
+    study: Study, workers: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = workers(study)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == REFUSED
+    assert "nothing was submitted" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_told_to_end_it_leaves_a_checkpoint_and_the_run_comes_to_the_same_bits(
+    copy_study: Callable[..., Study],
+    workers: Callable[..., subprocess.Popen[str]],
+    number: signal.Signals,
+) -> None:
+    study, whole = copy_study("study", tokens=LONG), copy_study("whole", tokens=LONG)
+    for each in (study, whole):
+        path = each.layout.config
+        path.write_text(path.read_text().replace("checkpoint_seconds: 0.05", ""))
+    (run,), (expected,) = planned(study, 1), planned(whole, 1)
+    study, whole = Study.open(study.layout.root), Study.open(whole.layout.root)
+    submission = submitted(study, [run])
+    process = workers(study, "--submission", submission.submission_id, "--name", "first")
+    wait_for(lambda: any(e["type"] == "step" for e in read_events(run.events)))
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == REQUEUE, errors
+    assert "told to end" in output
+    assert 0 < checkpoint.saved_step(run.checkpoints) < 1500
+    assert claims.failures(claims.log(run.claims)) == []
+    assert status(study.layout).count("stopped") == 1
+    assert made(whole, [expected]).run() == OK
+    assert made(study, [run]).run() == OK
+    ours, theirs = (json.loads(r.done.read_text()) for r in (run, expected))
+    assert ours["metrics"] == theirs["metrics"]
+    starts = [e["step"] for e in read_events(run.events) if e["type"] == "start"]
+    assert len(starts) == 2
+    assert starts[1] > 0
+
+
+@pytest.mark.slow
+def test_a_frozen_worker_loses_its_run_and_writes_nothing_when_it_wakes(
+    copy_study: Callable[..., Study], workers: Callable[..., subprocess.Popen[str]]
+) -> None:
+    study = copy_study(tokens=LONG)
+    path = study.layout.config
+    path.write_text(path.read_text().replace("{workers: 2,", "{workers: 2, claim_seconds: 1.0,"))
+    study = Study.open(study.layout.root)
+    (run,) = planned(study, 1)
+    submission = submitted(study, [run])
+    process = workers(study, "--submission", submission.submission_id, "--name", "frozen")
+    wait_for(lambda: checkpoint.saved_step(run.checkpoints) > 0)
+    process.send_signal(signal.SIGSTOP)
+    with Claimant(study.layout, "other", 120.0).at_work() as other:
+        assert other.take(run) is None, "taken from a worker that was heard of just now"
+    wait_for(lambda: not status(study.layout).count("running"), 5)
+    assert made(study, [run], claim_seconds=1.0).run() == OK
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.root.rglob("*") if p.is_file()}
+    process.send_signal(signal.SIGCONT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == OK, errors
+    assert "taken over by another worker" in output
+    after = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.root.rglob("*") if p.is_file()}
+    own = next(p for p in before if p.name == "1.json")  # it asked by renewing its dead claim
+    assert {p: v for p, v in after.items() if p != own} == {
+        p: v for p, v in before.items() if p != own
+    }
+    assert json.loads(run.done.read_text())["environment"]["worker"] != "frozen"
+    frame = study.store.query("select step, count(*) as n from steps group by step")
+    assert set(frame["n"]) == {1}
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_before_it_gets_anywhere_a_run_fails(
+    copy_study: Callable[..., Study], workers: Callable[..., subprocess.Popen[str]]
+) -> None:
+    study = copy_study(tokens=LONG)
+    text = study.layout.config.read_text()
+    study.layout.config.write_text(text.replace("checkpoint_seconds: 0.05", "retries: 1"))
+    study = Study.open(study.layout.root)
+    (run,) = planned(study, 1)
+    submission = submitted(study, [run])
+    for attempt in (1, 2):
+        process = workers(study, "--submission", submission.submission_id)
+        wait_for(lambda n=attempt: len(claims.log(run.claims)) == n)
+        process.kill()
+        process.communicate()
+    assert made(study, [run]).run() == OK
+    failed = json.loads(run.failed.read_text())
+    assert len(failed["attempts"]) == 2
+    assert failed["reason"].endswith("was killed, or fell silent (2 attempts)")
+
+
+def test_the_worker_that_trained_a_run_is_recorded(study: Study) -> None:
+    (run,) = planned(study, 1)
+    os.environ["REGMIX_WORKER"] = "w"
+    try:
+        assert made(study, [run]).run() == OK
+    finally:
+        del os.environ["REGMIX_WORKER"]
+    frame = study.store.query("select value from environments where key = 'worker'")
+    assert frame["value"].tolist() == ["w"]
+
+
+def test_a_log_of_claims_that_was_written_by_hand_does_not_stop_status(study: Study) -> None:
+    run: Path = planned(study, 1)[0].claims
+    write_json(run / "1.json", {"kind": "claimed"})
+    assert status(study.layout).count("running") == 1
