@@ -27,6 +27,8 @@ from regmix.sizes import ModelShape
 class LossGPT(GPT):
     """The decoder as a function from text to its loss."""
 
+    half_precision = False
+
     def loss(self, ids_BT: Tensor, target_BT: Tensor, z_loss: float, mask: Tensor | None) -> Tensor:
         """Mean nats a token, a scalar."""
         with self._autocast():
@@ -51,7 +53,7 @@ class LossGPT(GPT):
 
     def _autocast(self) -> torch.autocast:
         device = self.cos_TE.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+        return torch.autocast(device, torch.bfloat16, enabled=self.half_precision)
 
 
 class ShardedModel:
@@ -60,7 +62,14 @@ class ShardedModel:
     members = 1
 
     def __init__(
-        self, shape: ModelShape, vocab_size: int, seed: int, ranks: Ranks, *, recompute: bool
+        self,
+        shape: ModelShape,
+        vocab_size: int,
+        seed: int,
+        ranks: Ranks,
+        *,
+        recompute: bool,
+        half_precision: bool,
     ) -> None:
         """The weights that the seed gives a single model, of which a process keeps its shards.
 
@@ -68,11 +77,19 @@ class ShardedModel:
 
         Args:
             recompute: compute blocks' activations again for the gradients instead of keeping them.
+            half_precision: compute and gather in bfloat16; shards, their gradients and all sums
+                over processes stay in single precision.
         """
         self._ranks = ranks
         self._shape = shape
+        self._policy = MixedPrecisionPolicy()
+        if half_precision:
+            self._policy = MixedPrecisionPolicy(
+                torch.bfloat16, torch.float32, cast_forward_inputs=False
+            )
         with torch.device("meta"):
             model = LossGPT(shape, vocab_size)
+        model.half_precision = half_precision
         generator = torch.Generator().manual_seed(seed)
         _materialise(model.model.embed_tokens, generator)
         for block in model.model.layers:
@@ -92,10 +109,7 @@ class ShardedModel:
         self.model = model
 
     def _shard(self, module: nn.Module) -> None:
-        policy = MixedPrecisionPolicy()
-        if self._ranks.device.type == "cuda":
-            policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        fully_shard(module, mesh=self._ranks.mesh, mp_policy=policy)
+        fully_shard(module, mesh=self._ranks.mesh, mp_policy=self._policy)
 
     def parameters(self) -> dict[str, DTensor]:
         """This process's shards, by name."""

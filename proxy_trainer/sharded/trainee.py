@@ -37,6 +37,7 @@ class Sharded:
         separator: int,
         recompute: bool = False,
         rows: int | None = None,
+        half_precision: bool | None = None,
     ) -> None:
         """A model as its seed initialises it.
 
@@ -45,8 +46,13 @@ class Sharded:
             recompute: of :class:`ShardedModel`.
             rows: sequences that a process computes at once, the gradients of the others added; as
                 many as every process's memory holds if not given.
+            half_precision: of :class:`ShardedModel`; on GPUs if not given.
         """
-        self.array = ShardedModel(shape, vocab_size, seed, ranks, recompute=recompute)
+        if half_precision is None:
+            half_precision = ranks.device.type == "cuda"
+        self.array = ShardedModel(
+            shape, vocab_size, seed, ranks, recompute=recompute, half_precision=half_precision
+        )
         self._plan, self._ranks, self._separator = plan, ranks, separator
         own = plan.batch // ranks.world
         self._rows = rows or ranks.least(rows_at_once(shape, own, 1, ranks.device))
