@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import warnings
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,14 +107,8 @@ class Checkpoints:
             return None
         progress = Progress(int(chosen), seconds)
         path = _path(self._folder, progress.step)
-        with warnings.catch_warnings():
-            # Typed storages, which its planner still asks for.
-            warnings.simplefilter("ignore", UserWarning)
-            load(
-                tensors,
-                storage_reader=HuggingFaceStorageReader(str(path)),
-                process_group=self._ranks.control,
-            )
+        reader = HuggingFaceStorageReader(str(path))
+        load(tensors, storage_reader=reader, process_group=self._ranks.control)
         return progress
 
 

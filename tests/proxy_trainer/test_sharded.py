@@ -305,14 +305,23 @@ def test_a_run_that_others_train_is_left_to_them(study: Study, start: Start) -> 
     ]
 
 
-def test_torchrun_starts_it(study: Study) -> None:
-    spec = planned(study)
+def test_torchrun_starts_it_and_hands_on_that_it_is_to_end(study: Study) -> None:
+    spec = planned(study, plan={"steps": 1000, "eval_steps": (1000,)})
+    run = study.layout.run(spec.run_id)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "-m", "proxy_trainer.sharded"]
     command += [str(study.layout.root), spec.run_id]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_step(run, 100)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=SECONDS)
+    assert len(found(run.checkpoints)) == 1
+    assert not run.done.exists()
     result = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert result.returncode == 0, result.stderr
-    assert study.layout.run(spec.run_id).done.exists()
+    assert run.done.exists()
+    [_, begun] = [e["step"] for e in read_events(run.events) if e["type"] == "start"]
+    assert begun >= 100
 
 
 def test_without_torchrun_it_says_how_to_start_it(study: Study) -> None:
