@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -94,8 +95,8 @@ class Checkpoints:
                 f"({reason})"
             ) from exc
 
-    def restore(self, tensors: dict[str, Tensor]) -> Progress | None:
-        """Fill tensors in place from the last checkpoint that is whole; None if there is none."""
+    def newest(self) -> Progress | None:
+        """The last checkpoint that is whole; None if there is none. What is unfinished goes."""
         step, seconds = -1, 0.0
         if self._ranks.first:
             _drop_unfinished(self._folder)
@@ -105,11 +106,13 @@ class Checkpoints:
         chosen, seconds = self._ranks.of_first(step, seconds)
         if chosen < 0:
             return None
-        progress = Progress(int(chosen), seconds)
-        path = _path(self._folder, progress.step)
-        reader = HuggingFaceStorageReader(str(path))
-        load(tensors, storage_reader=reader, process_group=self._ranks.control)
-        return progress
+        return Progress(int(chosen), seconds)
+
+    def load(self, tensors: dict[str, Tensor], progress: Progress) -> None:
+        """Fill tensors in place from a checkpoint."""
+        reader = HuggingFaceStorageReader(str(_path(self._folder, progress.step)))
+        with torch.no_grad():
+            load(tensors, storage_reader=reader, process_group=self._ranks.control)
 
 
 class _Writer(HuggingFaceStorageWriter):

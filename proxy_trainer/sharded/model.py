@@ -65,7 +65,7 @@ class ShardedModel:
         self,
         shape: ModelShape,
         vocab_size: int,
-        seed: int,
+        seed: int | None,
         ranks: Ranks,
         *,
         recompute: bool,
@@ -76,6 +76,7 @@ class ShardedModel:
         No process ever holds more than one block and the embeddings whole.
 
         Args:
+            seed: None leaves open what the weights are, for a checkpoint to fill.
             recompute: compute blocks' activations again for the gradients instead of keeping them.
             half_precision: compute and gather in bfloat16; shards, their gradients and all sums
                 over processes stay in single precision.
@@ -90,7 +91,7 @@ class ShardedModel:
         with torch.device("meta"):
             model = LossGPT(shape, vocab_size)
         model.half_precision = half_precision
-        generator = torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         _materialise(model.model.embed_tokens, generator)
         for block in model.model.layers:
             assert isinstance(block, Block)
@@ -165,7 +166,9 @@ def values_of_all(value_X: Tensor, ranks: Ranks) -> Tensor:
     return torch.stack(found)
 
 
-def _materialise(module: nn.Module, generator: torch.Generator) -> None:
+def _materialise(module: nn.Module, generator: torch.Generator | None) -> None:
     module.to_empty(device="cpu")
+    if generator is None:
+        return
     for parameter in module.parameters():
         initialise_(parameter, generator)

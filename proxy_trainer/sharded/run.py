@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from proxy_trainer.data.shards import IntArray
@@ -56,20 +55,26 @@ def train_sharded(
     manifest = DataManifest.load(study.manifest)
     spec = checked(run, study, manifest)
     rows = ranks.rows(spec.plan.batch)
+    checkpoints = Checkpoints(run.checkpoints, ranks)
+    begun = checkpoints.newest()
     trainee = Sharded(
         spec.model,
         spec.vocab_size,
         spec.plan,
-        spec.seed,
+        spec.seed if begun is None else None,
         ranks,
         separator=manifest.eod_id,
         recompute=settings.recompute,
         rows=settings.rows,
     )
-    keeper = _Together(ranks, trainee, Checkpoints(run.checkpoints, ranks))
-    begun = keeper.restore()
+    if begun is not None:
+        tensors = trainee.tensors()
+        checkpoints.load(tensors, begun)
+        trainee.restore(tensors)
+    stands = begun or Progress()
+    keeper = _Together(ranks, trainee, checkpoints)
     state = assembled(
-        study, manifest, [(run, spec, begun.seconds)], begun.step, ranks.device, trainee, keeper
+        study, manifest, [(run, spec, stands.seconds)], stands.step, ranks.device, trainee, keeper
     )
     state.pool = _Part(state.pool, rows)
     try:
@@ -129,13 +134,3 @@ class _Together:
 
     def settle(self) -> None:
         self.checkpoints.settle()
-
-    def restore(self) -> Progress:
-        """Where the run stands; from its first step if there is no checkpoint."""
-        tensors = self.trainee.tensors()
-        with torch.no_grad():
-            found = self.checkpoints.restore(tensors)
-        if found is None:
-            return Progress()
-        self.trainee.restore(tensors)
-        return found

@@ -31,7 +31,7 @@ class Sharded:
         shape: ModelShape,
         vocab_size: int,
         plan: TrainPlan,
-        seed: int,
+        seed: int | None,
         ranks: Ranks,
         *,
         separator: int,
@@ -42,6 +42,7 @@ class Sharded:
         """A model as its seed initialises it.
 
         Args:
+            seed: None where a checkpoint will fill the model.
             separator: the token that ends documents; for masks between them.
             recompute: of :class:`ShardedModel`.
             rows: sequences that a process computes at once, the gradients of the others added; as
