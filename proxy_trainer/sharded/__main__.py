@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -49,6 +50,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout-seconds", type=float, default=600.0, help="how long a silent process is awaited"
     )
+    parser.add_argument(
+        "--until-eof", action="store_true", help="end, with a checkpoint, as standard input ends"
+    )
     return parser.parse_args(argv)
 
 
@@ -66,8 +70,11 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
     with ExitStack() as stack:
         mine = stack.enter_context(_claimed(study, run)) if ranks.first else _Nobodys()
         busy, done = ranks.any(mine.busy, ranks.first and run.done.exists())
-        if busy or done:
-            return OK if done else BUSY
+        if done:
+            return OK
+        if busy:
+            _say(ranks.rank, f"run {asked.run_id} is being trained by another command")
+            return BUSY
         outcome = train_sharded(
             study, run, ranks, settings, keep_going=lambda: mine.holds() and not stop
         )
@@ -75,7 +82,10 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
             fail(run, [outcome.diverged[asked.run_id]])
     if outcome.diverged:
         return DIVERGED
-    return REQUEUE if outcome.stopped else OK
+    if outcome.stopped:
+        _say(ranks.rank, "told to end; a checkpoint is left")
+        return REQUEUE
+    return OK
 
 
 class _Nobodys:
@@ -139,8 +149,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of every process; what goes wrong is one line."""
     asked = _arguments(argv)
     stop: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGUSR2):
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, lambda signum, _: stop.append(signum))
+    if asked.until_eof:
+        threading.Thread(target=_await_end_of_input, args=(stop,), daemon=True).start()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)  # figures that do not depend on the machine
     rank = int(os.environ.get("RANK", "0"))
@@ -149,11 +161,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return work(asked, ranks, stop)
     except (RegmixError, OSError) as exc:
         if rank == 0 or not isinstance(exc, UserError):
-            print(f"process {rank}: {exc}", file=sys.stderr)
+            _say(rank, str(exc), all_of_them=True)
         return REFUSED if isinstance(exc, UserError) else BROKEN
     except Exception as exc:  # the process's boundary: whatever it is, the person must be told
-        print(f"process {rank}: {type(exc).__name__}: {exc}", file=sys.stderr)
+        _say(rank, f"{type(exc).__name__}: {exc}", all_of_them=True)
         return BROKEN
+
+
+def _say(rank: int, text: str, *, all_of_them: bool = False) -> None:
+    """A line for whoever started the processes, by the first of them if all would say it."""
+    if rank == 0 or all_of_them:
+        print(f"process {rank}: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+def _await_end_of_input(stop: list[int]) -> None:
+    while os.read(0, 1024):
+        pass
+    stop.append(signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -63,20 +63,25 @@ class Ranks:
         return [float(x) for x in found.tolist()]
 
     def rows(self, batch: int) -> slice:
-        """This process's part of a step's blocks.
+        """This process's part of a step's blocks; see :func:`part`."""
+        return part(batch, self.rank, self.world)
 
-        Raises:
-            UserError: they cannot be divided.
-        """
-        each, left = divmod(batch, self.world)
-        if left:
-            valid = [n for n in range(1, batch + 1) if batch % n == 0]
-            raise UserError(
-                f"a step's {batch} sequences cannot be divided among {self.world} processes; "
-                f"start {', '.join(map(str, valid))}, or choose a train.batch_tokens of a "
-                f"multiple of {self.world} sequences"
-            )
-        return slice(self.rank * each, (self.rank + 1) * each)
+
+def part(batch: int, rank: int, world: int) -> slice:
+    """One process's part of a step's blocks.
+
+    Raises:
+        UserError: they cannot be divided.
+    """
+    each, left = divmod(batch, world)
+    if left:
+        valid = [n for n in range(1, batch + 1) if batch % n == 0]
+        raise UserError(
+            f"a step's {batch} sequences cannot be divided among {world} processes; "
+            f"start {', '.join(map(str, valid))}, or choose a train.batch_tokens of a "
+            f"multiple of {world} sequences"
+        )
+    return slice(rank * each, (rank + 1) * each)
 
 
 def join(*, hybrid: bool, timeout_seconds: float) -> Ranks:
