@@ -189,8 +189,8 @@ class Worker:
             reason = f"left with its array ({exc})"
         except (RegmixError, OSError) as exc:
             self.claimant.release_all(reason=_short(exc))
-            run_ids = ", ".join(claim.run.run_id for claim in part)
-            raise RegmixError(f"run {run_ids} could not go on: {exc}") from exc
+            others = f" and {len(part) - 1} with it" if len(part) > 1 else ""
+            raise RegmixError(f"run {part[0].run.run_id}{others} could not go on: {exc}") from exc
         except Exception as exc:  # whatever it is, the other runs can go on
             reason, failed = f"{type(exc).__name__}: {_short(exc)}", True
         for claim in part:

@@ -7,18 +7,16 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from proxy_trainer.launch.base import Launcher
-from regmix.errors import UserError, unknown_name
+from regmix.errors import unknown_name
 
 GROUP = "regmix.launchers"
 """Entry point group: ``name = "package.module:Class"``."""
 
 BUILT_IN = {
     "local": "proxy_trainer.launch.local:LocalLauncher",
-    "slurm": "proxy_trainer.launch.slurm:SlurmLauncher",
-    "ray": "proxy_trainer.launch.ray:RayLauncher",
+    "slurm": "proxy_trainer.launch.slurm:Slurm",
+    "ray": "proxy_trainer.launch.ray:Ray",
 }
-EXTRAS = {"slurm": "submitit", "ray": "ray"}
-"""The library that a launcher needs; its extra has the launcher's name."""
 
 
 def names() -> tuple[str, ...]:
@@ -34,20 +32,10 @@ def launcher(name: str, settings: Any = None, where: str = "launch.launcher") ->
         where: the name stands, for the message.
 
     Raises:
-        UserError: there is none of that name, or the library that it needs is not installed.
+        UserError: there is none of that name.
     """
-    try:
-        made: Launcher = (
-            _class(name, where)() if settings is None else _class(name, where)(settings)
-        )
-    except ModuleNotFoundError as exc:
-        library = EXTRAS.get(name)
-        if library is None or exc.name is None or exc.name.split(".")[0] != library:
-            raise
-        raise UserError(
-            f"{where}: launcher '{name}' needs {library}, which is not installed; "
-            f"pip install 'regmix[{name}]'"
-        ) from exc
+    kind = _class(name, where)
+    made: Launcher = kind() if settings is None else kind(settings)
     return made
 
 

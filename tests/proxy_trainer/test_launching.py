@@ -93,20 +93,13 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def test_launchers_are_known_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launchers_are_known_by_name() -> None:
     assert isinstance(registry.launcher("local"), local.LocalLauncher)
     with pytest.raises(
         UserError,
         match=r"launch\.launcher: unknown launcher 'slrum'; did you mean 'slurm'\? Valid: .*ray",
     ):
         registry.launcher("slrum")
-
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError("No module named 'submitit'", name="submitit")
-
-    monkeypatch.setattr(registry, "import_module", missing)
-    with pytest.raises(UserError, match=r"needs submitit, .* pip install 'regmix\[slurm\]'"):
-        registry.launcher("slurm")
 
 
 def test_a_worker_is_told_its_submission(tmp_path: Path) -> None:
@@ -234,7 +227,7 @@ def test_a_command_that_is_cancelled_leaves_checkpoints_and_a_code_for_scheduler
 ) -> None:
     study = copy_study(tokens=LONG)
     path = study.layout.config
-    path.write_text(path.read_text().replace("checkpoint_seconds: 0.05", ""))
+    path.write_text(path.read_text().replace("checkpoint_seconds: 0.05", "members: 1"))
     runs = [study.layout.run(s.run_id) for s in study.propose().specs]
     command = regmix("train", study.layout.root)
     wait_for(lambda: sum(holder(run) is not None for run in runs) == 2)

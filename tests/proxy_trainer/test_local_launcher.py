@@ -136,11 +136,10 @@ def test_what_stops_a_run_is_told_and_nothing_new_is_started(
     ids = [s.run_id for s in specs(study)]
     shard = study.layout.tokens / "code" / "train-00000.bin"
     os.truncate(shard, shard.stat().st_size - 1)
-    with pytest.raises(
-        RegmixError, match=rf"run {ids[0]} could not go on: .*train-00000\.bin: has [\d,]+ bytes"
-    ):
+    together = rf"run {ids[0]}( and \d+ with it)? could not go on"
+    with pytest.raises(RegmixError, match=together + r": .*train-00000\.bin: has [\d,]+ bytes"):
         train_runs(study, ids, workers=1)
-    assert not study.layout.run(ids[1]).claims.exists()
+    assert not any(study.layout.run(i).done.exists() for i in ids)
 
 
 def test_a_killed_worker_is_replaced_and_its_run_goes_on(
@@ -238,7 +237,7 @@ def test_a_full_disk_is_told_and_training_goes_on_once_there_is_space(
     errors = command.communicate(timeout=60)[1]
     assert command.returncode == 1
     assert errors.startswith("error: run ")
-    assert "last.safetensors: no space left on the disk; free some and run again" in errors
+    assert ".safetensors: no space left on the disk; free some and run again" in errors
     assert "Traceback" not in errors
     assert any(study.layout.run(i).events.stat().st_size for i in ids)
     assert not [i for i in ids if study.layout.run(i).done.exists()]

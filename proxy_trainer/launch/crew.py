@@ -1,0 +1,167 @@
+"""The workers of one job on one node: started, asked to stop, their end written down.
+
+What launchers share that start workers through another system's process. That system may forget a
+job as soon as it is over; the files here, in the study, do not.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proxy_trainer.launch.base import Job
+from regmix.errors import RegmixError, UserError
+from regmix.files import read_json, write_json, write_text
+
+WANTS_ON = os.EX_TEMPFAIL
+"""Exit code of a worker that left its checkpoints because it was told to, with work still open."""
+DEVICES = "CUDA_VISIBLE_DEVICES"
+
+# Run in the worker's place until it becomes the worker: whatever ends the process that watches it,
+# the system then sends SIGTERM, and the worker leaves its checkpoints. PR_SET_PDEATHSIG is 1.
+_TIED = (
+    "import ctypes, os, signal, sys; parent = int(sys.argv[1]);"
+    "sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, int(signal.SIGTERM));"
+    "os.getppid() == parent or sys.exit(1);"
+    "os.execvp(sys.argv[2], sys.argv[2:])"
+)
+
+
+def missing(launcher: str, library: str) -> UserError:
+    """What to say when a launcher's library is not there."""
+    return UserError(
+        f"launcher '{launcher}' needs {library}, which is not installed in {sys.prefix}; "
+        f"pip install 'regmix[{launcher}]'"
+    )
+
+
+@dataclass(frozen=True)
+class JobFiles:
+    """The files of one job in its study; the launchers' and the workers' side agree on them."""
+
+    folder: Path
+    job_id: str
+
+    @classmethod
+    def of(cls, study: Path, launcher: str, job_id: str) -> JobFiles:
+        """The files of a launcher's job."""
+        return cls(study / "launch" / launcher, job_id)
+
+    @property
+    def ending(self) -> Path:
+        """How the workers ended; written once, by the process that watched them."""
+        return self.folder / f"{self.job_id}.ending.json"
+
+    @property
+    def cancelled(self) -> Path:
+        """There once the job was told to end for good; written by the command that said so."""
+        return self.folder / f"{self.job_id}.cancelled"
+
+    def log(self, worker: int) -> Path:
+        """What one of its workers wrote."""
+        return self.folder / f"{self.job_id}.worker-{worker}.log"
+
+    def worker_logs(self) -> list[Path]:
+        """The logs that are there, by worker."""
+        found = self.folder.glob(f"{self.job_id}.worker-*.log")
+        return sorted(found, key=lambda p: int(p.stem.rpartition("-")[2]))
+
+    def cancel(self) -> None:
+        """Say that the job is to end for good."""
+        write_text(self.cancelled, "")
+
+    def end(self, codes: Sequence[int], failure: str = "") -> None:
+        """Write down that the workers have ended; a ``failure`` if they should have gone on."""
+        write_json(self.ending, {"codes": list(codes), "failure": failure})
+
+    def ended(self) -> Job | None:
+        """The job as it ended; None while nothing says that it has."""
+        if not self.ending.exists():
+            return None
+        found: dict[str, Any] = read_json(self.ending)
+        if found["failure"]:
+            return Job(self.job_id, "failed", str(found["failure"]))
+        return Job(self.job_id, "ended")
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Workers that one job starts on its node; picklable, for it is sent there."""
+
+    study: Path
+    workers: int
+    gpus: int
+    """Devices a worker; 0: it computes on cores."""
+    command: tuple[str, ...]
+    """What starts a worker, by the path of its Python, which every node has."""
+
+    def start(self, files: JobFiles) -> list[subprocess.Popen[bytes]]:
+        """Start the workers, each with its own devices and cores, its output going to its log.
+
+        Raises:
+            RegmixError: the study cannot be seen from this node, or devices are missing.
+        """
+        if not self.study.is_dir():
+            raise RegmixError(
+                f"{self.study}: not there on this node; a study has to lie where all nodes see it"
+            )
+        files.folder.mkdir(parents=True, exist_ok=True)
+        devices, cores = self._devices(), self._cores()
+        return [self._start(files.log(i), devices[i], cores[i]) for i in range(self.workers)]
+
+    def _start(self, log: Path, devices: str | None, cores: set[int]) -> subprocess.Popen[bytes]:
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+        if devices is not None:
+            environment[DEVICES] = devices
+        with log.open("ab") as stream:
+            process = subprocess.Popen(  # noqa: S603 (the command is the project's own)
+                [sys.executable, "-c", _TIED, str(os.getpid()), *self.command],
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=environment,
+            )  # fmt: skip
+        if cores:
+            os.sched_setaffinity(process.pid, cores)
+        return process
+
+    def _devices(self) -> list[str | None]:
+        if not self.gpus:
+            return [None] * self.workers
+        visible = [d for d in os.environ.get(DEVICES, "").split(",") if d]
+        wanted = self.workers * self.gpus
+        if len(visible) < wanted:
+            raise RegmixError(
+                f"{self.workers} workers of {self.gpus} devices need {wanted}; this node's job was "
+                f"given {len(visible)} ({DEVICES}={os.environ.get(DEVICES, '')!r})"
+            )
+        return [",".join(visible[i * self.gpus : (i + 1) * self.gpus]) for i in range(self.workers)]
+
+    def _cores(self) -> list[set[int]]:
+        """Equal shares of the cores that the job may use; empty where they do not go round."""
+        if not hasattr(os, "sched_getaffinity"):
+            return [set()] * self.workers
+        cores = sorted(os.sched_getaffinity(0))
+        share = len(cores) // self.workers
+        return [set(cores[i * share : (i + 1) * share]) for i in range(self.workers)]
+
+
+def ask_to_stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Have workers leave their checkpoints and end."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+
+
+def failure(codes: Sequence[int], where: Path) -> str:
+    """What went wrong, by the workers' exit codes; empty when all found no more work."""
+    bad = [(i, code) for i, code in enumerate(codes) if code not in (0, WANTS_ON)]
+    if not bad:
+        return ""
+    worker, code = bad[0]
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    many = f" ({len(bad)} of {len(codes)} workers failed)" if len(codes) > 1 else ""
+    return f"worker {worker} {how}{many}; see {where}"

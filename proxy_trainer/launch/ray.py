@@ -1,0 +1,203 @@
+"""Workers as detached Ray actors, on an existing cluster or one on this machine.
+
+An actor is found again by its name, in a namespace that follows from the study's folder: no other
+id has to be kept. Detached, it belongs to the cluster and outlives the command that made it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+from proxy_trainer.launch.base import Job, Order, command
+from proxy_trainer.launch.crew import Crew, JobFiles, missing
+from proxy_trainer.launch.ray_keeper import Keeper
+from regmix.config import RayConfig
+from regmix.errors import RegmixError, UserError
+from regmix.hashing import fingerprint
+
+ANSWER_SECONDS = 5.0
+"""How long an actor that is running may take to say so."""
+QUIET = {
+    # No report of use to Ray's makers; no notice that an actor without devices will one day see
+    # the node's.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def _ray() -> ModuleType:
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    try:
+        import ray
+    except ImportError as exc:
+        raise missing("ray", "ray") from exc
+    module: ModuleType = ray
+    return module
+
+
+class Ray:
+    """Workers as actors, one each; Ray places them where their cores and devices are free."""
+
+    name: ClassVar[str] = "ray"
+
+    def __init__(self, config: RayConfig, *, worker: Sequence[str] | None = None) -> None:
+        """A launcher with the study's settings.
+
+        Args:
+            config: ``launch.ray``.
+            worker: what starts a worker, in place of the trainer's own.
+        """
+        self._config = config
+        self._command = tuple(worker) if worker else None
+
+    def check(self, order: Order) -> None:
+        """See :meth:`Launcher.check`; starts a cluster on this machine if there is none."""
+        ray = self._connected(start=True)
+        if self._config.autoscaling:
+            return
+        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+        wanted = self._resources(order)
+        if any(all(n.get(k, 0) >= v for k, v in wanted.items()) for n in nodes):
+            return
+        asked = ", ".join(f"{k} {v:g}" for k, v in wanted.items())
+        there = "; ".join(
+            ", ".join(f"{k} {n.get(k, 0):g}" for k in wanted) for n in sorted(nodes, key=str)
+        )
+        raise UserError(
+            f"launch.ray: a worker needs {asked}; no node of the cluster has that. They have: "
+            f"{there}. Where nodes come when they are needed, set launch.ray.autoscaling: true"
+        )
+
+    def _resources(self, order: Order) -> dict[str, float]:
+        """What a worker takes up, by Ray's names."""
+        devices = {"GPU": float(order.gpus)} if order.gpus else {}
+        return {"CPU": float(self._config.cpus_per_worker), **devices, **self._config.resources}
+
+    def submit(self, order: Order) -> list[str]:
+        """See :meth:`Launcher.submit`; one actor a worker."""
+        ray = self._connected(start=True)
+        batch = secrets.token_hex(4)
+        job_ids = [f"{batch}-{i}" for i in range(order.workers)]
+        crew = Crew(order.study, 1, order.gpus, self._command or tuple(command(order)))
+        for job_id in job_ids:
+            ray.remote(Keeper).options(
+                name=job_id,
+                namespace=namespace(order.study),
+                lifetime="detached",
+                num_cpus=self._config.cpus_per_worker,
+                num_gpus=order.gpus,
+                resources=self._config.resources,
+                max_restarts=-1,
+            ).remote(crew, job_id)
+        return job_ids
+
+    def poll(self, study: Path, job_ids: list[str]) -> list[Job]:
+        """See :meth:`Launcher.poll`; asks the cluster only for jobs that left no ending."""
+        files = [JobFiles.of(study, self.name, job_id) for job_id in job_ids]
+        settled = {f.job_id: job for f in files if (job := f.ended())}
+        waiting = [f for f in files if f.job_id not in settled]
+        try:
+            settled |= self._ask(study, waiting) if waiting else {}
+        except RegmixError as exc:
+            settled |= {f.job_id: _gone(f, str(exc)) for f in waiting}
+        return [settled[job_id] for job_id in job_ids]
+
+    def _ask(self, study: Path, waiting: list[JobFiles]) -> dict[str, Job]:
+        actors = self._actors(study, [f.job_id for f in waiting])
+        there = self._answering({job_id: a.ping.remote() for job_id, a in actors.items()})
+        jobs = {}
+        for files in waiting:
+            key = files.job_id
+            if key in there:
+                jobs[key] = Job(key, "running")
+            elif key in actors:
+                jobs[key] = Job(key, "waiting", "no node has its cores and devices free")
+            else:  # it may have ended between the two looks
+                jobs[key] = files.ended() or _gone(files, "the cluster no longer has its actor")
+        return jobs
+
+    def cancel(self, study: Path, job_ids: list[str]) -> None:
+        """See :meth:`Launcher.cancel`; an actor that no node runs is taken back."""
+        open_jobs = [
+            j.job_id for j in self.poll(study, job_ids) if j.state in ("waiting", "running")
+        ]
+        for job_id in open_jobs:
+            JobFiles.of(study, self.name, job_id).cancel()
+        if not open_jobs:
+            return
+        actors = self._actors(study, open_jobs)
+        there = self._answering({job_id: a.cancel.remote() for job_id, a in actors.items()})
+        for job_id in set(actors) - there:
+            self._connected().kill(actors[job_id], no_restart=True)
+
+    def logs(self, study: Path, job_ids: list[str]) -> list[Path]:
+        """See :meth:`Launcher.logs`."""
+        return [p for i in job_ids for p in JobFiles.of(study, self.name, i).worker_logs()]
+
+    def _actors(self, study: Path, job_ids: list[str]) -> dict[str, Any]:
+        """The jobs' actors that the cluster has, running or not."""
+        ray, found = self._connected(), {}
+        for job_id in job_ids:
+            try:
+                found[job_id] = ray.get_actor(job_id, namespace=namespace(study))
+            except ValueError:
+                continue
+        return found
+
+    def _answering(self, calls: dict[str, Any]) -> set[str]:
+        """The jobs whose actors answered a call."""
+        ray = self._connected()
+        if not calls:
+            return set()
+        answers, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=ANSWER_SECONDS)
+        return {i for i, call in calls.items() if call in answers and _answered(ray, call)}
+
+    def _connected(self, *, start: bool = False) -> ModuleType:
+        """Ray, in touch with the cluster; the process stays connected.
+
+        Raises:
+            UserError: Ray is not installed, or no cluster answers.
+        """
+        ray = _ray()
+        if ray.is_initialized():
+            return ray
+        address = self._config.address or os.environ.get("RAY_ADDRESS")
+        quiet = {"log_to_driver": False, "logging_level": "error"}
+        try:
+            ray.init(address=address or "auto", **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as exc:
+            if address or not start:
+                raise UserError(
+                    f"launch.ray.address: no Ray cluster answers at {address or 'this machine'} "
+                    f"({str(exc).strip().splitlines()[0]})"
+                ) from exc
+            ray.init(
+                address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet
+            )
+        return ray
+
+
+def namespace(study: Path) -> str:
+    """Of a study's actors: no other study's have it."""
+    return f"regmix-{fingerprint(str(study))}"
+
+
+def _answered(ray: ModuleType, call: Any) -> bool:
+    """Whether a call that is over was answered; an actor that died while called did not."""
+    try:
+        ray.get(call)
+    except ray.exceptions.RayError:
+        return False
+    return True
+
+
+def _gone(files: JobFiles, reason: str) -> Job:
+    if files.cancelled.exists():
+        return Job(files.job_id, "ended")
+    return Job(files.job_id, "failed", f"{reason}; see {files.folder}")

@@ -1,0 +1,104 @@
+"""What a Slurm job runs: its node's workers, and itself again when they were stopped too early.
+
+Slurm signals a job's steps before the time limit (SIGUSR2, as its script asks) and at preemption
+(SIGTERM). Workers then leave checkpoints and say by their exit code that work is open. The job
+requeues itself on that code, unless it was cancelled: Slurm does not requeue a job that ends
+within its grace time, nor one that reaches its time limit, and submitit's own checkpoint gives up
+after a number of time limits and knows one process a job.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+from proxy_trainer.launch.crew import WANTS_ON, Crew, JobFiles, ask_to_stop, failure
+from proxy_trainer.launch.slurm_system import was_cancelled
+from regmix.errors import RegmixError
+
+POLL_SECONDS = 0.5
+REQUEUE_TRIES = 5
+REQUEUE_SECONDS = 5.0
+
+
+def own_id() -> str:
+    """This job's id as sbatch and squeue say it."""
+    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+
+
+@dataclass
+class SlurmJob:
+    """One job's work; sent to its node by submitit."""
+
+    crew: Crew
+    grace_seconds: float
+    """Between the first signal and SIGKILL, for checkpoints; a time limit or preemption that
+    leaves less kills earlier."""
+    requeue: bool
+    _signals: list[int] = field(default_factory=list)
+
+    def __call__(self) -> None:
+        """Run the workers; the exit code is the worst of theirs."""
+        files = JobFiles.of(self.crew.study, "slurm", own_id())
+        files.ending.unlink(missing_ok=True)
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, lambda n, _: self._signals.append(n))
+        try:
+            codes = [] if files.cancelled.exists() else self._work(files)
+        except RegmixError as exc:
+            files.end([], str(exc))
+            raise
+        code = self._conclude(files, codes)
+        if code:
+            raise SystemExit(code)
+
+    def _work(self, files: JobFiles) -> list[int]:
+        processes = self.crew.start(files)
+        deadline = float("inf")
+        while any(p.poll() is None for p in processes):
+            time.sleep(POLL_SECONDS)
+            # The file is looked at too: a signal to a job that is only just starting is lost.
+            if deadline == float("inf") and (self._signals or files.cancelled.exists()):
+                print(f"asked to stop ({self._why()}); waiting for checkpoints", flush=True)
+                ask_to_stop(processes)
+                deadline = time.monotonic() + self.grace_seconds
+            if time.monotonic() > deadline:
+                for process in processes:
+                    process.kill()
+        return [p.returncode for p in processes]
+
+    def _why(self) -> str:
+        return signal.Signals(self._signals[0]).name if self._signals else "cancelled"
+
+    def _conclude(self, files: JobFiles, codes: list[int]) -> int:
+        if files.cancelled.exists() or (self._signals and was_cancelled(files.job_id)):
+            files.end(codes)
+            return 0
+        if WANTS_ON in codes or (self._signals and any(codes)):
+            return self._again(files, codes)
+        reason = failure(codes, files.folder / f"{files.job_id}.worker-*.log")
+        files.end(codes, reason)
+        return 1 if reason else 0
+
+    def _again(self, files: JobFiles, codes: list[int]) -> int:
+        if not self.requeue:
+            files.end(codes, f"stopped before its work was done ({self._why()}); not requeued, as "
+                      "launch.slurm.requeue is false; train again to go on")  # fmt: skip
+            return WANTS_ON
+        for attempt in range(REQUEUE_TRIES):
+            if attempt:
+                time.sleep(REQUEUE_SECONDS)
+            done = subprocess.run(  # noqa: S603
+                ["scontrol", "requeue", files.job_id],  # noqa: S607
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode == 0:
+                print("requeued", flush=True)
+                return WANTS_ON
+        files.end(codes, "stopped before its work was done; Slurm refused to requeue it: "
+                  f"{done.stderr.strip()}")  # fmt: skip
+        return WANTS_ON

@@ -1,0 +1,397 @@
+"""Slurm, the real one: on this machine's loopback, with a worker that only waits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy_trainer.launch.base import Job, Order
+from proxy_trainer.launch.slurm import Slurm
+from proxy_trainer.launch.slurm_system import gpus, minutes
+from regmix.config import SlurmConfig
+from regmix.errors import UserError
+from regmix.study import Study
+
+SERVICES = Path(__file__).resolve().parents[1] / "services"
+PATIENCE = 120.0
+
+
+@pytest.fixture(scope="session")
+def slurm_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Slurm of one node; its slurm.conf."""
+    root = tmp_path_factory.mktemp("slurm")
+    script = [sys.executable, str(SERVICES / "slurm.py")]
+    started = subprocess.run([*script, "start", str(root)], capture_output=True, text=True)
+    if started.returncode:
+        complain = pytest.fail if os.environ.get("CI") else pytest.skip
+        complain(f"needs Slurm: {started.stderr.strip()}")
+    yield root / "slurm.conf"
+    subprocess.run([*script, "stop", str(root)], check=True)
+
+
+@pytest.fixture
+def cluster(slurm_conf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SLURM_CONF", str(slurm_conf))
+    return slurm_conf
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    root = tmp_path / "study"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def slurm(cluster: Path, study: Path) -> Iterator[Callable[..., Slurm]]:
+    """Makes a launcher whose workers do ``tasks`` of ``seconds`` each; nothing of it stays."""
+
+    def make(tasks: int = 3, seconds: float = 0.3, **settings: object) -> Slurm:
+        worker = [sys.executable, str(SERVICES / "worker.py"), str(study), str(tasks), str(seconds)]
+        settings = {"hours": 0.1, "signal_seconds": 60, **settings}
+        return Slurm(SlurmConfig.model_validate(settings), worker=worker)
+
+    yield make
+    call("scancel", "--full", "--signal=KILL", f"--name=regmix-{study.name}")
+    call("scancel", f"--name=regmix-{study.name}")
+    until(lambda: not call("squeue", "--noheader", f"--name=regmix-{study.name}"))
+
+
+def call(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def until(ready: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not ready():
+        assert time.monotonic() < deadline, "took too long"
+        time.sleep(0.2)
+
+
+def finished(launcher: Slurm, study: Path, ids: list[str]) -> list[Job]:
+    until(lambda: all(j.state in ("ended", "failed") for j in launcher.poll(study, ids)))
+    return launcher.poll(study, ids)
+
+
+def done(study: Path) -> list[str]:
+    return sorted(p.stem for p in study.glob("*.done"))
+
+
+def started(study: Path) -> bool:
+    return any("from step" in p.read_text() for p in logs(study))
+
+
+def logs(study: Path) -> list[Path]:
+    return sorted((study / "launch" / "slurm").glob("*.worker-*.log"))
+
+
+@pytest.mark.slow
+def test_an_array_of_jobs_does_all_the_work(slurm: Callable[..., Slurm], study: Path) -> None:
+    launcher, order = slurm(tasks=4), Order(study, workers=2)
+    launcher.check(order)
+    ids = launcher.submit(order)
+    assert [i.rpartition("_")[2] for i in ids] == ["0", "1"]
+    assert finished(launcher, study, ids) == [Job(i, "ended") for i in ids]
+    assert done(study) == [f"task-{i}" for i in range(4)]
+    found = launcher.logs(study, ids)
+    assert [p.name for p in found if "worker" in p.name] == [f"{i}.worker-0.log" for i in ids]
+    assert "from step 0" in "".join(p.read_text() for p in found)
+    # Slurm forgets a job soon after it is over; the study does not.
+    assert slurm().poll(study, ids) == [Job(i, "ended") for i in ids]
+
+
+@pytest.mark.slow
+def test_workers_of_one_job_get_a_device_each(slurm: Callable[..., Slurm], study: Path) -> None:
+    settings = {"nodes": 1, "gpus_per_node": 2, "setup": ["echo set up"], "memory_gb": 0.5}
+    launcher = slurm(tasks=2, seconds=1, parameters={"comment": "a test"}, **settings)
+    order = Order(study, workers=2, gpus=1)
+    launcher.check(order)
+    ids = launcher.submit(order)
+    assert len(ids) == 1
+    assert finished(launcher, study, ids) == [Job(ids[0], "ended")]
+    assert ["devices '0'" in p.read_text() for p in logs(study)] == [True, False]
+    assert ["devices '1'" in p.read_text() for p in logs(study)] == [False, True]
+    assert "set up" in launcher.logs(study, ids)[-1].read_text()
+
+
+@pytest.mark.slow
+def test_cancelled_workers_leave_checkpoints_and_are_not_requeued(
+    slurm: Callable[..., Slurm], study: Path
+) -> None:
+    launcher = slurm(tasks=4, seconds=100)
+    ids = launcher.submit(Order(study, workers=3))  # one more than there are cores
+    until(lambda: [j.state for j in launcher.poll(study, ids)] == ["running", "running", "waiting"])
+    until(lambda: launcher.poll(study, ids)[2].reason == "Resources")
+    until(lambda: len(logs(study)) == 2 and all("from" in p.read_text() for p in logs(study)))
+    launcher.cancel(study, ids)
+    assert finished(launcher, study, ids) == [Job(i, "ended") for i in ids]
+    assert len(list(study.glob("*.half"))) == 2
+    assert all("SIGTERM" in p.read_text() for p in logs(study))
+    launcher.cancel(study, ids)  # nothing left to do
+
+
+@pytest.mark.slow
+def test_a_job_cancelled_while_it_starts_ends(slurm: Callable[..., Slurm], study: Path) -> None:
+    launcher = slurm(tasks=1, seconds=100)
+    ids = launcher.submit(Order(study, workers=1))
+    until(lambda: launcher.poll(study, ids)[0].state == "running")
+    launcher.cancel(study, ids)
+    assert finished(launcher, study, ids) == [Job(ids[0], "ended")]
+
+
+def skip_the_delay(job_id: str) -> None:
+    """Wait until a job is requeued; Slurm then leaves it for two minutes, the test for seconds."""
+    state = ("squeue", "--noheader", "--format=%T|%r", f"--jobs={job_id}")
+    until(lambda: call(*state) == "PENDING|BeginTime")
+    time.sleep(2)  # within the second a node takes the second turn for the first one
+    call("scontrol", "update", f"JobId={job_id}", "StartTime=now")
+
+
+@pytest.mark.slow
+def test_before_the_time_limit_workers_checkpoint_and_the_job_goes_on(
+    slurm: Callable[..., Slurm], study: Path
+) -> None:
+    # Limits are in minutes, and Slurm looks at them twice a minute.
+    launcher = slurm(tasks=1, seconds=40, hours=1 / 60, signal_seconds=55)
+    (job_id,) = launcher.submit(Order(study, workers=1))
+    skip_the_delay(job_id)
+    assert launcher.poll(study, [job_id])[0].state in ("waiting", "running")
+    stopped_at = (study / "task-0.half").read_text()
+    assert int(stopped_at) > 0
+    assert finished(launcher, study, [job_id]) == [Job(job_id, "ended")]
+    assert (study / "task-0.done").read_text().split()[0] == stopped_at
+    assert "asked to stop (SIGUSR2)" in launcher.logs(study, [job_id])[-1].read_text()
+
+
+@pytest.mark.slow
+def test_a_preempted_job_is_requeued_and_goes_on(slurm: Callable[..., Slurm], study: Path) -> None:
+    launcher = slurm(tasks=1, seconds=6, partition="spot")
+    (job_id,) = launcher.submit(Order(study, workers=1))
+    until(lambda: started(study))
+    call("sbatch", "--output=/dev/null", "--ntasks=2", "--wrap=sleep 1")
+    skip_the_delay(job_id)
+    assert finished(launcher, study, [job_id]) == [Job(job_id, "ended")]
+    assert int((study / "task-0.done").read_text().split()[0]) > 0
+    assert "SIGTERM" in logs(study)[0].read_text()
+
+
+@pytest.mark.slow
+def test_a_job_cancelled_by_slurms_own_command_stays_cancelled(
+    slurm: Callable[..., Slurm], study: Path
+) -> None:
+    launcher = slurm(tasks=1, seconds=100)
+    (job_id,) = launcher.submit(Order(study, workers=1))
+    until(lambda: started(study))
+    call("scancel", job_id)
+    until(lambda: (study / "task-0.half").exists())
+    assert finished(launcher, study, [job_id]) == [Job(job_id, "ended")]
+    time.sleep(2)
+    assert call("squeue", "--noheader", f"--jobs={job_id}") == ""
+
+
+@pytest.mark.slow
+def test_without_requeue_a_stopped_job_says_so(slurm: Callable[..., Slurm], study: Path) -> None:
+    launcher = slurm(tasks=1, seconds=100, requeue=False)
+    (job_id,) = launcher.submit(Order(study, workers=1))
+    until(lambda: started(study))
+    call("scancel", "--signal=USR2", job_id)
+    (job,) = finished(launcher, study, [job_id])
+    assert job.state == "failed"
+    assert "launch.slurm.requeue is false" in job.reason
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_or_breaks_says_so(slurm: Callable[..., Slurm], study: Path) -> None:
+    launcher = slurm(tasks=1, seconds=100)
+    (job_id,) = launcher.submit(Order(study, workers=1))
+    until(lambda: started(study))
+    call("scancel", "--signal=ABRT", job_id)
+    (job,) = finished(launcher, study, [job_id])
+    assert job.state == "failed"
+    assert str(study) in job.reason
+    broken = Slurm(
+        SlurmConfig(hours=0.1), worker=[sys.executable, "-c", "import sys; sys.exit('no luck')"]
+    )
+    (job_id,) = broken.submit(Order(study, workers=1))
+    (job,) = finished(broken, study, [job_id])
+    assert job.state == "failed"
+    assert "worker 0 ended with code 1" in job.reason
+    assert "no luck" in broken.logs(study, [job_id])[0].read_text()
+
+
+@pytest.mark.slow
+def test_where_no_node_answers_a_job_waits_and_can_be_cancelled(
+    slurm: Callable[..., Slurm], study: Path
+) -> None:
+    launcher = slurm(partition="away", cpus_per_worker=4)
+    order = Order(study, workers=1)
+    launcher.check(order)
+    ids = launcher.submit(order)
+    until(lambda: launcher.poll(study, ids)[0].reason)
+    assert launcher.poll(study, ids)[0].state == "waiting"
+    launcher.cancel(study, ids)
+    assert finished(launcher, study, ids) == [Job(ids[0], "ended")]
+
+
+REFUSED: dict[str, tuple[dict[str, object], int, str]] = {
+    "partition": (
+        {"partition": "debgu"}, 0,
+        "launch.slurm.partition: unknown partition 'debgu'; did you mean 'debug'? "
+        "Valid: away, debug, short",
+    ),
+    "devices": (
+        {"gpus_per_node": 4, "partition": "debug"}, 1,
+        "launch.slurm.gpus_per_node: a job of 1 workers asks for 4 devices; the nodes of "
+        "partition 'debug' have 2 at most",
+    ),
+    "no devices": ({"partition": "away"}, 1, "the nodes of partition 'away' have 0 at most"),
+    "too few devices": (
+        {"gpus_per_node": 1, "nodes": 1}, 1,
+        "launch.slurm.gpus_per_node: 1 is fewer than the 2 workers of a job need",
+    ),
+    "cores": ({"cpus_per_worker": 3}, 0, "asks for 3 CPUs; the nodes of partition 'debug' have 2"),
+    "memory": ({"memory_gb": 1e5}, 0, "launch.slurm.memory_gb: a job of 1 workers asks for 100000"),
+    "hours": ({"partition": "short"}, 0, "launch.slurm.hours: 0.1 is more than partition 'short'"),
+    "constraint": ({"constraint": "h100"}, 0, "Invalid feature specification"),
+    "parameters": ({"parameters": {"nonsense": 1}}, 0, "unrecognized option '--nonsense=1'"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_the_cluster_does_not_have_is_refused_before_anything_is_submitted(
+    case: str, slurm: Callable[..., Slurm], study: Path
+) -> None:
+    settings, gpus_a_worker, message = REFUSED[case]
+    with pytest.raises(UserError) as refused:
+        slurm(**settings).check(Order(study, workers=2, gpus=gpus_a_worker))
+    assert message in str(refused.value)
+    assert not list(study.iterdir())
+    assert call("squeue", "--noheader") == ""
+
+
+def test_without_slurm_or_submitit_the_message_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, launcher = Order(tmp_path, workers=1), Slurm(SlurmConfig())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"no sbatch on this machine.*slurm-client"):
+        launcher.check(order)
+    (tmp_path / "sbatch").write_text("#!/bin/sh\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"needs submitit.*pip install 'regmix\[slurm\]'"):
+        launcher.check(order)
+
+
+def test_workers_are_spread_over_nodes() -> None:
+    def shape(workers: int, gpus: int, **settings: object) -> tuple[int, int, int]:
+        launcher = Slurm(SlurmConfig.model_validate(settings))
+        found = launcher.shape(Order(Path("/study"), workers, gpus))
+        return found.jobs, found.workers, found.gpus
+
+    assert shape(3, 0) == (3, 1, 0)
+    assert shape(3, 2) == (3, 1, 2)
+    assert shape(32, 1, nodes=4, gpus_per_node=8) == (4, 8, 8)
+    assert shape(5, 1, nodes=4) == (3, 2, 2)
+    assert shape(2, 1, nodes=4, gpus_per_node=8) == (2, 1, 8)
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="signal_seconds: 120 is not within"):
+        SlurmConfig(hours=0.01)
+    with pytest.raises(ValueError, match=r"is set by launch\.slurm\.gpus_per_node"):
+        SlurmConfig(parameters={"gpus_per_node": 2})
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("infinite", float("inf")), ("30:00", 30), ("2:00", 2), ("1:00:00", 60), ("2-12:00:00", 3600),
+     ("n/a", float("inf")), ("0:30", 0.5)],
+)  # fmt: skip
+def test_time_limits_in_slurms_words(limit: str, expected: float) -> None:
+    assert minutes(limit) == expected
+
+
+@pytest.mark.parametrize(
+    ("gres", "expected"),
+    [("(null)", 0), ("gpu:2", 2), ("gpu:a100:8(S:0-1)", 8), ("gpu:a100:4,gpu:v100:2,nic:3", 6),
+     ("gpu:h100:8(S:0,1),nic:2", 8), ("shard:gpu:4", 0), ("nic:2,gpu:1", 1)],
+)  # fmt: skip
+def test_devices_among_generic_resources(gres: str, expected: int) -> None:
+    assert gpus(gres) == expected
+
+
+def metrics(made: Study) -> dict[str, dict[str, float]]:
+    assert {r.status for r in made.runs()} == {"done"}
+    return {r.spec.name: r.result()["metrics"] for r in made.runs()}
+
+
+@pytest.mark.slow
+def test_a_study_trained_by_slurm_is_the_one_trained_here(
+    cluster: Path, copy_study: Callable[..., Study], regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """The command line, real workers, and a job that is requeued while it trains."""
+    here, there = copy_study("here", tokens=128 * 400), copy_study("there", tokens=128 * 400)
+    launch_with(there, "hours: 0.1, signal_seconds: 60")
+    for made in (here, there):
+        made.propose()
+    _, errors = regmix("train", here.layout.root).communicate(timeout=PATIENCE)
+    assert not errors
+    told = regmix("train", there.layout.root, "--launcher", "slurm", "--workers", 2, "--detach")
+    _, errors = told.communicate(timeout=PATIENCE)
+    assert told.returncode == 0, errors
+    until(lambda: any(r.status == "started" for r in there.runs()))
+    job = call("squeue", "--noheader", "--states=RUNNING", "--format=%A").splitlines()[0]
+    call("scontrol", "requeue", job)
+    waited = regmix("train", there.layout.root)  # here, beside Slurm: each run is done once
+    _, errors = waited.communicate(timeout=PATIENCE)
+    assert waited.returncode == 0, errors
+    until(lambda: all(r.status == "done" for r in there.runs()))
+    assert metrics(there) == metrics(here)
+    call("scancel", "--full", "--signal=KILL", "--name=regmix-there")
+    call("scancel", "--name=regmix-there")
+    until(lambda: not call("squeue", "--noheader", "--name=regmix-there"))
+
+
+@pytest.mark.slow
+def test_the_command_line_waits_for_slurm_and_shows_its_logs(
+    cluster: Path, study_there: Study, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    root = study_there.layout.root
+    told = regmix("train", root, "--launcher", "slurm", "--workers", 2)
+    _, errors = told.communicate(timeout=2 * PATIENCE)
+    assert told.returncode == 0, errors
+    assert {r.status for r in study_there.runs()} == {"done"}
+    output, _ = regmix("logs", root, study_there.runs()[0].spec.run_id).communicate(timeout=60)
+    assert "done" in output
+    wrong = regmix("train", root, "--launcher", "slurm", "--retry-failed")
+    assert wrong.communicate(timeout=60)[1] == ""  # nothing is left to do, and nothing is submitted
+    launch_with(study_there, "partition: debgu")
+    study_there.propose(runs=6)
+    wrong = regmix("train", root, "--launcher", "slurm")
+    errors = wrong.communicate(timeout=60)[1]
+    assert wrong.returncode == 2
+    assert "partition 'debgu'" in errors
+    assert "debug" in errors
+
+
+@pytest.fixture
+def study_there(copy_study: Callable[..., Study]) -> Study:
+    made = copy_study("there")
+    made.propose()
+    launch_with(made, "hours: 0.1, signal_seconds: 60")
+    return made
+
+
+def launch_with(made: Study, slurm: str) -> None:
+    """Settings for Slurm in a study.yaml."""
+    lines = [x for x in made.layout.config.read_text().splitlines() if "launch:" not in x]
+    lines.append(f"launch: {{checkpoint_seconds: 0.05, slurm: {{{slurm}}}}}")
+    made.layout.config.write_text("\n".join(lines) + "\n")
