@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def found(folder: Path) -> list[tuple[int, Path]]:
     """Step and file of a run's checkpoints, the last first; they may be cut short."""
     named = ((_NAME.fullmatch(p.name), p) for p in folder.glob("step-*.safetensors"))
     return sorted(((int(m[1]), p) for m, p in named if m), reverse=True)
+
+
+def clear(folder: Path) -> None:
+    """Drop all checkpoints of a run, sharded ones too."""
+    for left in folder.glob("*"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from proxy_trainer.corpus import build_corpus
 from proxy_trainer.data import build
 from proxy_trainer.launch import local, running
 from proxy_trainer.launch.running import Launch, Outcome
+from proxy_trainer.sharded import start
 from regmix.config import LaunchConfig
 from regmix.manifest import DataManifest
 from regmix.runs import RunSpec
@@ -102,3 +103,23 @@ def train(
     if all(study.layout.run(r).done.exists() for r in run_ids):
         return Outcome()
     return submit(study, run_ids, settings).wait(on_poll)
+
+
+def train_sharded(
+    study: Study, run_id: str, processes: int, on_poll: Callable[[], None] | None = None
+) -> None:
+    """Train one run by several processes of this machine together and wait for it.
+
+    Args:
+        on_poll: called a few times a second.
+
+    Raises:
+        UserError: the data is not what the study says, or the batch cannot be divided.
+        RegmixError: the processes could not go on, or were told to end.
+    """
+    build.load_manifest(study.layout, study.config)
+    seconds = study.config.launch.checkpoint_seconds
+    if not study.layout.run(run_id).done.exists():
+        start.train_here(
+            study.layout, run_id, processes, checkpoint_seconds=seconds, on_poll=on_poll
+        )

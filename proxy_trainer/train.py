@@ -6,16 +6,19 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from proxy_trainer import checkpoint
 from proxy_trainer.checkpoint import Checkpoint
 from proxy_trainer.data.pool import TokenPool
 from proxy_trainer.data.sampler import DomainStream, MixtureSampler, open_streams
+from proxy_trainer.data.shards import IntArray
 from proxy_trainer.environment import describe
-from proxy_trainer.evals.bpb import EvalSet, bits_per_byte, load_eval_sets
+from proxy_trainer.evals.bpb import EvalSet, Measured, bits_per_byte, load_eval_sets
 from proxy_trainer.events import EventLog
 from proxy_trainer.members import Members
 from proxy_trainer.models import hf
@@ -49,14 +52,106 @@ class Outcome:
         )
 
 
+class Models(Measured, Protocol):
+    """Models in training."""
+
+    def member(self, member: int) -> dict[str, Tensor]:
+        """One model's weights as a state dict in transformers' names."""
+
+
+class Trainee(Protocol):
+    """What the loop trains: models of one plan, each with data and a learning rate of its own."""
+
+    broken_K: Tensor
+    """Step (from 1) at which a model's loss or gradient was no number; 0 if never."""
+    skipped_K: Tensor
+    """Steps that were left out as spikes."""
+
+    @property
+    def array(self) -> Models:
+        """The models as they are now."""
+
+    def step(self, step: int, batch_KBT: Tensor, lr: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """One optimiser step; losses in nats a token and gradient norms, ``(K,)``."""
+
+
+class Batches(Protocol):
+    """Looks up what this process trains of a step's blocks."""
+
+    def batch(self, places: IntArray) -> Tensor:
+        """Blocks with the token after each."""
+
+
+class Log(Protocol):
+    """Where a run's events go."""
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Append one event."""
+
+    def close(self) -> None:
+        """No more events."""
+
+
+class Keeper(Protocol):
+    """Keeps what runs have come to; processes that train one model together agree through it."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the process that writes results."""
+
+    def log(self, layout: RunLayout) -> Log:
+        """The run's events, or nowhere where this process writes none."""
+
+    def environment(self) -> dict[str, str | int]:
+        """What figures are computed with."""
+
+    def agreed(self, stop: bool, due: bool) -> tuple[bool, bool]:
+        """Whether all stop after this step, and whether checkpoints are due."""
+
+    def save(self, state: State) -> None:
+        """Checkpoints of all runs that go on; they may be under way when this returns."""
+
+    def settle(self) -> None:
+        """Wait until checkpoints that are under way are whole."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One process has it all to itself."""
+
+    members: Members
+    writes: bool = True
+
+    def log(self, layout: RunLayout) -> Log:
+        """The run's events."""
+        return EventLog(layout.events)
+
+    def environment(self) -> dict[str, str | int]:
+        """This process's."""
+        return describe()
+
+    def agreed(self, stop: bool, due: bool) -> tuple[bool, bool]:
+        """Nobody else to ask."""
+        return stop, due
+
+    def save(self, state: State) -> None:
+        """One file a run."""
+        for k, run in state.alive:
+            one = self.members.checkpoint(k, state.step, run.seconds)
+            checkpoint.save(run.layout.checkpoints, one)
+
+    def settle(self) -> None:
+        """Nothing is under way."""
+
+
 @dataclass
-class _Run:
+class Run:
     """What is one run's own while an array trains."""
 
     layout: RunLayout
     spec: RunSpec
     sampler: MixtureSampler
-    log: EventLog
+    log: Log
     seconds: float
     """Its share of the device's time so far."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -64,17 +159,18 @@ class _Run:
 
 
 @dataclass
-class _State:
+class State:
     """Everything that an array holds while it trains."""
 
-    runs: list[_Run]
-    members: Members
-    pool: TokenPool
+    runs: list[Run]
+    trainee: Trainee
+    keeper: Keeper
+    pool: Batches
     sets: list[EvalSet]
     step: int
 
     @property
-    def alive(self) -> list[tuple[int, _Run]]:
+    def alive(self) -> list[tuple[int, Run]]:
         """Members that have not diverged, with their places in the array."""
         return [(k, run) for k, run in enumerate(self.runs) if not run.failure]
 
@@ -102,7 +198,7 @@ def train(
             cannot be trained together.
     """
     manifest = DataManifest.load(study.manifest)
-    specs = [_checked(run, study, manifest) for run in runs]
+    specs = [checked(run, study, manifest) for run in runs]
     if len({array_key(spec) for spec in specs}) > 1:
         raise UserError("runs of different models, plans or data cannot be trained together")
     by_step: dict[int, list[tuple[RunLayout, RunSpec, Checkpoint | None]]] = {}
@@ -113,14 +209,19 @@ def train(
     for step, group in by_step.items():  # members of an array are at one step
         state = _prepare(study, manifest, group, step)
         try:
-            outcome += _loop(state, study, manifest, checkpoint_seconds, keep_going, on_step)
+            outcome += loop(state, study, manifest, checkpoint_seconds, keep_going, on_step)
         finally:
             for own in state.runs:
                 own.log.close()
     return outcome
 
 
-def _checked(run: RunLayout, study: StudyLayout, manifest: DataManifest) -> RunSpec:
+def checked(run: RunLayout, study: StudyLayout, manifest: DataManifest) -> RunSpec:
+    """A run's specification.
+
+    Raises:
+        UserError: it was made for other data or another version of the numerics.
+    """
     spec = RunSpec.load(run.spec)
     if spec.numerics != NUMERICS:
         raise UserError(
@@ -140,7 +241,7 @@ def _prepare(
     manifest: DataManifest,
     group: list[tuple[RunLayout, RunSpec, Checkpoint | None]],
     step: int,
-) -> _State:
+) -> State:
     spec = group[0][1]
     device = choose_device()
     members = Members(
@@ -151,16 +252,36 @@ def _prepare(
         device=device,
         separator=manifest.eod_id,
     )
+    for k, (_, _, found) in enumerate(group):
+        if found is not None:
+            members.load(k, found)
+    begun = [(run, own, found.seconds if found else 0.0) for run, own, found in group]
+    return assembled(study, manifest, begun, step, device, members, Alone(members))
+
+
+def assembled(
+    study: StudyLayout,
+    manifest: DataManifest,
+    group: Sequence[tuple[RunLayout, RunSpec, float]],
+    step: int,
+    device: torch.device,
+    trainee: Trainee,
+    keeper: Keeper,
+) -> State:
+    """All that :func:`loop` needs, for runs that stand at one step.
+
+    Args:
+        group: runs with the seconds that they have taken so far.
+        trainee: their models at that step.
+    """
     streams: dict[int, dict[str, DomainStream]] = {}
     runs = []
-    for k, (layout, own, found) in enumerate(group):
+    for layout, own, seconds in group:
         if own.seed not in streams:
             streams[own.seed] = open_streams(
                 study, manifest,
                 context=own.model.context, seed=own.seed, share=own.plan.data_share,
             )  # fmt: skip
-        if found is not None:
-            members.load(k, found)
         sampler = MixtureSampler(
             streams[own.seed],
             own.mixture,
@@ -168,14 +289,15 @@ def _prepare(
             blocks=own.plan.steps * own.plan.batch,
             seed=own.seed,
         )
-        log = EventLog(layout.events)
-        log.write("start", step=step, members=len(group), environment=describe())
-        runs.append(_Run(layout, own, sampler, log, found.seconds if found else 0.0))
+        log = keeper.log(layout)
+        log.write("start", step=step, members=len(group), environment=keeper.environment())
+        runs.append(Run(layout, own, sampler, log, seconds))
+    spec = group[0][1]
     pool = TokenPool(streams[spec.seed], context=spec.model.context, device=device)
     sets = load_eval_sets(
         study, manifest, context=spec.model.context, max_bytes=spec.plan.eval_bytes
     )
-    return _State(runs, members, pool, sets, step)
+    return State(runs, trainee, keeper, pool, sets, step)
 
 
 def choose_device() -> torch.device:
@@ -183,20 +305,22 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _loop(
-    state: _State,
+def loop(
+    state: State,
     study: StudyLayout,
     manifest: DataManifest,
     checkpoint_seconds: float,
     keep_going: Callable[[], bool],
     on_step: Callable[[int, int], None] | None,
 ) -> Outcome:
+    """Train from where a state stands to the end, or until told to stop."""
     plan = state.runs[0].spec.plan
     log_every = max(1, plan.steps // LOG_POINTS)
     last = saved = time.perf_counter()
     while state.step < plan.steps and state.alive:
         loss_K, norm_K = _step(state)
-        stop = not keep_going() and state.step < plan.steps
+        due = time.perf_counter() - saved > checkpoint_seconds
+        stop, due = state.keeper.agreed(not keep_going(), due)
         if state.step % log_every == 0 or state.step == plan.steps:
             _log_step(state, loss_K, norm_K)
         if state.step in plan.eval_steps:
@@ -207,43 +331,46 @@ def _loop(
         last = now
         if on_step:
             on_step(state.step, plan.steps)
-        if stop or (now - saved > checkpoint_seconds and state.step < plan.steps):
-            _save(state)
+        if (stop or due) and state.step < plan.steps:
+            state.keeper.save(state)
             saved = time.perf_counter()
-        if stop:
+        if stop and state.step < plan.steps:
+            state.keeper.settle()
             return _ended(state, stopped=tuple(run.spec.run_id for _, run in state.alive))
+    return _completed(state, study, manifest)
+
+
+def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outcome:
+    """Leave models where they are kept, and ``DONE``."""
+    state.keeper.settle()
     for k, run in state.alive:
-        if run.spec.keep_model:
-            weights = state.members.array.member(k)
+        weights = state.trainee.array.member(k) if run.spec.keep_model else None
+        if not state.keeper.writes:
+            continue
+        if weights is not None:
             hf.save(weights, run.spec.model, run.layout.model, study.tokenizer, manifest.eod_id)
         _finish(state, k, run)
     return _ended(state, done=tuple(run.spec.run_id for _, run in state.alive))
 
 
-def _ended(state: _State, **how: tuple[str, ...]) -> Outcome:
+def _ended(state: State, **how: tuple[str, ...]) -> Outcome:
     return Outcome(diverged={r.spec.run_id: r.failure for r in state.runs if r.failure}, **how)
 
 
-def _step(state: _State) -> tuple[torch.Tensor, torch.Tensor]:
+def _step(state: State) -> tuple[torch.Tensor, torch.Tensor]:
     plan = state.runs[0].spec.plan
     places = [r.sampler.places(state.step * plan.batch, plan.batch) for r in state.runs]
     rates = [learning_rate(r.spec.plan, state.step) for r in state.runs]
-    found = state.members.step(state.step, state.pool.batch(np.stack(places)), rates)
+    found = state.trainee.step(state.step, state.pool.batch(np.stack(places)), rates)
     state.step += 1
     return found
 
 
-def _save(state: _State) -> None:
-    for k, run in state.alive:
-        one = state.members.checkpoint(k, state.step, run.seconds)
-        checkpoint.save(run.layout.checkpoints, one)
-
-
-def _log_step(state: _State, loss_K: torch.Tensor, norm_K: torch.Tensor) -> None:
+def _log_step(state: State, loss_K: torch.Tensor, norm_K: torch.Tensor) -> None:
     """Log the step of every member, and note those that have diverged since the last one."""
     figures = zip(
-        loss_K.tolist(), norm_K.tolist(), state.members.broken_K.tolist(),
-        state.members.skipped_K.tolist(), strict=True,
+        loss_K.tolist(), norm_K.tolist(), state.trainee.broken_K.tolist(),
+        state.trainee.skipped_K.tolist(), strict=True,
     )  # fmt: skip
     for run, (loss, norm, broken, skipped) in zip(state.runs, figures, strict=True):
         if run.failure:
@@ -262,8 +389,8 @@ def _log_step(state: _State, loss_K: torch.Tensor, norm_K: torch.Tensor) -> None
         )
 
 
-def _evaluate(state: _State) -> None:
-    found = bits_per_byte(state.members.array, state.sets)
+def _evaluate(state: State) -> None:
+    found = bits_per_byte(state.trainee.array, state.sets)
     for k, run in state.alive:
         run.metrics = {f"bpb/{domain}": value for domain, value in found[k].items()}
         for name, value in run.metrics.items():
@@ -280,7 +407,7 @@ def _evaluate(state: _State) -> None:
             )
 
 
-def _finish(state: _State, member: int, run: _Run) -> None:
+def _finish(state: State, member: int, run: Run) -> None:
     result = {
         "run_id": run.spec.run_id,
         "steps": state.step,
@@ -288,11 +415,10 @@ def _finish(state: _State, member: int, run: _Run) -> None:
         "flops": run.spec.flops,
         "seconds": round(run.seconds, 3),
         "members": len(state.runs),
-        "skipped_steps": int(state.members.skipped_K[member]),
+        "skipped_steps": int(state.trainee.skipped_K[member]),
         "metrics": run.metrics,
         "domains": [asdict(r) for r in run.sampler.realised()],
-        "environment": describe(),
+        "environment": state.keeper.environment(),
     }
     write_new(run.layout.done, to_json(result))  # of two workers sure to have the run, one
-    for left in run.layout.checkpoints.glob("*"):
-        left.unlink()
+    checkpoint.clear(run.layout.checkpoints)

@@ -368,6 +368,10 @@ def diagnose(
 @app.command()
 def run(
     stage: Annotated[Path, typer.Argument(metavar="STAGE.yaml", help="The stage file.")],
+    nproc: Annotated[
+        int | None,
+        typer.Option(min=1, help="Shard the model over so many processes of this machine."),
+    ] = None,
 ) -> None:
     """Train one model on a mixture, at any size, and measure it."""
     from proxy_trainer import stages, steps
@@ -376,9 +380,10 @@ def run(
     opened, spec = stages.plan(stage)
     console.show_plan(spec)
     with console.TerminalDisplay().training(opened, [spec.run_id], spec.name) as poll:
-        outcome = steps.train(opened, [spec.run_id], poll)
-    if outcome.busy:
-        raise RegmixError(f"run {spec.run_id} is being trained by another command")
+        if nproc:
+            steps.train_sharded(opened, spec.run_id, nproc, poll)
+        elif steps.train(opened, [spec.run_id], poll).busy:
+            raise RegmixError(f"run {spec.run_id} is being trained by another command")
     console.show_model(opened, spec)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,12 +19,27 @@ from torch import Tensor
 
 from proxy_trainer.data import tokenizer as study_tokenizer
 from proxy_trainer.data.shards import DomainTokens, IntArray
-from proxy_trainer.loss import token_nats
-from proxy_trainer.models.array import ModelArray
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
 
 BATCH_TOKENS = 4096
+
+
+class Measured(Protocol):
+    """What can be measured: one model or several that read the same text."""
+
+    @property
+    def members(self) -> int:
+        """Models."""
+
+    def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
+        """Total nats of the targets by each model, ``(K,)``, in double precision.
+
+        Args:
+            ids_BT: windows, right-padded.
+            keep_BT: which positions are not padding: those that a target is for.
+            target_N: the targets of all windows, one after the other.
+        """
 
 
 @dataclass(frozen=True)
@@ -102,28 +118,26 @@ def _cut(ids: IntArray, size: int, tokenizer: Tokenizer, room: int) -> tuple[Int
 
 
 @torch.no_grad()
-def bits_per_byte(array: ModelArray, sets: list[EvalSet]) -> list[dict[str, float]]:
+def bits_per_byte(model: Measured, sets: list[EvalSet]) -> list[dict[str, float]]:
     """Bits per byte by domain name, one table a member; all members read the text together."""
-    found: list[dict[str, float]] = [{} for _ in range(array.members)]
+    found: list[dict[str, float]] = [{} for _ in range(model.members)]
     for windows in sets:
-        for table, nats in zip(found, _nats(array, windows).tolist(), strict=True):
+        for table, nats in zip(found, _nats(model, windows).tolist(), strict=True):
             table[windows.domain] = nats / (math.log(2) * windows.text_bytes)
     return found
 
 
-def _nats(array: ModelArray, windows: EvalSet) -> Tensor:
+def _nats(model: Measured, windows: EvalSet) -> Tensor:
     """Total nats over a domain, ``(K,)``; windows of like length share a batch, right-padded."""
     by_length = sorted(range(len(windows.inputs)), key=lambda i: -len(windows.inputs[i]))
-    total_K = array.embed.new_zeros(array.members, dtype=torch.float64)
+    total_K = torch.zeros(model.members, dtype=torch.float64)
     start = 0
     while start < len(by_length):
         longest = len(windows.inputs[by_length[start]])
         rows = by_length[start : start + max(1, BATCH_TOKENS // longest)]
         start += len(rows)
-        ids_BT, keep_BT, target_N = (x.to(total_K.device) for x in _pad(windows, rows, longest))
-        hidden_KND = array.hidden(ids_BT.expand(array.members, -1, -1))[:, keep_BT.flatten()]
-        nats_KN = token_nats(hidden_KND, array.unembed_KDV, target_N.expand(array.members, -1))
-        total_K += nats_KN.double().sum(1)
+        found_K = model.nats(*_pad(windows, rows, longest))
+        total_K = total_K.to(found_K.device) + found_K
     return total_K
 
 

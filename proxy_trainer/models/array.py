@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from proxy_trainer.loss import token_nats
 from proxy_trainer.models.gpt import GPT, rope_angles
 from proxy_trainer.models.kernels import (
     LONGEST_IN_BLOCKS,
@@ -130,6 +131,15 @@ class ModelArray(nn.Module):
         for layer in self.layers:
             x_KND = layer(x_KND, self.turn_TC[:T], mask)
         return rms_norm(x_KND, self.norm)
+
+    @torch.no_grad()
+    def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
+        """What :class:`proxy_trainer.evals.bpb.Measured` asks for."""
+        device, members = self.embed.device, self.members
+        hidden_KND = self.hidden(ids_BT.to(device).expand(members, -1, -1))
+        target_KN = target_N.to(device).expand(members, -1)
+        kept_KND = hidden_KND[:, keep_BT.flatten().to(device)]
+        return token_nats(kept_KND, self.unembed_KDV, target_KN).double().sum(1)
 
     def load_member(self, member: int, state: dict[str, Tensor]) -> None:
         """Set one member's weights from a state dict in transformers' names."""

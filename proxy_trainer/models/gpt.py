@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from regmix.sizes import ModelShape
 
@@ -47,7 +48,9 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(shape.head_dim)
         self.qk_norm = shape.qk_norm
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """Mix positions; output ``(B, T, D)``."""
         B, T, _ = x_BTD.shape
         q_BTHE = self.q_proj(x_BTD).view(B, T, self.heads, self.width)
@@ -61,7 +64,8 @@ class Attention(nn.Module):
             q_BHTE,
             k_BKTE,
             v_BTKE.transpose(1, 2),
-            is_causal=True,
+            attn_mask=mask,
+            is_causal=mask is None,
             enable_gqa=self.kv_heads != self.heads,
         )
         out_BTD: Tensor = self.o_proj(y_BHTE.transpose(1, 2).reshape(B, T, -1))
@@ -84,7 +88,13 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block.
+
+    With ``recompute`` its activations are not kept for the gradients but computed again: a third
+    more work for much less memory, and the same figures.
+    """
+
+    recompute = False
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -93,9 +103,19 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.d_model)
         self.mlp = MLP(shape)
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """One block; output ``(B, T, D)``."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE)
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self._mixed(x_BTD, cos_TE, sin_TE, mask)
+        found: Tensor = checkpoint(
+            self._mixed, x_BTD, cos_TE, sin_TE, mask, use_reentrant=False, preserve_rng_state=False
+        )
+        return found
+
+    def _mixed(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE, mask)
         out_BTD: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return out_BTD
 
@@ -131,19 +151,18 @@ class GPT(nn.Module):
         """N(0, 0.02) truncated at 3 σ for every matrix; norms 1. A function of the seed alone."""
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.parameters():
-            if parameter.dim() >= 2:
-                nn.init.trunc_normal_(
-                    parameter, std=INIT_STD, a=-3 * INIT_STD, b=3 * INIT_STD, generator=generator
-                )
-            else:
-                nn.init.ones_(parameter)
+            initialise_(parameter, generator)
 
-    def hidden(self, ids_BT: Tensor) -> Tensor:
-        """Final normalised hidden states, ``(B, T, D)``."""
+    def hidden(self, ids_BT: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Final normalised hidden states, ``(B, T, D)``.
+
+        Args:
+            mask: positions that may be attended to, ``(B, 1, T, T)``; causal if not given.
+        """
         T = ids_BT.shape[1]
         x_BTD = self.model.embed_tokens(ids_BT)
         for block in self.model.layers:
-            x_BTD = block(x_BTD, self.cos_TE[:T], self.sin_TE[:T])
+            x_BTD = block(x_BTD, self.cos_TE[:T], self.sin_TE[:T], mask)
         normed: Tensor = self.model.norm(x_BTD)
         return normed
 
@@ -151,6 +170,16 @@ class GPT(nn.Module):
         """Logits, ``(B, T, V)``."""
         logits_BTV: Tensor = self.lm_head(self.hidden(ids_BT))
         return logits_BTV
+
+
+def initialise_(parameter: Tensor, generator: torch.Generator) -> None:
+    """One parameter's share of :meth:`GPT.initialise`, drawn in the order of ``parameters()``."""
+    if parameter.dim() >= 2:
+        nn.init.trunc_normal_(
+            parameter, std=INIT_STD, a=-3 * INIT_STD, b=3 * INIT_STD, generator=generator
+        )
+    else:
+        nn.init.ones_(parameter)
 
 
 def rope_table(length: int, width: int) -> tuple[Tensor, Tensor]:

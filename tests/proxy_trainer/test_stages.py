@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxy_trainer import stages
 from proxy_trainer.data import tokenizer as tokenizers
+from regmix import claims
 from regmix.errors import UserError
+from regmix.layout import RunLayout
+from regmix.records import read_events
 from regmix.study import Study
 
 STAGE = """\
@@ -148,3 +152,45 @@ def test_the_command_exits_with_2_on_what_cannot_be_done_as_asked(
     assert "unknown domain 'web'" in errors
     assert "Traceback" not in errors
     assert study.runs() == []
+
+
+@pytest.mark.slow
+def test_a_model_sharded_over_processes_outlives_the_death_of_its_command(
+    stage: Callable[..., Path], study: Study, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    path = stage()
+    path.write_text(path.read_text().replace("tokens: 12800", "tokens: 76800"))
+    command = regmix("run", path, "--nproc", 2)
+    deadline = time.monotonic() + 60
+    while not (runs := study.runs()) or not steps_of(runs[0].layout):
+        assert time.monotonic() < deadline
+        assert command.poll() is None, command.communicate()
+        time.sleep(0.02)
+    run = runs[0].layout
+    command.kill()
+    while not (entry := claims.last(run.claims)) or entry.kind != "released":
+        assert time.monotonic() < deadline, "its processes went on without it"
+        time.sleep(0.02)
+    assert entry.reason == "asked to end"
+    assert list(run.checkpoints.glob("step-*/progress.json"))
+    again = regmix("run", path, "--nproc", 2)
+    output, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert str(run.model) in output
+    assert run.model.exists()
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_divide_the_batch_are_refused(
+    stage: Callable[..., Path], study: Study, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    command = regmix("run", stage(), "--nproc", 3)
+    _, errors = command.communicate(timeout=60)
+    assert command.returncode == 2
+    assert "4 sequences cannot be divided among 3 processes; start 1, 2, 4, or" in errors
+
+
+def steps_of(run: RunLayout) -> list[int]:
+    if not run.events.exists():
+        return []
+    return [e["step"] for e in read_events(run.events) if e["type"] == "step"]

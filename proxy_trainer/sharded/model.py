@@ -1,0 +1,174 @@
+"""The native decoder with its parameters spread over processes (FSDP2).
+
+One unit a block, so that a process holds one block's parameters at a time; embedding, head and
+final norm are the root's. Losses are taken inside the wrapped forward pass, where the head is
+whole: full logits never exist.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+
+from proxy_trainer.loss import cross_entropy, token_nats
+from proxy_trainer.models.gpt import GPT, Block, initialise_, rope_table
+from proxy_trainer.sharded.ranks import Ranks
+from regmix.sizes import ModelShape
+
+
+class LossGPT(GPT):
+    """The decoder as a function from text to its loss."""
+
+    half_precision = False
+
+    def loss(self, ids_BT: Tensor, target_BT: Tensor, z_loss: float, mask: Tensor | None) -> Tensor:
+        """Mean nats a token, a scalar."""
+        with self._autocast():
+            hidden_ND = self.hidden(ids_BT, mask).flatten(0, 1)
+            # The loss sums gradients over chunks, which half precision is too coarse for.
+            loss_K = cross_entropy(
+                hidden_ND[None].float(), self._head_1DV, target_BT.flatten()[None], z_loss
+            )
+            return loss_K.sum()
+
+    def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
+        """Total nats of the targets at the positions that are kept, a scalar."""
+        with self._autocast():
+            hidden_ND = self.hidden(ids_BT)[keep_BT]
+            return (
+                token_nats(hidden_ND[None].float(), self._head_1DV, target_N[None]).double().sum()
+            )
+
+    @property
+    def _head_1DV(self) -> Tensor:  # noqa: N802
+        return self.lm_head.weight.float().t()[None]
+
+    def _autocast(self) -> torch.autocast:
+        device = self.cos_TE.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.half_precision)
+
+
+class ShardedModel:
+    """One model (K = 1) over all processes; every method is called in all of them."""
+
+    members = 1
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        vocab_size: int,
+        seed: int | None,
+        ranks: Ranks,
+        *,
+        recompute: bool,
+        half_precision: bool,
+    ) -> None:
+        """The weights that the seed gives a single model, of which a process keeps its shards.
+
+        No process ever holds more than one block and the embeddings whole.
+
+        Args:
+            seed: None leaves open what the weights are, for a checkpoint to fill.
+            recompute: compute blocks' activations again for the gradients instead of keeping them.
+            half_precision: compute and gather in bfloat16; shards, their gradients and all sums
+                over processes stay in single precision.
+        """
+        self._ranks = ranks
+        self._shape = shape
+        self._policy = MixedPrecisionPolicy()
+        if half_precision:
+            self._policy = MixedPrecisionPolicy(
+                torch.bfloat16, torch.float32, cast_forward_inputs=False
+            )
+        with torch.device("meta"):
+            model = LossGPT(shape, vocab_size)
+        model.half_precision = half_precision
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        _materialise(model.model.embed_tokens, generator)
+        for block in model.model.layers:
+            assert isinstance(block, Block)
+            _materialise(block, generator)
+            block.recompute = recompute
+            self._shard(block)
+        _materialise(model.model.norm, generator)
+        if shape.tied_embeddings:
+            model.lm_head.weight = model.model.embed_tokens.weight
+        else:
+            _materialise(model.lm_head, generator)
+        model.cos_TE, model.sin_TE = rope_table(shape.context, shape.head_dim)
+        self._shard(model)
+        for name in ("loss", "nats"):
+            register_fsdp_forward_method(model, name)
+        self.model = model
+
+    def _shard(self, module: nn.Module) -> None:
+        fully_shard(module, mesh=self._ranks.mesh, mp_policy=self._policy)
+
+    def parameters(self) -> dict[str, DTensor]:
+        """This process's shards, by name."""
+        found: dict[str, DTensor] = {}
+        for name, parameter in self.model.named_parameters():
+            assert isinstance(parameter, DTensor)
+            found[name] = parameter
+        return found
+
+    @torch.no_grad()
+    def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
+        """What :class:`proxy_trainer.evals.bpb.Measured` asks for; windows are divided."""
+        target_BT = torch.zeros_like(ids_BT)
+        target_BT[keep_BT] = target_N
+        own = slice(self._ranks.rank, None, self._ranks.world)
+        ids, keep, target = ids_BT[own], keep_BT[own], target_BT[own]
+        if not len(ids):  # the others need this process's shards
+            ids, keep, target = ids_BT[:1], torch.zeros_like(keep_BT[:1]), target_BT[:1]
+        device = self._ranks.device
+        total = self.model.nats(ids.to(device), keep.to(device), target[keep].to(device))
+        self.free()
+        return values_of_all(total[None], self._ranks).sum(0)
+
+    def free(self) -> None:
+        """Let go of whole parameters that a forward pass without gradients left behind."""
+        assert isinstance(self.model, FSDPModule)
+        self.model.reshard()
+
+    def member(self, member: int) -> dict[str, Tensor]:
+        """The weights in transformers' names, gathered one by one; whole in the first process.
+
+        Elsewhere the table is empty.
+        """
+        assert member == 0
+        found = {}
+        for name, parameter in self.parameters().items():
+            whole = parameter.full_tensor().detach()
+            if self._ranks.first:
+                found[name] = whole.cpu()
+        if found and self._shape.tied_embeddings:
+            found["lm_head.weight"] = found["model.embed_tokens.weight"]
+        return found
+
+
+def values_of_all(value_X: Tensor, ranks: Ranks) -> Tensor:
+    """Every process's values, ``(ranks, X)``.
+
+    Each process adds them up itself, in the same order: what is decided by them is then decided in
+    all processes alike, to the bit.
+    """
+    found = [torch.empty_like(value_X) for _ in range(ranks.world)]
+    dist.all_gather(found, value_X.contiguous())
+    return torch.stack(found)
+
+
+def _materialise(module: nn.Module, generator: torch.Generator | None) -> None:
+    module.to_empty(device="cpu")
+    if generator is None:
+        return
+    for parameter in module.parameters():
+        initialise_(parameter, generator)

@@ -1,0 +1,136 @@
+"""One run trained by all processes together, through the loop that trains arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from proxy_trainer.data.shards import IntArray
+from proxy_trainer.environment import describe
+from proxy_trainer.events import EventLog
+from proxy_trainer.sharded.checkpoint import Checkpoints, Progress
+from proxy_trainer.sharded.ranks import Ranks
+from proxy_trainer.sharded.trainee import Sharded
+from proxy_trainer.train import Batches, Log, Outcome, State, assembled, checked, loop
+from regmix.layout import RunLayout, StudyLayout
+from regmix.manifest import DataManifest
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is carried out; none of it enters the run's identity or changes its figures."""
+
+    checkpoint_seconds: float
+    recompute: bool = False
+    """Compute activations again for the gradients instead of keeping them."""
+    rows: int | None = None
+    """Sequences that a process computes at once; as many as fit if not given."""
+
+
+def train_sharded(
+    study: StudyLayout,
+    run: RunLayout,
+    ranks: Ranks,
+    settings: Settings,
+    *,
+    keep_going: Callable[[], bool] = lambda: True,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Train one run and measure it; go on from its last checkpoint if it has one.
+
+    Called in all processes; the first one writes events, ``DONE`` and the model. It comes to the
+    figures of one process to float tolerance, and to the same bits with as many processes.
+
+    Args:
+        keep_going: asked after every step in every process; at the first False in any of them all
+            leave a checkpoint and end.
+
+    Raises:
+        UserError: the data or the tokenizer is not what the run was proposed for, or its batch
+            cannot be divided among the processes.
+    """
+    manifest = DataManifest.load(study.manifest)
+    spec = checked(run, study, manifest)
+    rows = ranks.rows(spec.plan.batch)
+    checkpoints = Checkpoints(run.checkpoints, ranks)
+    begun = checkpoints.newest()
+    trainee = Sharded(
+        spec.model,
+        spec.vocab_size,
+        spec.plan,
+        spec.seed if begun is None else None,
+        ranks,
+        separator=manifest.eod_id,
+        recompute=settings.recompute,
+        rows=settings.rows,
+    )
+    if begun is not None:
+        tensors = trainee.tensors()
+        checkpoints.load(tensors, begun)
+        trainee.restore(tensors)
+    stands = begun or Progress()
+    keeper = _Together(ranks, trainee, checkpoints)
+    state = assembled(
+        study, manifest, [(run, spec, stands.seconds)], stands.step, ranks.device, trainee, keeper
+    )
+    state.pool = _Part(state.pool, rows)
+    try:
+        return loop(state, study, manifest, settings.checkpoint_seconds, keep_going, on_step)
+    finally:
+        for own in state.runs:
+            own.log.close()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """This process's part of every step's blocks."""
+
+    whole: Batches
+    rows: slice
+
+    def batch(self, places: IntArray) -> Tensor:
+        return self.whole.batch(places[:, self.rows])
+
+
+class _Silent:
+    """The log of processes that write none."""
+
+    def write(self, kind: str, **fields: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class _Together:
+    """Keeps what the processes have come to: the first one's clock and log, everyone's shards."""
+
+    ranks: Ranks
+    trainee: Sharded
+    checkpoints: Checkpoints
+
+    @property
+    def writes(self) -> bool:
+        return self.ranks.first
+
+    def log(self, layout: RunLayout) -> Log:
+        return EventLog(layout.events) if self.writes else _Silent()
+
+    def environment(self) -> dict[str, str | int]:
+        placed = {"processes": self.ranks.world, "replicas": self.ranks.replicas}
+        return describe() | placed
+
+    def agreed(self, stop: bool, due: bool) -> tuple[bool, bool]:
+        stop, due = self.ranks.any(stop, due and self.ranks.first)
+        return stop, due
+
+    def save(self, state: State) -> None:
+        for _, run in state.alive:
+            self.checkpoints.save(self.trainee.tensors(), Progress(state.step, run.seconds))
+
+    def settle(self) -> None:
+        self.checkpoints.settle()

@@ -1,0 +1,163 @@
+"""A sharded model in one process: the same steps as a member of an array, nothing to wait for."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from proxy_trainer.members import Members
+from proxy_trainer.models.gpt import GPT
+from proxy_trainer.optim import learning_rate
+from proxy_trainer.sharded.checkpoint import Checkpoints, Progress, found
+from proxy_trainer.sharded.ranks import Ranks, join
+from proxy_trainer.sharded.trainee import Sharded
+from regmix.config import ModelConfig, TrainConfig
+from regmix.errors import UserError
+from regmix.sizes import ModelShape, TrainPlan, plan, shape
+
+VOCAB, CONTEXT, BATCH, STEPS = 200, 32, 4, 50
+SHAPES = {
+    "llama": {},
+    "grouped": {"heads": 4, "kv_heads": 2},
+    "qwen3 tied": {"qk_norm": True, "tied_embeddings": True},
+}
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    """A group of this process alone."""
+    with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
+        free.bind(("127.0.0.1", 0))
+        place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+        for name, value in place.items():
+            patch.setenv(name, str(value))
+        patch.setenv("MASTER_ADDR", "127.0.0.1")
+        patch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+        free.close()
+        yield join(hybrid=False, timeout_seconds=60)
+        dist.destroy_process_group()
+
+
+def small(name: str = "llama") -> ModelShape:
+    return shape(ModelConfig.model_validate(
+        {"size": "50k", "d_model": 32, "layers": 2, "heads": 2, "context": CONTEXT, **SHAPES[name]}
+    ))  # fmt: skip
+
+
+def planned(**settings: object) -> TrainPlan:
+    tokens = BATCH * CONTEXT
+    return plan(TrainConfig.model_validate(
+        {"tokens": STEPS * tokens, "batch_tokens": tokens, "lr": 3e-3, **settings}
+    ), small())  # fmt: skip
+
+
+def batches() -> torch.Tensor:
+    """Blocks with a pattern to learn, ``(STEPS, 1, BATCH, CONTEXT + 1)``."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randint(VOCAB, (STEPS, 1, BATCH, 1), generator=generator)
+    stride = torch.randint(1, 4, (STEPS, 1, BATCH, 1), generator=generator)
+    return (first + stride * torch.arange(CONTEXT + 1)) % VOCAB
+
+
+def losses(trainee: Sharded | Members, made: TrainPlan, steps: range = range(STEPS)) -> list[float]:
+    data = batches()
+    return [trainee.step(t, data[t], [learning_rate(made, t)])[0].item() for t in steps]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_step_is_that_of_a_member_of_an_array(ranks: Ranks, name: str) -> None:
+    made = replace(planned(z_loss=1e-3), document_mask=True)
+    dims = small(name)
+    member = Members(dims, VOCAB, made, [4], device=ranks.device, separator=7)
+    sharded = Sharded(dims, VOCAB, made, 4, ranks, separator=7, recompute=True, rows=3)
+    expected = losses(member, made)
+    assert expected[-1] < expected[0] - 0.5, "nothing was learnt"
+    assert losses(sharded, made) == pytest.approx(expected, abs=1e-5, rel=0)
+    ids_BT, keep_BT = batches()[0, 0, :, :-1], torch.ones(BATCH, CONTEXT, dtype=torch.bool)
+    keep_BT[2, 5:] = False
+    text = (ids_BT, keep_BT, batches()[0, 0, :, 1:][keep_BT])
+    assert sharded.array.nats(*text).item() == pytest.approx(
+        member.array.nats(*text).item(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_weights_are_at_first_those_that_the_seed_gives_a_single_model(
+    ranks: Ranks, name: str
+) -> None:
+    single = GPT(small(name), VOCAB)
+    single.initialise(3)
+    sharded = Sharded(small(name), VOCAB, planned(), 3, ranks, separator=0)
+    weights = sharded.array.member(0)
+    assert weights.keys() == single.state_dict().keys()
+    for key, value in single.state_dict().items():
+        assert torch.equal(weights[key], value)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_half_precision_trains_like_single_precision(ranks: Ranks, name: str) -> None:
+    """What a GPU does, on the CPU: shards and sums stay in single precision."""
+    made = replace(planned(), document_mask=True)
+    single, half = (
+        Sharded(small(name), VOCAB, made, 1, ranks, separator=7, recompute=h, half_precision=h)
+        for h in (False, True)
+    )
+    assert losses(half, made) == pytest.approx(losses(single, made), rel=2e-3)
+    assert all(t.dtype == torch.float32 for t in half.tensors().values())
+
+
+def test_a_checkpoint_is_a_copy_of_the_moment_it_was_asked_for(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    """Training goes on while it is written; two are kept; what was unfinished is dropped."""
+    made = replace(planned(), skip_sigma=6.0)
+    trainee = Sharded(small(), VOCAB, made, 1, ranks, separator=0)
+    checkpoints = Checkpoints(tmp_path, ranks)
+    losses(trainee, made, range(10))
+    for step in (8, 9, 10):
+        checkpoints.save(trainee.tensors(), Progress(step, 1.5))
+    rest = losses(trainee, made, range(10, 20))
+    checkpoints.settle()
+    assert [step for step, _ in found(tmp_path)] == [10, 9]
+    (tmp_path / ".step-000000011.part").mkdir()
+    newest = Checkpoints(tmp_path, ranks).newest()
+    assert newest == Progress(10, 1.5)
+    other = Sharded(small(), VOCAB, made, None, ranks, separator=0)
+    tensors = other.tensors()
+    checkpoints.load(tensors, newest)
+    other.restore(tensors)
+    assert losses(other, made, range(10, 20)) == rest
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000009", "step-000000010"]
+
+
+def test_a_missing_shard_or_a_changed_note_gives_way_to_the_one_before(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    trainee = Sharded(small(), VOCAB, planned(), 1, ranks, separator=0)
+    checkpoints = Checkpoints(tmp_path, ranks)
+    for step in (1, 2):
+        checkpoints.save(trainee.tensors(), Progress(step, 0.0))
+    checkpoints.settle()
+    last = found(tmp_path)[0][1]
+    next(last.glob("*.safetensors")).unlink()
+    assert checkpoints.newest() == Progress(1, 0.0)
+    (found(tmp_path)[1][1] / "progress.json").write_text('{"step": ')
+    assert checkpoints.newest() is None
+
+
+def test_a_batch_is_divided_among_processes(ranks: Ranks) -> None:
+    three = replace(ranks, rank=1, world=3)
+    assert three.rows(6) == slice(2, 4)
+    with pytest.raises(UserError, match=r"8 sequences cannot .* 3 processes; start 1, 2, 4, 8, or"):
+        three.rows(8)
+
+
+def test_replicas_need_more_than_one_node(ranks: Ranks) -> None:
+    with pytest.raises(UserError, match="--hybrid replicates over nodes"):
+        join(hybrid=True, timeout_seconds=60)
