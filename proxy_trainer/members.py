@@ -11,6 +11,7 @@ from proxy_trainer.checkpoint import Checkpoint
 from proxy_trainer.execution import Execution, RecordedStep, default_execution, rows_at_once
 from proxy_trainer.loss import cross_entropy
 from proxy_trainer.models.array import ModelArray
+from proxy_trainer.models.kernels import document_mask
 from proxy_trainer.optim import ArrayAdamW
 from proxy_trainer.spikes import SpikeGuard
 from regmix.sizes import ModelShape, TrainPlan
@@ -52,8 +53,6 @@ class Members:
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self.broken_K = torch.zeros(len(seeds), dtype=torch.int64, device=device)
         """Step (from 1) at which a member's loss or gradient was no number; 0 if never."""
-        self.skipped_K = torch.zeros_like(self.broken_K)
-        """Steps that were left out as spikes."""
         self._rows = rows or rows_at_once(shape, plan.batch, len(seeds), device)
         execution = execution or default_execution(device)
         self._hidden = self.array.hidden
@@ -83,8 +82,7 @@ class Members:
         norm_K = self._optimiser.norms()
         finite_K = loss_K.isfinite() & norm_K.isfinite()
         self.broken_K += (self._step + 1) * (~finite_K & (self.broken_K == 0))
-        spike_K = self._guard.spikes(self._step, loss_K, norm_K) & finite_K
-        self.skipped_K += spike_K
+        spike_K = self._guard.spikes(self._step, loss_K, norm_K)
         self._optimiser.step(norm_K, (spike_K | (self.broken_K > 0)).float())
         return loss_K, norm_K
 
@@ -94,15 +92,16 @@ class Members:
             hidden_KND = self._hidden(inputs_KBT, self._mask(inputs_KBT))
             return cross_entropy(hidden_KND, self.array.unembed_KDV, target_KN, self._plan.z_loss)
 
+    @property
+    def skipped_K(self) -> Tensor:  # noqa: N802
+        """Steps that were left out as spikes."""
+        return self._guard.skipped_K
+
     def _mask(self, ids_KBT: Tensor) -> Tensor | None:
         """Which positions may attend to which, ``(K·B, 1, T, T)``, where documents are apart."""
         if not self._plan.document_mask:
             return None
-        ids = ids_KBT.flatten(0, 1)
-        ends = (ids == self._separator).long()
-        document = ends.cumsum(1) - ends  # the separator belongs to the document that it ends
-        same = document[:, :, None] == document[:, None, :]
-        return (same & torch.ones_like(same[0]).tril())[:, None]
+        return document_mask(ids_KBT.flatten(0, 1), self._separator)
 
     def checkpoint(self, member: int, step: int, seconds: float) -> Checkpoint:
         """One member as it stands."""

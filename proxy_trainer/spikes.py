@@ -17,9 +17,11 @@ class SpikeGuard:
         self._sigma = sigma
         self._seen_WKX = torch.zeros(WINDOW, members, 2, device=device)
         self._place_W = torch.arange(WINDOW, device=device)
+        self.skipped_K = torch.zeros(members, dtype=torch.int64, device=device)
+        """Steps that were spikes so far."""
 
     def spikes(self, step: Tensor, loss_K: Tensor, norm_K: Tensor) -> Tensor:
-        """Whether each member's step is a spike, ``(K,)``; remembers it.
+        """Whether each member's step is a spike, ``(K,)``; remembers it. What is no number is none.
 
         Args:
             step: steps before this one, a scalar on the device.
@@ -32,15 +34,19 @@ class SpikeGuard:
         mean_KX = (self._seen_WKX * known_W11).sum(0) / count
         off_WKX = (self._seen_WKX - mean_KX) * known_W11
         limit_KX = mean_KX + self._sigma * (off_WKX.square().sum(0) / (count - 1)).sqrt()
-        found_K = (now_KX > limit_KX).any(1) & (step >= LEAST)
+        found_K = (now_KX > limit_KX).any(1) & now_KX.isfinite().all(1) & (step >= LEAST)
+        self.skipped_K += found_K
         self._seen_WKX.index_copy_(0, (step % WINDOW)[None], now_KX[None])
         return found_K
 
     def state(self, member: int) -> dict[str, Tensor]:
         """What one member's judgement rests on; empty if nothing is judged."""
-        return {"seen": self._seen_WKX[:, member]} if self._sigma else {}
+        if not self._sigma:
+            return {}
+        return {"seen": self._seen_WKX[:, member], "skipped": self.skipped_K[member]}
 
     def load(self, member: int, state: dict[str, Tensor]) -> None:
         """Take over what :meth:`state` gave."""
         if self._sigma:
             self._seen_WKX[:, member] = state["seen"].to(self._seen_WKX.device)
+            self.skipped_K[member] = state["skipped"].to(self.skipped_K.device)

@@ -64,8 +64,10 @@ class Trainee(Protocol):
 
     broken_K: Tensor
     """Step (from 1) at which a model's loss or gradient was no number; 0 if never."""
-    skipped_K: Tensor
-    """Steps that were left out as spikes."""
+
+    @property
+    def skipped_K(self) -> Tensor:  # noqa: N802
+        """Steps that were left out as spikes."""
 
     @property
     def array(self) -> Models:

@@ -237,3 +237,11 @@ def causal_attention(x_BTC: Tensor, turn_TE: Tensor, heads: int) -> Tensor:
     """
     found: Tensor = _Attention.apply(x_BTC, turn_TE, heads)  # type: ignore[no-untyped-call]
     return found
+
+
+def document_mask(ids_BT: Tensor, separator: int) -> Tensor:
+    """Which positions may attend to which, ``(B, 1, T, T)``: earlier ones of their document."""
+    ends = (ids_BT == separator).long()
+    document = ends.cumsum(1) - ends  # the separator belongs to the document that it ends
+    same = document[:, :, None] == document[:, None, :]
+    return (same & torch.ones_like(same[0]).tril())[:, None]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from proxy_trainer.execution import rows_at_once
+from proxy_trainer.models.kernels import document_mask
 from proxy_trainer.sharded.model import ShardedModel, values_of_all
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.spikes import SpikeGuard
@@ -60,7 +61,6 @@ class Sharded:
         self._guard = SpikeGuard(1, plan.skip_sigma, ranks.device)
         self._step = torch.zeros((), dtype=torch.int64, device=ranks.device)
         self.broken_K = torch.zeros(1, dtype=torch.int64, device=ranks.device)
-        self.skipped_K = torch.zeros_like(self.broken_K)
         self._parameters = self.array.parameters()
         groups = [
             {"params": [p for n, p in self._parameters.items() if n.endswith(_TRUNK)],
@@ -84,8 +84,7 @@ class Sharded:
         loss_K, norm_K = self._gradients(batch_KBT[0])
         finite_K = loss_K.isfinite() & norm_K.isfinite()
         self.broken_K += (self._step + 1) * (~finite_K & (self.broken_K == 0))
-        spike_K = self._guard.spikes(self._step, loss_K, norm_K) & finite_K
-        self.skipped_K += spike_K
+        spike_K = self._guard.spikes(self._step, loss_K, norm_K)
         for group in self._optimiser.param_groups:
             group["lr"] = lr[0]
         # What torch's own gradient scaler sets for fused optimisers: nothing waits for the host.
@@ -132,12 +131,10 @@ class Sharded:
         """Go on from what :meth:`tensors` gave and a checkpoint has filled."""
         for parameter in self._parameters.values():
             self._optimiser.state[parameter]["step"] = tensors["optimiser.step"].clone()
-        self._guard.load(0, {"seen": tensors.get("guard.seen", torch.empty(0))})
+        guard = {n.removeprefix("guard."): x for n, x in tensors.items() if n.startswith("guard.")}
+        self._guard.load(0, guard)
 
-
-def document_mask(ids_BT: Tensor, separator: int) -> Tensor:
-    """Which positions may attend to which, ``(B, 1, T, T)``: earlier ones of their document."""
-    ends = (ids_BT == separator).long()
-    document = ends.cumsum(1) - ends  # the separator belongs to the document that it ends
-    same = document[:, :, None] == document[:, None, :]
-    return (same & torch.ones_like(same[0]).tril())[:, None]
+    @property
+    def skipped_K(self) -> Tensor:  # noqa: N802
+        """Steps that were left out as spikes, ``(1,)``."""
+        return self._guard.skipped_K
