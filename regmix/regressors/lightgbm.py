@@ -169,7 +169,7 @@ class BoostedTrees(_Boosted):
             "feature_fraction": 0.7,
             "bagging_fraction": 0.8,
             "bagging_freq": 1,
-            "max_bin": 255,
+            "max_bin": 31,
             "min_data_in_bin": 1,
         }, 300
 
