@@ -34,7 +34,7 @@ _MANY_RUNS = 200
 _NOISE_FLOOR = 1e-4
 """Of the standardised metric: keeps the Cholesky factor well conditioned."""
 _STEPS = 100
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-5
 """Relative gain in the likelihood at which the search ends."""
 
 

@@ -21,7 +21,7 @@ Formula = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
 
 HUBER = 2.5
 """Residuals beyond this many robust standard deviations count linearly."""
-_REWEIGHTINGS = 6
+_REWEIGHTINGS = 4
 _LEAST = 1e-3
 """Of what a run leaves to the others (1 - leverage): bounds leave-one-out errors where there are
 fewer runs than parameters."""
