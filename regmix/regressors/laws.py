@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from regmix.regressors.base import (
     in_threads,
     one_thread,
 )
-from regmix.regressors.least_squares import Formula, Problems, Solutions, solve
+from regmix.regressors.least_squares import Effort, Formula, Problems, Solutions, solve
 from regmix.regressors.parametric import Parametric, Posterior, inverse_root
 
 _SIDE_BY_SIDE = 7
@@ -31,9 +31,8 @@ _REACH = 5.0
 _FARTHEST = 20.0
 """Standard deviations of the metric from its mean beyond which nothing is predicted: where a share
 leaves what the runs covered, exponentials and powers would go on to millions."""
-SCOUT, _STEPS, _AGAIN = 3, 6, 4
-"""Steps between judgements of the outliers: of a scout, of a fit, and of a refit, which starts at
-the optimum of much the same data."""
+SCOUT, _AGAIN = Effort(4, 3), Effort(4, 4)
+"""Of a scout, and of a refit, which starts at the optimum of much the same data."""
 _HOPELESS = 4.0
 """A sign is dropped when its scouts' squared leave-one-out error is this many times the other's."""
 
@@ -72,6 +71,8 @@ class Trial:
 
 class Law(Parametric):
     """``c + sign · (something positive)``."""
+
+    effort: ClassVar[Effort]
 
     def __init__(
         self, posterior: Posterior, sign: float, prior_mean: FloatArray, precision: FloatArray
@@ -141,7 +142,7 @@ class Law(Parametric):
             scouted.prior_mean[rows],
             np.repeat(precisions, len(kept), axis=0),
         )
-        found = solve(cls.formula(x, sign), problems, scouted.theta[rows], _STEPS)
+        found = solve(cls.formula(x, sign), problems, scouted.theta[rows], cls.effort)
         return Trial(sign, kept, problems, found)
 
     @classmethod

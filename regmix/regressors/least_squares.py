@@ -21,7 +21,6 @@ Formula = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
 
 HUBER = 2.5
 """Residuals beyond this many robust standard deviations count linearly."""
-_REWEIGHTINGS = 4
 _LEAST = 1e-3
 """Of what a run leaves to the others (1 - leverage): bounds leave-one-out errors where there are
 fewer runs than parameters."""
@@ -29,6 +28,14 @@ _FIRST, _GROW = 1e-3, 2.0
 """First damping, and its growth after a first step that failed; every further one doubles it."""
 _SETTLED = 1e-7
 """Relative gain at which a descent ends."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """At most so many steps between judgements of which values are outliers, and so many rounds."""
+
+    rounds: int
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -66,19 +73,16 @@ class Solutions:
     """``JᵀWJ + Λ`` at the solution, shape ``(B, p, p)``."""
 
 
-def solve(formula: Formula, problems: Problems, start: FloatArray, steps: int) -> Solutions:
+def solve(formula: Formula, problems: Problems, start: FloatArray, effort: Effort) -> Solutions:
     """Minimise each problem from its own start, shape ``(B, p)``.
 
     The start already says which values are outliers: a first descent that followed them would end
     in a valley of its own.
-
-    Args:
-        steps: at most, between one judgement of the outliers and the next.
     """
     state = _State.of(start)
     weights = _robust(formula, problems, state.theta)
-    for _ in range(_REWEIGHTINGS):
-        _descend(formula, problems, weights, state, steps)
+    for _ in range(effort.rounds):
+        _descend(formula, problems, weights, state, effort.steps)
         weights = _robust(formula, problems, state.theta)
         if not state.moving.any():
             break

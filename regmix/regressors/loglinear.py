@@ -14,7 +14,7 @@ import numpy as np
 
 from regmix.mixture import FloatArray
 from regmix.regressors.laws import SCOUT, Law, Scouted, tame
-from regmix.regressors.least_squares import Formula, Problems, solve
+from regmix.regressors.least_squares import Effort, Formula, Problems, solve
 
 ASYMPTOTES = (0.02, 0.15, 1.0, 5.0)
 """Starts: ``c`` this many ranges beyond the best value seen; the last is all but linear."""
@@ -32,6 +32,7 @@ class LogLinear(Law):
     """θ = (c, a, t): value ``c + sign · exp(a + t·w)``."""
 
     name: ClassVar[str] = "loglinear"
+    effort: ClassVar[Effort] = Effort(10, 4)
 
     @staticmethod
     def batch(runs: int, domains: int) -> int:

@@ -14,11 +14,11 @@ from scipy import optimize
 
 from regmix.mixture import FloatArray
 from regmix.regressors.laws import SCOUT, Law, Scouted, tame
-from regmix.regressors.least_squares import Formula, Problems, solve
+from regmix.regressors.least_squares import Effort, Formula, Problems, solve
 
 STARTS = ((0.01, 0.3), (0.05, 0.6), (0.3, 1.0))
 """Offsets ``a`` and exponents ``g`` from which the fit begins."""
-WIDTHS = (0.1, 0.3, 1.0)
+WIDTHS = (0.1, 0.5, 3.0)
 """Prior standard deviations of the logarithms of F, a and g, the last two halved."""
 _NOISE = 0.1
 _SMALLEST = 1e-4
@@ -34,6 +34,7 @@ class PowerLaw(Law):
     """θ = (c, log F, log a, log g)."""
 
     name: ClassVar[str] = "powerlaw"
+    effort: ClassVar[Effort] = Effort(4, 6)
 
     @staticmethod
     def batch(runs: int, domains: int) -> int:

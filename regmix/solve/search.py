@@ -27,7 +27,7 @@ _REFINED = 400
 """Best simulated mixtures that are looked at with their uncertainty."""
 _STARTS = 5
 _STEP = 1e-5
-_FINE, _COARSE = 1e-8, 1e-7
+_FINE, _COARSE = 1e-9, 1e-7
 """Gain at which a descent ends, in units of the steepest slope: of a search, of its variants."""
 _POLISH = 200
 _PENALTY = 1e3
@@ -112,7 +112,7 @@ def gradient(problem: Problem, w: FloatArray) -> FloatArray:
 
 
 def _slope(problem: Problem, w: FloatArray) -> FloatArray:
-    """Forward differences, at half the cost: accurate enough to descend by, not to certify."""
+    """Forward differences, at half the cost: enough for the variants of a problem."""
     values = problem.value(np.vstack([w, w + np.diag(np.full(len(w), _STEP))]))
     return np.asarray((values[1:] - values[0]) / _STEP)
 
@@ -164,8 +164,9 @@ def _best(problem: Problem, cloud: FloatArray, top_k: int) -> FloatArray:
 
 def _descend(problem: Problem, start: FloatArray, tolerance: float = _FINE) -> FloatArray:
     """SLSQP under the space's constraints and the limits; the start where it fails."""
+    slope = gradient if tolerance == _FINE else _slope
     space = problem.space
-    scale = max(float(np.abs(_slope(problem, start)).max()), 1e-12)
+    scale = max(float(np.abs(slope(problem, start)).max()), 1e-12)
     constraints: list[Any] = [
         {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones_like(w)}
     ]
@@ -181,7 +182,7 @@ def _descend(problem: Problem, start: FloatArray, tolerance: float = _FINE) -> F
     answer = optimize.minimize(
         lambda w: problem.value(np.maximum(w, 0)[None])[0] / scale,
         start,
-        jac=lambda w: _slope(problem, np.maximum(w, 0)) / scale,
+        jac=lambda w: slope(problem, np.maximum(w, 0)) / scale,
         method="SLSQP",
         bounds=[(0, 1)] * len(start),
         constraints=constraints,
