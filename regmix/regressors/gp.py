@@ -34,7 +34,7 @@ _MANY_RUNS = 200
 _NOISE_FLOOR = 1e-4
 """Of the standardised metric: keeps the Cholesky factor well conditioned."""
 _STEPS = 100
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-5
 """Relative gain in the likelihood at which the search ends."""
 
 
@@ -151,12 +151,14 @@ def _hyperparameters(z: FloatArray, data: _Data) -> FloatArray:
     """Logarithms of the length scales, signal, linear and noise variance."""
     d = z.shape[1]
     bounds = [(-3.0, 4.0)] * d + [(-4.0, 5.0), (-9.0, 4.0), (np.log(_NOISE_FLOOR), 1.0)]
+    gram = z @ z.T
     best: optimize.OptimizeResult | None = None
     for length in _STARTS[: 1 if len(z) >= _MANY_RUNS else None]:
         start = np.concatenate([np.full(d, np.log(length)), [0.0, np.log(0.1), np.log(0.05)]])
         found = optimize.minimize(
-            _negative_log_posterior, start, args=(z, data.y, data.noise), jac=True,
-            method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS, "ftol": _TOLERANCE},
+            _negative_log_posterior, start, args=(z, gram, data.y, data.noise),
+            jac=True, method="L-BFGS-B", bounds=bounds,
+            options={"maxiter": _STEPS, "ftol": _TOLERANCE},
         )  # fmt: skip
         if best is None or found.fun < best.fun:
             best = found
@@ -186,14 +188,14 @@ def _kernel(a: FloatArray, b: FloatArray, theta: FloatArray) -> FloatArray:
 
 
 def _negative_log_posterior(
-    theta: FloatArray, z: FloatArray, t: FloatArray, relative: FloatArray
+    theta: FloatArray, z: FloatArray, gram: FloatArray, t: FloatArray, relative: FloatArray
 ) -> tuple[float, FloatArray]:
     """Negative log marginal likelihood plus priors, and its gradient in log hyperparameters."""
     length, signal, linear, noise = _unpack(theta)
     r = _distance(z, z, length)
     decay = signal * np.exp(-r)
     matern = (1 + r + r**2 / 3) * decay
-    straight = linear * (z @ z.T)
+    straight = linear * gram
     covariance = matern + straight
     covariance[np.diag_indices_from(covariance)] += noise * relative
     factor, failed = linalg.lapack.dpotrf(covariance, lower=1, clean=0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from regmix.mixture import FloatArray
 from regmix.regressors.base import (
@@ -19,7 +20,7 @@ from regmix.regressors.base import (
     in_threads,
     one_thread,
 )
-from regmix.regressors.least_squares import Formula, Problems, Solutions, solve
+from regmix.regressors.least_squares import Effort, Formula, Problems, Solutions, solve
 from regmix.regressors.parametric import Parametric, Posterior, inverse_root
 
 _SIDE_BY_SIDE = 7
@@ -30,8 +31,10 @@ _REACH = 5.0
 _FARTHEST = 20.0
 """Standard deviations of the metric from its mean beyond which nothing is predicted: where a share
 leaves what the runs covered, exponentials and powers would go on to millions."""
-_AGAIN = 15
-"""Steps of a refit, which starts at the optimum of much the same data."""
+SCOUT, _AGAIN = Effort(4, 3), Effort(4, 4)
+"""Of a scout, and of a refit, which starts at the optimum of much the same data."""
+_HOPELESS = 4.0
+"""A sign is dropped when its scouts' squared leave-one-out error is this many times the other's."""
 
 
 def tame(y: FloatArray) -> FloatArray:
@@ -45,17 +48,31 @@ def tame(y: FloatArray) -> FloatArray:
 
 
 @dataclass(frozen=True)
+class Scouted:
+    """Where the best start of each metric led in a few steps, for one sign."""
+
+    theta: FloatArray
+    """Shape ``(B, p)``."""
+    prior_mean: FloatArray
+    """What the parameters are drawn to, shape ``(B, p)``."""
+    loo: FloatArray
+    """Mean squared leave-one-out error, shape ``(B,)``."""
+
+
+@dataclass(frozen=True)
 class Trial:
-    """A batch of fits of one sign: metrics vary fastest, then starts or priors."""
+    """A batch of fits of one sign: metrics vary fastest, then priors."""
 
     sign: float
-    metrics: int
+    metrics: npt.NDArray[np.int64]
     problems: Problems
     found: Solutions
 
 
 class Law(Parametric):
     """``c + sign · (something positive)``."""
+
+    effort: ClassVar[Effort]
 
     def __init__(
         self, posterior: Posterior, sign: float, prior_mean: FloatArray, precision: FloatArray
@@ -70,8 +87,13 @@ class Law(Parametric):
 
     @staticmethod
     @abstractmethod
-    def trial(x: FloatArray, values: FloatArray, weights: FloatArray, sign: float) -> Trial:
-        """Fit standardised metrics, ``values`` of shape ``(B, n)``, under several priors."""
+    def scout(x: FloatArray, values: FloatArray, weights: FloatArray, sign: float) -> Scouted:
+        """A few steps from every start for standardised metrics, ``values`` of ``(B, n)``."""
+
+    @staticmethod
+    @abstractmethod
+    def precisions(domains: int) -> FloatArray:
+        """The precisions of the priors to choose from, shape ``(priors, p)``."""
 
     @staticmethod
     @abstractmethod
@@ -88,12 +110,40 @@ class Law(Parametric):
 
         def fit(number: int) -> list[Self]:
             columns = range(firsts[number], min(firsts[number] + size, y.shape[1]))
-            values = scaled.values[:, columns].T
-            trials = [cls.trial(x, values, weights[columns], sign) for sign in (1.0, -1.0)]
+            values, precise = scaled.values[:, columns].T, weights[columns]
+            scouts = {sign: cls.scout(x, values, precise, sign) for sign in (1.0, -1.0)}
+            least = np.min([scouted.loo for scouted in scouts.values()], axis=0)
+            trials = []
+            for sign, scouted in scouts.items():
+                kept = np.flatnonzero(scouted.loo <= _HOPELESS * least)
+                if len(kept):
+                    trials.append(cls._trial(x, values, precise, sign, scouted, kept))
             return [cls._best(i, c, trials, scaled) for i, c in enumerate(columns)]
 
         parts: list[list[Self]] = in_threads(fit, len(firsts))
         return [law for part in parts for law in part]
+
+    @classmethod
+    def _trial(
+        cls,
+        x: FloatArray,
+        values: FloatArray,
+        weights: FloatArray,
+        sign: float,
+        scouted: Scouted,
+        kept: npt.NDArray[np.int64],
+    ) -> Trial:
+        """Every prior, from where the scouts of some metrics ended."""
+        precisions = cls.precisions(x.shape[1])
+        rows = np.tile(kept, len(precisions))
+        problems = Problems(
+            values[rows],
+            weights[rows],
+            scouted.prior_mean[rows],
+            np.repeat(precisions, len(kept), axis=0),
+        )
+        found = solve(cls.formula(x, sign), problems, scouted.theta[rows], cls.effort)
+        return Trial(sign, kept, problems, found)
 
     @classmethod
     def _best(cls, position: int, column: int, trials: Sequence[Trial], scaled: Scaled) -> Self:
@@ -101,10 +151,10 @@ class Law(Parametric):
         options = [
             (float(trial.found.loo[row]), trial, row)
             for trial in trials
-            for row in range(position, len(trial.found.loo), trial.metrics)
+            for row in np.flatnonzero(np.resize(trial.metrics, len(trial.found.loo)) == position)
         ]
         _, trial, row = min(options, key=lambda option: option[0])
-        return cls._of(trial, row, float(scaled.mean[column]), float(scaled.scale[column]))
+        return cls._of(trial, int(row), float(scaled.mean[column]), float(scaled.scale[column]))
 
     @classmethod
     def _of(cls, trial: Trial, row: int, mean: float, scale: float) -> Self:
@@ -124,7 +174,8 @@ class Law(Parametric):
             start = self._posterior.theta[None]
             found = solve(self.formula(x, self._sign), problems, start, _AGAIN)
         mean, scale = float(scaled.mean[0]), float(scaled.scale[0])
-        return self._of(Trial(self._sign, 1, problems, found), 0, mean, scale)
+        alone = np.zeros(1, dtype=np.int64)
+        return self._of(Trial(self._sign, alone, problems, found), 0, mean, scale)
 
     @property
     def shape(self) -> Shape:

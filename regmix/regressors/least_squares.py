@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from regmix.mixture import FloatArray
 
@@ -20,12 +21,21 @@ Formula = Callable[[FloatArray], tuple[FloatArray, FloatArray]]
 
 HUBER = 2.5
 """Residuals beyond this many robust standard deviations count linearly."""
-_REWEIGHTINGS = 6
 _LEAST = 1e-3
 """Of what a run leaves to the others (1 - leverage): bounds leave-one-out errors where there are
 fewer runs than parameters."""
-_TRIES = 1e-3, 10.0, 0.3
-"""First damping, its growth after a step that failed, its decay after one that did not."""
+_FIRST, _GROW = 1e-3, 2.0
+"""First damping, and its growth after a first step that failed; every further one doubles it."""
+_SETTLED = 1e-7
+"""Relative gain at which a descent ends."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """At most so many steps between judgements of which values are outliers, and so many rounds."""
+
+    rounds: int
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -63,18 +73,20 @@ class Solutions:
     """``JᵀWJ + Λ`` at the solution, shape ``(B, p, p)``."""
 
 
-def solve(formula: Formula, problems: Problems, start: FloatArray, steps: int) -> Solutions:
+def solve(formula: Formula, problems: Problems, start: FloatArray, effort: Effort) -> Solutions:
     """Minimise each problem from its own start, shape ``(B, p)``.
 
     The start already says which values are outliers: a first descent that followed them would end
     in a valley of its own.
     """
-    theta = start.copy()
-    weights = _robust(formula, problems, theta)
-    for _ in range(_REWEIGHTINGS):
-        theta = _descend(formula, problems, weights, theta, steps)
-        weights = _robust(formula, problems, theta)
-    return _finish(formula, problems, weights, theta)
+    state = _State.of(start)
+    weights = _robust(formula, problems, state.theta)
+    for _ in range(effort.rounds):
+        _descend(formula, problems, weights, state, effort.steps)
+        weights = _robust(formula, problems, state.theta)
+        if not state.moving.any():
+            break
+    return _finish(formula, problems, weights, state.theta)
 
 
 def _robust(formula: Formula, problems: Problems, theta: FloatArray) -> FloatArray:
@@ -100,35 +112,66 @@ def _loss(
     return np.asarray(np.where(np.isfinite(fit), fit + prior, np.inf))
 
 
+@dataclass
+class _State:
+    """Where the descents of a batch are; a reweighting goes on with the damping that was found."""
+
+    theta: FloatArray
+    damping: FloatArray
+    growth: FloatArray
+    moving: npt.NDArray[np.bool_]
+    """False: the last descent had no more than its first step to take."""
+
+    @classmethod
+    def of(cls, start: FloatArray) -> _State:
+        """Nothing is known yet."""
+        size = len(start)
+        return cls(
+            start.copy(), np.full(size, _FIRST), np.full(size, _GROW), np.ones(size, dtype=bool)
+        )
+
+
 def _descend(
-    formula: Formula, problems: Problems, weights: FloatArray, theta: FloatArray, steps: int
-) -> FloatArray:
-    first, grow, decay = _TRIES
-    damping = np.full(len(theta), first)
-    value, jacobian = formula(theta)
+    formula: Formula, problems: Problems, weights: FloatArray, state: _State, steps: int
+) -> None:
+    """Steps with the damping led by how well the linearised problem foretells the gain."""
+    theta, damping = state.theta, state.damping
+    open_ = np.flatnonzero(state.moving)
+    value, jacobian = np.empty(weights.shape), np.empty((*weights.shape, theta.shape[1]))
+    value[open_], jacobian[open_] = formula(theta[open_])
     loss = _loss(problems, weights, theta, value)
     diagonal = np.arange(theta.shape[1])
-    open_ = np.arange(len(theta))
-    for _ in range(steps):
+    for step_number in range(steps):
         part, w = problems.pick(open_), weights[open_]
         normal, gradient = _normal(part, w, theta[open_], value[open_], jacobian[open_])
-        damped = normal.copy()
-        damped[:, diagonal, diagonal] *= 1 + damping[open_, None]
-        step = np.linalg.solve(damped, gradient[..., None])[..., 0]
+        scale = normal[:, diagonal, diagonal]
+        scale = damping[open_, None] * (scale + scale.mean(1, keepdims=True))
+        normal[:, diagonal, diagonal] += scale
+        step = np.linalg.solve(normal, gradient[..., None])[..., 0]
         tried = theta[open_] + step
         new_value, new_jacobian = formula(tried)
         new_loss = _loss(part, w, tried, new_value)
-        better = new_loss < loss[open_]
         gain = loss[open_] - new_loss
+        better = gain > 0
         won = open_[better]
         theta[won], value[won] = tried[better], new_value[better]
         jacobian[won], loss[won] = new_jacobian[better], new_loss[better]
-        damping[open_] = np.clip(damping[open_] * np.where(better, decay, grow), 1e-9, 1e12)
-        settled = np.where(better, gain < 1e-7 * (1 + loss[open_]), damping[open_] > 1e8)
+        foretold = (step * (gradient + scale * step)).sum(1)
+        _lead(state, open_, better, gain / np.maximum(foretold, 1e-300))
+        settled = np.where(better, gain < _SETTLED * (1 + loss[open_]), damping[open_] > 1e8)
+        if step_number == 0:
+            state.moving[open_[settled]] = False
         open_ = open_[~settled]
         if not len(open_):
             break
-    return theta
+
+
+def _lead(state: _State, open_: np.ndarray, better: np.ndarray, ratio: FloatArray) -> None:
+    """Damping after a step, by the ratio of its gain to the one foretold (Nielsen 1999)."""
+    damping, growth = state.damping[open_], state.growth[open_]
+    eased = np.maximum(1 / 3, 1 - (2 * np.clip(ratio, 0.0, 1.0) - 1) ** 3)
+    state.damping[open_] = np.clip(damping * np.where(better, eased, growth), 1e-9, 1e12)
+    state.growth[open_] = np.where(better, _GROW, 2 * growth)
 
 
 def _normal(
@@ -139,12 +182,13 @@ def _normal(
     jacobian: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """``JᵀWJ + Λ`` and the step's right-hand side."""
-    weighted = jacobian * weights[..., None]
-    normal = weighted.transpose(0, 2, 1) @ jacobian
+    root = np.sqrt(weights)[..., None]
+    scaled = jacobian * root  # a matrix times its own transpose costs half of any other product
+    across = scaled.transpose(0, 2, 1)
+    normal = across @ scaled
     index = np.arange(theta.shape[1])
     normal[:, index, index] += problems.precision
-    residual = (problems.values - value)[..., None]
-    gradient = (weighted.transpose(0, 2, 1) @ residual)[..., 0]
+    gradient = (across @ ((problems.values - value)[..., None] * root))[..., 0]
     return normal, gradient - problems.precision * (theta - problems.prior_mean)
 
 

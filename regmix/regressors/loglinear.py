@@ -8,14 +8,13 @@ to a common value, is decided by the leave-one-out error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from regmix.mixture import FloatArray
-from regmix.regressors.laws import Law, Trial, tame
-from regmix.regressors.least_squares import Formula, Problems, solve
+from regmix.regressors.laws import SCOUT, Law, Scouted, tame
+from regmix.regressors.least_squares import Effort, Formula, Problems, solve
 
 ASYMPTOTES = (0.02, 0.15, 1.0, 5.0)
 """Starts: ``c`` this many ranges beyond the best value seen; the last is all but linear."""
@@ -23,7 +22,6 @@ WIDTHS = (0.5, 1.5, 5.0)
 """Prior standard deviations of ``t`` around its mean."""
 _NOISE = 0.05
 """Noise that the prior is weighed against, in standard deviations of the metric."""
-_SCOUT, _FULL = 8, 40
 _BATCH = 12_000_000
 """Derivatives held at once: about 100 MB."""
 _LARGEST = 30.0
@@ -34,6 +32,7 @@ class LogLinear(Law):
     """θ = (c, a, t): value ``c + sign · exp(a + t·w)``."""
 
     name: ClassVar[str] = "loglinear"
+    effort: ClassVar[Effort] = Effort(10, 4)
 
     @staticmethod
     def batch(runs: int, domains: int) -> int:
@@ -55,27 +54,27 @@ class LogLinear(Law):
         return evaluate
 
     @staticmethod
-    def trial(x: FloatArray, values: FloatArray, weights: FloatArray, sign: float) -> Trial:
-        """Best start of each metric, then every prior from there."""
-        formula, metrics = LogLinear.formula(x, sign), len(values)
+    def precisions(domains: int) -> FloatArray:
+        """For each width; c and a are free."""
+        found = np.full((len(WIDTHS), domains + 2), 1e-7)
+        found[:, 2:] = (_NOISE / np.array(WIDTHS)[:, None]) ** 2
+        return found
 
-        def problems(copies: int, widths: Sequence[float]) -> Problems:
-            precision = np.full((len(widths), x.shape[1] + 2), 1e-7)
-            precision[:, 2:] = (_NOISE / np.array(widths)[:, None]) ** 2
-            return Problems(
-                np.tile(values, (copies, 1)),
-                np.tile(weights, (copies, 1)),
-                np.zeros((copies * metrics, x.shape[1] + 2)),
-                np.repeat(precision, copies * metrics // len(widths), axis=0),
-            )
-
-        mild = tame(values.T).T
+    @staticmethod
+    def scout(x: FloatArray, values: FloatArray, weights: FloatArray, sign: float) -> Scouted:
+        """A few steps from every asymptote, under the middle prior."""
+        metrics, mild = len(values), tame(values.T).T
         starts = np.concatenate([_start(x, mild, sign, beyond) for beyond in ASYMPTOTES])
-        scouted = solve(formula, problems(len(ASYMPTOTES), WIDTHS[1:2]), starts, _SCOUT)
-        best = scouted.loss.reshape(len(ASYMPTOTES), metrics).argmin(0) * metrics
-        again = np.tile(scouted.theta[best + np.arange(metrics)], (len(WIDTHS), 1))
-        posed = problems(len(WIDTHS), WIDTHS)
-        return Trial(sign, metrics, posed, solve(formula, posed, again, _FULL))
+        posed = Problems(
+            np.tile(values, (len(ASYMPTOTES), 1)),
+            np.tile(weights, (len(ASYMPTOTES), 1)),
+            np.zeros_like(starts),
+            np.tile(LogLinear.precisions(x.shape[1])[1], (len(starts), 1)),
+        )
+        found = solve(LogLinear.formula(x, sign), posed, starts, SCOUT)
+        best = found.loss.reshape(len(ASYMPTOTES), metrics).argmin(0) * metrics
+        best += np.arange(metrics)
+        return Scouted(found.theta[best], posed.prior_mean[best], found.loo[best])
 
 
 def _start(x: FloatArray, values: FloatArray, sign: float, beyond: float) -> FloatArray:

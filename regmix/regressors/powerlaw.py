@@ -7,27 +7,25 @@ values by a prior, so that fewer runs than parameters still give a fit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 from scipy import optimize
 
 from regmix.mixture import FloatArray
-from regmix.regressors.laws import Law, Trial, tame
-from regmix.regressors.least_squares import Formula, Problems, solve
+from regmix.regressors.laws import SCOUT, Law, Scouted, tame
+from regmix.regressors.least_squares import Effort, Formula, Problems, solve
 
 STARTS = ((0.01, 0.3), (0.05, 0.6), (0.3, 1.0))
 """Offsets ``a`` and exponents ``g`` from which the fit begins."""
-WIDTHS = (0.4, 1.5)
+WIDTHS = (0.1, 0.5, 3.0)
 """Prior standard deviations of the logarithms of F, a and g, the last two halved."""
-_NOISE = 0.05
+_NOISE = 0.1
 _SMALLEST = 1e-4
 """Least F of a start, in standard deviations of the metric."""
 _BOUNDS = ((-12.0, 6.0), (np.log(3e-4), np.log(3.0)), (np.log(2e-2), np.log(3.0)))
 """Of the logarithms of F, a and g. Without them a domain that no run left out can get an offset so
 small that leaving it out is predicted to be a million times worse than anything measured."""
-_SCOUT, _FULL = 6, 25
 _BATCH = 24_000_000
 """Derivatives held at once: about 200 MB."""
 
@@ -36,6 +34,7 @@ class PowerLaw(Law):
     """θ = (c, log F, log a, log g)."""
 
     name: ClassVar[str] = "powerlaw"
+    effort: ClassVar[Effort] = Effort(4, 6)
 
     @staticmethod
     def batch(runs: int, domains: int) -> int:
@@ -68,30 +67,28 @@ class PowerLaw(Law):
         return evaluate
 
     @staticmethod
-    def trial(x: FloatArray, values: FloatArray, weights: FloatArray, sign: float) -> Trial:
-        """Best start of each metric, then every prior from there."""
-        formula, metrics, d = PowerLaw.formula(x, sign), len(values), x.shape[1]
+    def precisions(domains: int) -> FloatArray:
+        """For each width; c is free."""
+        found = np.full((len(WIDTHS), 3 * domains + 1), 1e-7)
+        for row, width in zip(found, WIDTHS, strict=True):
+            row[1 : domains + 1] = (_NOISE / (2 * width)) ** 2
+            row[domains + 1 :] = (_NOISE / width) ** 2
+        return found
 
-        def problems(prior: FloatArray, widths: Sequence[float]) -> Problems:
-            precision = np.full((len(widths), 3 * d + 1), 1e-7)
-            for row, width in zip(precision, widths, strict=True):
-                row[1 : d + 1] = (_NOISE / (2 * width)) ** 2
-                row[d + 1 :] = (_NOISE / width) ** 2
-            copies = len(prior) // metrics
-            return Problems(
-                np.tile(values, (copies, 1)),
-                np.tile(weights, (copies, 1)),
-                prior,
-                np.repeat(precision, len(prior) // len(widths), axis=0),
-            )
-
-        mild = tame(values.T).T
+    @staticmethod
+    def scout(x: FloatArray, values: FloatArray, weights: FloatArray, sign: float) -> Scouted:
+        """A few steps from every start, under the mildest prior."""
+        metrics, d, mild = len(values), x.shape[1], tame(values.T).T
         starts = np.concatenate([_start(x, sign * mild, sign, *s) for s in STARTS])
-        scouted = solve(formula, problems(_prior(starts, d), WIDTHS[1:]), starts, _SCOUT)
-        best = scouted.loss.reshape(len(STARTS), metrics).argmin(0) * metrics + np.arange(metrics)
-        again = np.tile(scouted.theta[best], (len(WIDTHS), 1))
-        posed = problems(np.tile(_prior(starts[best], d), (len(WIDTHS), 1)), WIDTHS)
-        return Trial(sign, metrics, posed, solve(formula, posed, again, _FULL))
+        posed = Problems(
+            np.tile(values, (len(STARTS), 1)),
+            np.tile(weights, (len(STARTS), 1)),
+            _prior(starts, d),
+            np.tile(PowerLaw.precisions(d)[-1], (len(starts), 1)),
+        )
+        found = solve(PowerLaw.formula(x, sign), posed, starts, SCOUT)
+        best = found.loss.reshape(len(STARTS), metrics).argmin(0) * metrics + np.arange(metrics)
+        return Scouted(found.theta[best], posed.prior_mean[best], found.loo[best])
 
 
 def _prior(starts: FloatArray, d: int) -> FloatArray:

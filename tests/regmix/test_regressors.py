@@ -38,10 +38,9 @@ def test_gp_gradient_against_finite_differences(seed: int, theta: list[float]) -
     rng = np.random.default_rng(seed)
     z, t, relative = np.sqrt(draw(15, seed=seed)), rng.standard_normal(15), rng.uniform(0.1, 9, 15)
     at = np.array(theta) - [0, 0, 0, 0, 0, 2, 3]
-    _, gradient = _negative_log_posterior(at, z, t, relative)
-    numeric = optimize.approx_fprime(
-        at, lambda p: _negative_log_posterior(p, z, t, relative)[0], 1.5e-7
-    )
+    known = z, z @ z.T, t, relative
+    _, gradient = _negative_log_posterior(at, *known)
+    numeric = optimize.approx_fprime(at, lambda p: _negative_log_posterior(p, *known)[0], 1.5e-7)
     assert gradient == pytest.approx(numeric, rel=2e-4, abs=2e-4 * (1 + np.abs(gradient).max()))
 
 
@@ -82,7 +81,7 @@ def test_gp_likelihood_against_sklearn() -> None:
     theta = np.array([0.1, -0.3, 0.5, 0.0, 0.2, -1.0, -2.5])
     ours, theirs = [], []
     for relative in (np.ones(20), np.linspace(0.1, 8.0, 20)):
-        ours.append(-_negative_log_posterior(theta, z, t, relative)[0])
+        ours.append(-_negative_log_posterior(theta, z, z @ z.T, t, relative)[0])
         gp = GaussianProcessRegressor(
             sklearn_kernel(theta), alpha=np.exp(theta[-1]) * relative, optimizer=None
         )

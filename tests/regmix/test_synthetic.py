@@ -126,25 +126,30 @@ def decide(data: Observations, choice: Settings, result: FitResult | None = None
 
 
 @cache
-def studies(name: str, d: int) -> tuple[Decided, ...]:
-    """Three swarms on one surface, decided by `auto`."""
-    swarms = [swarm({"loss": truth(name, d)}, d, seed) for seed in range(3)]
-    return tuple(decide(data, settings(data, ObjectiveConfig())) for data in swarms)
+def study_of(name: str, d: int, seed: int) -> Decided:
+    """One swarm on a surface, decided by `auto`."""
+    data = swarm({"loss": truth(name, d)}, d, seed)
+    return decide(data, settings(data, ObjectiveConfig()))
+
+
+def studies(name: str, d: int, count: int = 3) -> tuple[Decided, ...]:
+    """Several swarms on one surface."""
+    return tuple(study_of(name, d, seed) for seed in range(count))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("d", [4, 8])
 @pytest.mark.parametrize("name", SURFACES)
 def test_regret_is_below_two_percent_of_the_range(name: str, d: int) -> None:
-    """The median of three swarms; a cliff that four runs of 32 have seen is allowed three."""
+    """The median of ten swarms; of twenty for a cliff that few runs of 32 have seen."""
     known = truth(name, d)
     regrets = []
-    for study in studies(name, d):
+    for study in studies(name, d, 20 if (name, d) == ("cliff", 8) else 10):
         w = study.proposal.best.mixture.array()
         regrets.append((known.surface(w[None])[0] - known.lowest) / known.range)
         best_run = study.data.y("loss").min() - known.lowest
         assert regrets[-1] * known.range <= max(best_run, 0.02 * known.range) + 0.03 * known.range
-    assert np.median(regrets) < (0.03 if (name, d) == ("cliff", 8) else 0.02)
+    assert np.median(regrets) < 0.02
     assert min(regrets) >= -1e-9
 
 
