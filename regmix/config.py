@@ -140,6 +140,10 @@ class TrainConfig(Strict):
     tokens: Positive | None = None
     batch_tokens: Positive | None = None
     lr: PositiveFloat | None = None
+    """Peak learning rate; empty: by the model's size."""
+    lr_mode: Literal["rule", "tiny"] = "rule"
+    """Where ``lr`` is empty. ``tiny``: a thirtieth of the rule's, since small models rank data more as
+    large, tuned ones do at rates far below the best (arXiv 2512.24503; the factor is ours)."""
     min_lr_ratio: Share = 0.1
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     warmup_share: Share = 0.05

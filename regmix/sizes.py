@@ -31,10 +31,12 @@ _SIZES: dict[str, tuple[int, int, int, int]] = {
 }
 SIZES = tuple(_SIZES)
 
-_RESOLVED = ("eval_points", "eval_tokens", "repetition")
+_RESOLVED = ("eval_points", "eval_tokens", "repetition", "lr_mode")
 """Settings that a plan holds in another form."""
 TOKENS_PER_PARAMETER = 20
 """Default horizon (Hoffmann et al. 2022, arXiv 2203.15556)."""
+TINY = 1 / 30
+"""Of the rule's learning rate: a factor of ours for the small rates that arXiv 2512.24503 is about."""
 BATCH_SEQUENCES = 8
 """Default sequences a step for small models; a batch grows with the horizon beyond that."""
 
@@ -149,7 +151,7 @@ def plan(config: TrainConfig, model: ModelShape) -> TrainPlan:
     return TrainPlan(
         steps=steps,
         batch=batch,
-        lr=config.lr or default_lr(model),
+        lr=config.lr or default_lr(model) * (TINY if config.lr_mode == "tiny" else 1),
         eval_steps=_eval_steps(config, steps, batch * model.context),
         data_share=1.0,
         **settings,

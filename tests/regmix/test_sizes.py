@@ -78,6 +78,12 @@ def test_plans_that_do_not_fit_are_refused() -> None:
         plan(TrainConfig(tokens=10_240, batch_tokens=1024, eval_tokens=(1, 20_000)), model)
 
 
+def test_tiny_rates_are_far_below_the_rule_and_a_given_one_is_kept() -> None:
+    model = shape(ModelConfig(size="1m"))
+    assert plan(TrainConfig(lr_mode="tiny"), model).lr == pytest.approx(default_lr(model) / 30)
+    assert plan(TrainConfig(lr_mode="tiny", lr=0.001), model).lr == 0.001
+
+
 def test_evaluations_are_even_or_where_they_are_asked_for() -> None:
     model = shape(ModelConfig(size="50k"))
     even = plan(TrainConfig(tokens=10_240, batch_tokens=1024, eval_points=3), model)
