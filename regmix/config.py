@@ -142,8 +142,8 @@ class TrainConfig(Strict):
     lr: PositiveFloat | None = None
     """Peak learning rate; empty: by the model's size."""
     lr_mode: Literal["rule", "tiny"] = "rule"
-    """Where ``lr`` is empty. ``tiny``: a thirtieth of the rule's, since small models rank data more as
-    large, tuned ones do at rates far below the best (arXiv 2512.24503; the factor is ours)."""
+    """Where ``lr`` is empty. ``tiny``: a thirtieth of the rule's, since small models rank data more
+    as large, tuned ones do at rates far below the best (arXiv 2512.24503; the factor is ours)."""
     min_lr_ratio: Share = 0.1
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     warmup_share: Share = 0.05

@@ -36,7 +36,7 @@ _RESOLVED = ("eval_points", "eval_tokens", "repetition", "lr_mode")
 TOKENS_PER_PARAMETER = 20
 """Default horizon (Hoffmann et al. 2022, arXiv 2203.15556)."""
 TINY = 1 / 30
-"""Of the rule's learning rate: a factor of ours for the small rates that arXiv 2512.24503 is about."""
+"""Of the rule's learning rate: our factor for the small rates that arXiv 2512.24503 is about."""
 BATCH_SEQUENCES = 8
 """Default sequences a step for small models; a batch grows with the horizon beyond that."""
 
