@@ -18,9 +18,9 @@ from regmix.regressors.least_squares import Effort, Formula, Problems, solve
 
 STARTS = ((0.01, 0.3), (0.05, 0.6), (0.3, 1.0))
 """Offsets ``a`` and exponents ``g`` from which the fit begins."""
-WIDTHS = (0.4, 1.5)
+WIDTHS = (0.1, 0.5, 3.0)
 """Prior standard deviations of the logarithms of F, a and g, the last two halved."""
-_NOISE = 0.05
+_NOISE = 0.1
 _SMALLEST = 1e-4
 """Least F of a start, in standard deviations of the metric."""
 _BOUNDS = ((-12.0, 6.0), (np.log(3e-4), np.log(3.0)), (np.log(2e-2), np.log(3.0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -193,7 +194,10 @@ def test_a_dry_run_tells_what_it_will_take_and_starts_nothing(
 ) -> None:
     ids = [s.run_id for s in study.propose().specs]
     specs = {r.spec.run_id: r.spec for r in study.runs()}
-    root = study.layout.root
+    root, path = study.layout.root, study.layout.config
+    _, said = here("train", root, "--dry-run")  # the size of arrays is tried for
+    assert re.match(r"9 runs in \d arrays", said)
+    path.write_text(path.read_text().replace("launch: {", "launch: {members: 1, "))
     code, said = here("train", root, "--dry-run")
     assert code == 0
     assert said.splitlines()[:2] == [
@@ -204,9 +208,10 @@ def test_a_dry_run_tells_what_it_will_take_and_starts_nothing(
     assert "time and cost are unknown until the first run has finished" in said
     assert not study.layout.launches.exists()
     train_runs(study, ids[:1])
-    path = study.layout.config
     path.write_text(
-        path.read_text().replace("{workers: 2,", "{members: 4, workers: 2, cost_per_hour: 36000,")
+        path.read_text().replace(
+            "{members: 1, workers: 2,", "{members: 4, workers: 2, cost_per_hour: 36000,"
+        )
     )
     code, said = here("train", root, "--dry-run")
     assert said.startswith("8 runs in 2 arrays of up to 4\n")
