@@ -94,7 +94,8 @@ def several_metrics_are_fitted_as_each_alone(kind: Kind) -> None:
     assert len(together) == y.shape[1], f"{len(together)} regressors for {y.shape[1]} metrics"
     for column, model in enumerate(together):
         alone = _one(kind, x, y[:, column])
-        _same(model.predict(new), alone.predict(new), 1e-9, f"metric {column} among others")
+        # A batch may be summed in another order, which a badly conditioned fit magnifies.
+        _same(model.predict(new), alone.predict(new), 1e-7, f"metric {column} among others")
 
 
 def fitting_is_deterministic_and_leaves_its_input_alone(kind: Kind) -> None:
