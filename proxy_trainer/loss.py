@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proxy_trainer.models.kernels import matmul, on_cpu
+from proxy_trainer.models.products import matmul, on_cpu
 
-CHUNK_LOGITS = {"cpu": 2**18, "cuda": 2**28}
-"""Logits a chunk. On a CPU 1 MB, the second-level cache of a current core; on a GPU 1 GB."""
+CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**28}
+"""Logits a chunk. On a CPU 4 MB: of the third-level cache a core's share, and more rows a product
+than the second level would hold, which is faster (docs/DECISIONS.md); on a GPU 1 GB."""
 _FAINT = 1e-30
 """Probabilities below it are too near to underflow for their logarithm to be taken."""
 

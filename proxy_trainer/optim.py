@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,61 +12,69 @@ from torch import Tensor, nn
 from proxy_trainer.models.array import TRUNK_MATRICES, ModelArray
 from regmix.sizes import TrainPlan
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+EPS = 1e-8
+"""Added to the root of the second moment: torch's default."""
+
+
+@dataclass
+class _Group:
+    """Parameters of one member with one weight decay, and their moments; views of the array's."""
+
+    decay: float
+    names: list[str] = field(default_factory=list)
+    parameters: list[Tensor] = field(default_factory=list)
+    exp_avg: list[Tensor] = field(default_factory=list)
+    exp_avg_sq: list[Tensor] = field(default_factory=list)
 
 
 class ArrayAdamW:
     """AdamW for every member of an array, with its own learning rate, clipping and skipped steps.
 
-    One fused optimiser a member, on views of the array's parameters: its kernel scales gradients
-    and leaves out a step by figures that stay on the device, so that nothing waits for the host.
-    Only matrices of the trunk decay; embeddings, head and norms do not.
+    torch's fused kernel on views of the array's parameters, a call a member and weight decay: it
+    scales gradients and leaves out a step by figures that stay on the device, so that nothing
+    waits for the host. Only matrices of the trunk decay; embeddings, head and norms do not.
     """
 
     def __init__(self, array: ModelArray, plan: TrainPlan) -> None:
         self._parameters = dict(array.named_parameters())
-        self._clip = plan.clip
+        self._plan = plan
+        self._members = array.members
         device = next(array.parameters()).device
-        self._rate_K: Tensor | None = None
-        if device.type == "cuda":
-            self._rate_K = torch.full((array.members,), plan.lr, device=device)
-        self.views: list[dict[str, nn.Parameter]] = []
-        self._each: list[torch.optim.AdamW] = []
-        for member in range(array.members):
-            views = {n: nn.Parameter(p.detach()[member]) for n, p in self._parameters.items()}
-            groups = [
-                {"params": [v for n, v in views.items() if _decays(n)],
-                 "weight_decay": plan.weight_decay},
-                {"params": [v for n, v in views.items() if not _decays(n)], "weight_decay": 0.0},
-            ]  # fmt: skip
-            self.views.append(views)
-            self._each.append(
-                torch.optim.AdamW(
-                    groups,
-                    lr=plan.lr if self._rate_K is None else self._rate_K[member],
-                    betas=(plan.beta1, plan.beta2),
-                    fused=True,
-                    capturable=self._rate_K is not None,
-                )
-            )
+        self._rate_K = torch.full((array.members,), plan.lr, device=device)
+        # Read on the device, so that a recorded step can change it.
+        self._rates_on_device = device.type == "cuda"
+        self._rates: Sequence[float | Tensor] = list(self._rate_K)
+        self._step_K = torch.zeros(array.members, device=device)
+        self._groups = [self._grouped(member) for member in range(array.members)]
+
+    def _grouped(self, member: int) -> tuple[_Group, _Group]:
+        found = _Group(self._plan.weight_decay), _Group(0.0)
+        for name, parameter in self._parameters.items():
+            group = found[0] if _decays(name) else found[1]
+            own = parameter.detach()[member]
+            group.names.append(name)
+            group.parameters.append(own)
+            group.exp_avg.append(torch.zeros_like(own))
+            group.exp_avg_sq.append(torch.zeros_like(own))
+        return found
 
     def norms(self) -> Tensor:
         """Norm of every member's gradient before clipping, ``(K,)``."""
         # Member by member: a reduction over a table of all of them would add in an order that
         # depends on how many there are.
         grads = [_grad(p) for p in self._parameters.values()]
-        each = [nn.utils.get_total_norm([g[k] for g in grads]) for k in range(len(self.views))]
+        each = [nn.utils.get_total_norm([g[k] for g in grads]) for k in range(self._members)]
         return torch.stack(each)
 
     def set_rates(self, lr: Sequence[float]) -> None:
         """The learning rate of each member's next step."""
-        if self._rate_K is not None:  # read on the device, so that a recorded step can change it
+        if self._rates_on_device:
             self._rate_K.copy_(torch.tensor(lr), non_blocking=True)
-            return
-        for rate, optimiser in zip(lr, self._each, strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = rate
+        else:
+            self._rates = list(lr)
 
+    @torch.no_grad()
     def step(self, norm_K: Tensor, skip_K: Tensor) -> None:
         """Clip and step; the gradients are gone afterwards.
 
@@ -73,35 +82,47 @@ class ArrayAdamW:
             norm_K: of :meth:`norms`.
             skip_K: 1 for members that are left as they are, else 0.
         """
-        scale_K = (norm_K / self._clip).clamp(min=1.0).float()
-        for k, (optimiser, views) in enumerate(zip(self._each, self.views, strict=True)):
-            for name, view in views.items():
-                view.grad = _grad(self._parameters[name])[k]
-            # What torch's own gradient scaler sets for fused optimisers.
-            optimiser.grad_scale = scale_K[k]  # type: ignore[attr-defined]
-            optimiser.found_inf = skip_K[k]  # type: ignore[attr-defined]
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+        scale_K = (norm_K / self._plan.clip).clamp(min=1.0).float()
+        self._step_K += 1  # a step that is left out is taken back below, as torch's optimiser does
+        for member, groups in enumerate(self._groups):
+            for group in groups:
+                grads = [_grad(self._parameters[name])[member] for name in group.names]
+                torch._fused_adamw_(
+                    group.parameters,
+                    grads,
+                    group.exp_avg,
+                    group.exp_avg_sq,
+                    [],
+                    [self._step_K[member]] * len(grads),
+                    lr=self._rates[member],
+                    beta1=self._plan.beta1,
+                    beta2=self._plan.beta2,
+                    weight_decay=group.decay,
+                    eps=EPS,
+                    amsgrad=False,
+                    maximize=False,
+                    grad_scale=scale_K[member],
+                    found_inf=skip_K[member],
+                )
+        self._step_K -= skip_K
         for parameter in self._parameters.values():
             parameter.grad = None
 
     def state(self, member: int) -> dict[str, Tensor]:
-        """Moments and step counts of one member, by parameter and name; what they are, not copies.
-
-        Empty before the first step.
-        """
-        state = self._each[member].state
-        return {
-            f"{name}.{key}": value
-            for name, view in self.views[member].items()
-            for key, value in state[view].items()
-        }
+        """Moments by parameter and name, and steps done, of one member; not copies."""
+        found = {"step": self._step_K[member]}
+        for group in self._groups[member]:
+            for moment in MOMENTS:
+                found |= {
+                    f"{n}.{moment}": m
+                    for n, m in zip(group.names, getattr(group, moment), strict=True)
+                }
+        return found
 
     def load(self, member: int, state: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`state` gave."""
-        for name, view in self.views[member].items():
-            own = {key: state[f"{name}.{key}"].to(view.device, copy=True) for key in MOMENTS}
-            self._each[member].state[view] = own
+        for name, own in self.state(member).items():
+            own.copy_(state[name])
 
 
 def _decays(name: str) -> bool:

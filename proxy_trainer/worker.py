@@ -24,17 +24,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-# The first optimiser of a process imports this for seconds: once in the fork server, not per run.
-import torch._dynamo
-
 from proxy_trainer import checkpoint
 from proxy_trainer.arrays import best_members, train_array
 from proxy_trainer.environment import WORKER
 from proxy_trainer.launch.claims import Claim, Claimant, Lost
 from proxy_trainer.launch.queue import Queue
 from proxy_trainer.launch.submissions import Submission, submissions
+from proxy_trainer.setup import set_up
 from regmix import __version__
 from regmix.arrays import array_key
 from regmix.config import LaunchConfig
@@ -256,7 +252,7 @@ def work(
         begin: called with the worker before it begins.
         on_claim: called whenever runs were claimed.
     """
-    torch.set_num_threads(1)
+    set_up()
     os.environ[WORKER] = name
     try:
         worker = Worker(Task.of(StudyLayout(root), submission_id), name)

@@ -9,12 +9,14 @@ from runner import BETAS, CLIP, LR, Inputs, Job, Trainer, serve
 from torch import Tensor
 
 from proxy_trainer.members import Members
+from proxy_trainer.setup import set_up
 from regmix import __version__
 from regmix.sizes import ModelShape, TrainPlan
 
 
 def build(job: Job, inputs: Inputs, options: dict[str, Any]) -> Trainer:
     """The one place that knows our trainer: an array of members, and a step of all of them."""
+    set_up()  # as every worker of ours does
     members = min(job.members, options["array"])
     made = Members(
         _shape(job), job.vocab_size, _plan(job), [0] * members,
@@ -69,4 +71,4 @@ def _plan(job: Job) -> TrainPlan:
 
 
 if __name__ == "__main__":
-    serve(build, {"array": (1, 2, 4, 8)})
+    serve(build, {"array": (1, 2, 4, 8, 16)})

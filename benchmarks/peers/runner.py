@@ -108,7 +108,7 @@ def serve(build: Build, options: dict[str, tuple[Any, ...]] | None = None) -> No
 def _fastest(
     build: Build, job: Job, inputs: Inputs, options: dict[str, tuple[Any, ...]]
 ) -> dict[str, Any]:
-    """The combination of options with the shortest median step; trials take turns."""
+    """The combination of options with the least median time a token; trials take turns."""
     combinations = [
         dict(zip(options, v, strict=True)) for v in itertools.product(*options.values())
     ]
@@ -123,7 +123,7 @@ def _fastest(
         for own, trainer in zip(seconds, trainers, strict=True):
             began = time.perf_counter()
             trainer.step(index)
-            own.append(time.perf_counter() - began)
+            own.append((time.perf_counter() - began) / trainer.work)
     medians = [statistics.median(own[WARM_UP:]) for own in seconds]
     torch.compiler.reset()  # what was compiled for the trials
     return combinations[medians.index(min(medians))]

@@ -23,11 +23,12 @@ from proxy_trainer.models.kernels import (
     LONGEST_IN_BLOCKS,
     causal_attention,
     linear,
-    on_cpu,
+    norm_linear,
     rms_norm,
     rotate,
     swiglu,
 )
+from proxy_trainer.models.products import on_cpu
 from regmix.sizes import ModelShape
 
 TRUNK_MATRICES = ("qkv", "out", "gate_up", "down")
@@ -53,15 +54,15 @@ class _Layer(nn.Module):
             self.k_norm = _ones(members, 1, 1, e)
 
     def forward(self, x_KND: Tensor, turn_TC: Tensor, mask: Tensor | None) -> Tensor:
-        x_KND = x_KND + linear(self._attend(rms_norm(x_KND, self.norm_1), turn_TC, mask), self.out)
-        opened = swiglu(linear(rms_norm(x_KND, self.norm_2), self.gate_up))
+        x_KND = x_KND + linear(self._attend(x_KND, turn_TC, mask), self.out)
+        opened = swiglu(norm_linear(x_KND, self.norm_2, self.gate_up))
         return x_KND + linear(opened, self.down)
 
     def _attend(self, x_KND: Tensor, turn_TC: Tensor, mask: Tensor | None) -> Tensor:
         s, T = self.shape, len(turn_TC)
         H, G, E = s.heads, s.kv_heads, s.head_dim
         K, N, D = x_KND.shape
-        x_KNC = linear(x_KND, self.qkv)
+        x_KNC = norm_linear(x_KND, self.norm_1, self.qkv)
         plain = H == G and not s.qk_norm and mask is None
         if plain and on_cpu(x_KNC) and T <= LONGEST_IN_BLOCKS:
             x_BTC = x_KNC.view(K * N // T, T, -1)

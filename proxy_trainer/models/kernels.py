@@ -1,10 +1,8 @@
 """Building blocks of a model array: K models at once, each tensor with a leading K.
 
 On a GPU they are plain batched operations, which a compiler can fuse. On a CPU single precision
-takes hand-written gradients: fewer passes over memory than autograd's, and matrix products by
-oneDNN, whose kernels use AVX-512 wherever the processor has it (the BLAS behind ``torch.mm`` does
-so on some makers' processors only; docs/DECISIONS.md has the figures). Members never mix: what a
-member comes to does not depend on how many others are computed with it.
+takes hand-written gradients: fewer operations, and fewer passes over memory, than autograd's.
+Members never mix: what a member comes to does not depend on how many others are computed with it.
 
 Shapes are in suffixes: K members, N rows, D inputs, O outputs, B batch, T time, C channels.
 """
@@ -19,27 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proxy_trainer.models.gpt import NORM_EPS
-
-
-def on_cpu(x: Tensor) -> bool:
-    """Whether the CPU's kernels take this tensor; other types and devices go the general way."""
-    single = x.device.type == "cpu" and x.dtype == torch.float32
-    return single and not torch.is_autocast_enabled("cpu")
-
-
-def matmul(a_KNM: Tensor, b_KMO: Tensor) -> Tensor:
-    """Batched matrix product ``(K, N, O)``; on a CPU without a gradient."""
-    if not (on_cpu(a_KNM) and torch.backends.mkldnn.is_available()):
-        return torch.bmm(a_KNM, b_KMO)
-    if len(a_KNM) == 1:
-        return product(a_KNM[0], b_KMO[0])[None]
-    return torch.stack([product(a, b) for a, b in zip(a_KNM, b_KMO, strict=True)])
-
-
-def product(a_NM: Tensor, b_MO: Tensor) -> Tensor:
-    """``a @ b`` of two matrices of any strides by oneDNN, ``(N, O)``; no gradient."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(a_NM, b_MO.t(), None, "none", [], "")
-    return found
+from proxy_trainer.models.products import batched, matmul, on_cpu
 
 
 class _Linear(torch.autograd.Function):
@@ -62,12 +40,23 @@ def linear(x_KND: Tensor, w_KDO: Tensor) -> Tensor:
     return found
 
 
+def _normalised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``x`` over the root mean square of its last dimension, and what it was multiplied by."""
+    scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    scale.square_().mul_(1 / x.shape[-1]).add_(NORM_EPS).rsqrt_()
+    return x * scale, scale
+
+
+def _unnormalised_(g: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
+    """The gradient of what was normalised from that of ``normed``, which is overwritten."""
+    centre = (g * normed).mean(-1, keepdim=True).neg_()
+    return g.addcmul_(normed, centre).mul_(scale)
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale.square_().mul_(1 / x.shape[-1]).add_(NORM_EPS).rsqrt_()
-        normed = x * scale
+        normed, scale = _normalised(x)
         ctx.save_for_backward(normed, scale, weight)
         y: Tensor = normed * weight
         return y
@@ -75,12 +64,10 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
         normed, scale, weight = ctx.saved_tensors
-        product = g * normed
         # The weight is one row a member: everything between it and the last dimension is summed.
         between = [d for d in range(1, g.dim() - 1) if weight.shape[d] == 1]
-        grad_weight = product.sum(between, keepdim=True)
-        centre = product.mul_(weight).mean(-1, keepdim=True).neg_()
-        return (g * weight).addcmul_(normed, centre).mul_(scale), grad_weight
+        grad_weight = (g * normed).sum(between, keepdim=True)
+        return _unnormalised_(g * weight, normed, scale), grad_weight
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
@@ -93,6 +80,34 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
         y: Tensor = F.rms_norm(x, width, None, NORM_EPS) * weight
         return y
     found: Tensor = _RMSNorm.apply(x, weight)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _NormLinear(torch.autograd.Function):
+    """The norm's weight goes into the matrix, which is smaller than the rows it would multiply."""
+
+    @staticmethod
+    def forward(ctx: Any, x_KND: Tensor, weight_K1D: Tensor, w_KDO: Tensor) -> Tensor:
+        normed, scale = _normalised(x_KND)
+        weighted_KDO = w_KDO * weight_K1D.transpose(1, 2)
+        ctx.save_for_backward(normed, scale, weight_K1D, w_KDO, weighted_KDO)
+        return matmul(normed, weighted_KDO)
+
+    @staticmethod
+    def backward(ctx: Any, g_KNO: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        normed, scale, weight_K1D, w_KDO, weighted_KDO = ctx.saved_tensors
+        grad_KDO = matmul(normed.transpose(1, 2), g_KNO)
+        grad_weight_K1D = (grad_KDO * w_KDO).sum(2)[:, None]
+        g_KND = matmul(g_KNO, weighted_KDO.transpose(1, 2))
+        grad_x = _unnormalised_(g_KND, normed, scale)
+        return grad_x, grad_weight_K1D, grad_KDO.mul_(weight_K1D.transpose(1, 2))
+
+
+def norm_linear(x_KND: Tensor, weight_K1D: Tensor, w_KDO: Tensor) -> Tensor:
+    """:func:`linear` of :func:`rms_norm`, ``(K, N, O)``."""
+    if not on_cpu(x_KND):
+        return linear(rms_norm(x_KND, weight_K1D), w_KDO)
+    found: Tensor = _NormLinear.apply(x_KND, weight_K1D, w_KDO)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -132,18 +147,21 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         gate, up = x.chunk(2, -1)
-        opened = F.silu(gate)
-        ctx.save_for_backward(x, opened)
+        share = torch.sigmoid(gate)
+        opened = gate * share
+        ctx.save_for_backward(x, share, opened)
         return opened * up
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
-        x, opened = ctx.saved_tensors
-        gate, up = x.chunk(2, -1)
+        x, share, opened = ctx.saved_tensors
+        up = x.chunk(2, -1)[1]
         grad = torch.empty_like(x)
         grad_gate, grad_up = grad.chunk(2, -1)
         torch.mul(g, opened, out=grad_up)
-        torch.ops.aten.silu_backward.grad_input(g * up, gate, grad_input=grad_gate)
+        # The slope of x sigmoid(x) is between opened and 1, as far along as its sigmoid says.
+        slope = torch.lerp(opened, opened.new_ones(()), share)
+        torch.mul(slope.mul_(g), up, out=grad_gate)
         return grad
 
 
@@ -158,7 +176,7 @@ def swiglu(x: Tensor) -> Tensor:
 
 LONGEST_IN_BLOCKS = 512
 """Context up to which attention weights are kept for the backward pass, not computed again."""
-_BLOCKS = 4
+_LEAST_BLOCK, _MOST_BLOCKS = 64, 4
 
 
 class _Attention(torch.autograd.Function):
@@ -169,62 +187,62 @@ class _Attention(torch.autograd.Function):
         B, T, C = x_BTC.shape
         E = C // (3 * heads)
         split = x_BTC.view(B, T, 3, heads, E).permute(2, 0, 3, 1, 4).contiguous()
-        _turn_(split[:2], turn_TE)
+        turns = _turns(turn_TE, E**-0.5)
+        _turn_(split[:2], turns)
         q, k, v = split.flatten(1, 2)
         y_BTHE = x_BTC.new_empty(B, T, heads, E)
         weights = []
         for start, stop in _query_blocks(T):
-            p = torch.baddbmm(
-                _future(start, stop).expand(len(q), -1, -1),
-                q[:, start:stop], k[:, :stop].transpose(1, 2), alpha=E**-0.5,
-            )  # fmt: skip
+            p = batched(q[:, start:stop], k[:, :stop].transpose(1, 2))
+            p[..., start:] += _future(stop - start)
             torch.softmax(p, -1, out=p)
-            found = torch.bmm(p, v[:, :stop]).view(B, heads, -1, E)
+            found = batched(p, v[:, :stop]).view(B, heads, -1, E)
             y_BTHE[:, start:stop] = found.transpose(1, 2)
             weights.append(p)
-        ctx.save_for_backward(split, turn_TE, *weights)
+        ctx.save_for_backward(split, turns, *weights)
         return y_BTHE.view(B, T, heads * E)
 
     @staticmethod
     def backward(ctx: Any, g_BTD: Tensor) -> tuple[Tensor, None, None]:
-        split, turn_TE, *weights = ctx.saved_tensors
+        split, turns, *weights = ctx.saved_tensors
         _, B, heads, T, E = split.shape
         q, k, v = split.flatten(1, 2)
-        g_BTHE = g_BTD.view(B, T, heads, E)
+        g = g_BTD.view(B, T, heads, E).transpose(1, 2).reshape(B * heads, T, E)
         grad = torch.empty_like(split)
         grad_q, grad_k, grad_v = grad.flatten(1, 2)
         # The last block has seen every key: what it gives needs nothing to be added to.
         for (start, stop), p in zip(reversed(_query_blocks(T)), reversed(weights), strict=True):
-            g = g_BTHE[:, start:stop].transpose(1, 2).reshape(B * heads, -1, E)
-            dp = torch.bmm(g, v[:, :stop].transpose(1, 2))
+            own, past = slice(start, stop), slice(stop)
+            dp = batched(g[:, own], v[:, past].transpose(1, 2))
             torch._softmax_backward_data(dp, p, -1, dp.dtype, grad_input=dp)
-            grad_q[:, start:stop] = torch.bmm(dp, k[:, :stop])
-            own_k = torch.bmm(dp.transpose(1, 2), q[:, start:stop])
-            own_v = torch.bmm(p.transpose(1, 2), g)
-            if stop == T:
-                grad_k.copy_(own_k)
-                grad_v.copy_(own_v)
-            else:
-                grad_k[:, :stop] += own_k
-                grad_v[:, :stop] += own_v
-        # One product undoes the turn and scales, as the products of queries and keys were.
-        _turn_(grad[:2], turn_TE.conj() * E**-0.5)
+            batched(dp, k[:, past], out=grad_q[:, own])
+            for into, rows, by in ((grad_k, dp, q), (grad_v, p, g)):
+                if stop == T:
+                    batched(rows.transpose(1, 2), by[:, own], out=into)
+                else:
+                    into[:, past] += batched(rows.transpose(1, 2), by[:, own])
+        _turn_(grad[:2], turns.conj())
         return grad.permute(1, 3, 0, 2, 4).reshape(B, T, 3 * heads * E), None, None
 
 
-def _turn_(x: Tensor, turn_TE: Tensor) -> None:
-    torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turn_TE)
+def _turns(turn_TE: Tensor, scale: float) -> Tensor:
+    """What queries (scaled, as their products with keys are to be) and keys are turned by."""
+    return torch.stack([turn_TE * scale, turn_TE])[:, None, None]
+
+
+def _turn_(x: Tensor, turns: Tensor) -> None:
+    torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(turns)
 
 
 def _query_blocks(length: int) -> list[tuple[int, int]]:
-    step = -(-length // _BLOCKS)
+    step = max(_LEAST_BLOCK, -(-length // _MOST_BLOCKS))
     return [(t, min(t + step, length)) for t in range(0, length, step)]
 
 
-@lru_cache(maxsize=256)
-def _future(start: int, stop: int) -> Tensor:
+@lru_cache(maxsize=64)
+def _future(length: int) -> Tensor:
     """-inf where a key comes after the query, ``(queries, keys)``; single precision."""
-    return torch.full((stop - start, stop), -torch.inf).triu(1 + start)
+    return torch.full((length, length), -torch.inf).triu(1)
 
 
 def causal_attention(x_BTC: Tensor, turn_TE: Tensor, heads: int) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 
 from proxy_trainer.environment import WORKER
 from proxy_trainer.launch.claims import Claim, Claimant
+from proxy_trainer.setup import set_up
 from proxy_trainer.sharded.checkpoint import found
 from proxy_trainer.sharded.ranks import Ranks, join
 from proxy_trainer.sharded.run import Settings, train_sharded
@@ -154,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.until_eof:
         threading.Thread(target=_await_end_of_input, args=(stop,), daemon=True).start()
     if not torch.cuda.is_available():
-        torch.set_num_threads(1)  # figures that do not depend on the machine
+        set_up()
     rank = int(os.environ.get("RANK", "0"))
     try:
         ranks = join(hybrid=asked.hybrid, timeout_seconds=asked.timeout_seconds)

@@ -150,7 +150,7 @@ def test_a_poisoned_batch_freezes_a_member_where_it_was() -> None:
     for name, parameter in members.array.named_parameters():
         assert torch.equal(parameter[1].nan_to_num(), before[name][1].nan_to_num())
         assert not torch.equal(parameter[0], before[name][0])
-    assert members.checkpoint(1, 2, 0.0).optimiser["norm.step"] == 1
+    assert members.checkpoint(1, 2, 0.0).optimiser["step"] == 1
 
 
 def test_the_same_seed_has_the_same_initial_weights_in_every_place() -> None:
@@ -257,11 +257,7 @@ def test_a_device_rate_is_read_at_every_step() -> None:
     for on_device in (False, True):
         members = Members(small(), VOCAB, planned(), [0, 1], device=CPU, separator=0)
         if on_device:
-            optimiser = members._optimiser
-            optimiser._rate_K = torch.zeros(2)
-            for k, each in enumerate(optimiser._each):
-                for group in each.param_groups:
-                    group["lr"] = optimiser._rate_K[k]
+            members._optimiser._rates_on_device = True
         for step in range(5):
             batch = torch.stack([batches(0)[step], batches(1)[step]])
             loss, _ = members.step(step, batch, [1e-3 * step, 2e-3])
