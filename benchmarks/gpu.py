@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from proxy_trainer.data.batch import Batch
 from proxy_trainer.execution import Execution
 from proxy_trainer.hardware import peak_flops
 from proxy_trainer.members import Members
@@ -91,12 +92,12 @@ def _steps(array: Members, batch: torch.Tensor, lr: float, seconds: float) -> fl
     """Steps a second; the first ones compile, choose kernels and record."""
     rates = [lr] * len(batch)
     for step in range(6):
-        array.step(step, batch, rates)
+        array.step(step, Batch(batch), rates)
     torch.cuda.synchronize()
     began, done = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         for _ in range(4):
-            array.step(done, batch, rates)
+            array.step(done, Batch(batch), rates)
             done += 1
         torch.cuda.synchronize()
     return done / (time.perf_counter() - began)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from proxy_trainer.data.batch import Batch
 from proxy_trainer.events import EventLog
 from proxy_trainer.members import Members
 from proxy_trainer.train import Outcome, choose_device, train
@@ -101,7 +102,7 @@ def _rate(spec: RunSpec, members: int, device: torch.device) -> tuple[float, flo
     def steps(seconds: float) -> tuple[int, float]:
         done, began = 0, time.perf_counter()
         while done < 2 or time.perf_counter() - began < seconds:
-            made.step(done, batch, [spec.plan.lr] * members)
+            made.step(done, Batch(batch), [spec.plan.lr] * members)
             done += 1
         if device.type == "cuda":
             torch.cuda.synchronize(device)

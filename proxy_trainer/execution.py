@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from proxy_trainer.data.batch import Batch
 from regmix.sizes import ModelShape
 
 Execution = Literal["eager", "compiled", "graph"]
-Body = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Stepped(NamedTuple):
+    """What a step found, on the device."""
+
+    loss_K: Tensor
+    """Mean nats a token that counts, z-loss included."""
+    norm_K: Tensor
+    """Norm of the gradient before clipping."""
+    nats_KB: Tensor
+    """Nats of each block's tokens that count."""
+
+
+Body = Callable[[Batch], Stepped]
 BYTES_A_CHANNEL = 60
 """Of activations that a layer keeps for its gradients: about 24 values in half precision (a gated
 MLP of 8/3 the width, attention without its weights), the residual stream in single precision."""
@@ -49,26 +63,26 @@ class RecordedStep:
         self._body = body
         self._done = 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._batch: Tensor | None = None
-        self._found: tuple[Tensor, Tensor] | None = None
+        self._batch: Batch | None = None
+        self._found: Stepped | None = None
 
-    def __call__(self, batch_KBT: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch) -> Stepped:
         """One step; what it returns is overwritten by the next."""
         if self._done < _WARM_UP:
             self._done += 1
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                found = self._body(batch_KBT)
+                found = self._body(batch)
             torch.cuda.current_stream().wait_stream(side)
             return found
         if self._graph is None:
-            self._batch = batch_KBT.clone()
+            self._batch = batch.clone()
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
                 self._found = self._body(self._batch)
         assert self._batch is not None
         assert self._found is not None
-        self._batch.copy_(batch_KBT)
+        self._batch.copy_(batch)
         self._graph.replay()
         return self._found

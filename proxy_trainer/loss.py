@@ -26,29 +26,42 @@ _FAINT = 1e-30
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_KND: Tensor, weight_KDV: Tensor, target_KN: Tensor, z_loss: float
-    ) -> Tensor:
+        ctx: Any,
+        hidden_KND: Tensor,
+        weight_KDV: Tensor,
+        target_KN: Tensor,
+        share_KN: Tensor | None,
+        z_loss: float,
+    ) -> tuple[Tensor, Tensor]:
         K, N, _ = hidden_KND.shape
         grad_hidden_KND = torch.empty_like(hidden_KND)
         grad_weight_KDV = torch.zeros_like(weight_KDV)
         total_K = hidden_KND.new_zeros(K)
+        nats_KN = hidden_KND.new_empty(K, N, dtype=_exact(hidden_KND))
         for members, rows in _chunks(hidden_KND, weight_KDV):
             h, w, t = hidden_KND[members, rows], weight_KDV[members], target_KN[members, rows]
             p_KRV, nats_KR, lse_KR = _softmax(h, w, t[..., None])
-            total_K[members] += (nats_KR + z_loss * lse_KR.square()).sum(1)
+            nats_KN[members, rows] = nats_KR
+            lost_KR = nats_KR + z_loss * lse_KR.square()
             if z_loss:
                 p_KRV.mul_(1 + 2 * z_loss * lse_KR[..., None])
             p_KRV.scatter_add_(2, t[..., None], p_KRV.new_full((1, 1, 1), -1.0).expand(*t.shape, 1))
+            if share_KN is not None:
+                lost_KR = lost_KR * share_KN[members, rows]
+                p_KRV.mul_(share_KN[members, rows, None])
+            total_K[members] += lost_KR.sum(1)
             grad_hidden_KND[members, rows] = matmul(p_KRV, w.transpose(1, 2))
             grad_weight_KDV[members] += matmul(h.transpose(1, 2), p_KRV)
         ctx.save_for_backward(grad_hidden_KND, grad_weight_KDV)
-        return total_K / N
+        ctx.scale = 1 / N if share_KN is None else 1.0
+        ctx.mark_non_differentiable(nats_KN)
+        return total_K * ctx.scale, nats_KN
 
     @staticmethod
-    def backward(ctx: Any, grad_K: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_K: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden_KND, grad_weight_KDV = ctx.saved_tensors
-        scale_K11 = (grad_K / grad_hidden_KND.shape[1])[:, None, None]
-        return grad_hidden_KND * scale_K11, grad_weight_KDV * scale_K11, None, None
+        scale_K11 = (grad_K * ctx.scale)[:, None, None]
+        return grad_hidden_KND * scale_K11, grad_weight_KDV * scale_K11, None, None, None
 
 
 def _chunks(hidden_KND: Tensor, weight_KDV: Tensor) -> list[tuple[slice, slice]]:
@@ -87,17 +100,24 @@ def _exact(x: Tensor) -> torch.dtype:
 
 
 def cross_entropy(
-    hidden_KND: Tensor, weight_KDV: Tensor, target_KN: Tensor, z_loss: float = 0.0
-) -> Tensor:
-    """Every member's mean nats a token, ``(K,)``.
+    hidden_KND: Tensor,
+    weight_KDV: Tensor,
+    target_KN: Tensor,
+    z_loss: float = 0.0,
+    share_KN: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Every member's loss in nats, ``(K,)``, and every token's nats without gradient, ``(K, N)``.
 
     Args:
-        z_loss: times the mean squared log-partition is added (PaLM, arXiv 2204.02311, section 5).
+        z_loss: times the squared log-partition is added (PaLM, arXiv 2204.02311, section 5).
+        share_KN: what each token counts for; the mean over all of them if not given.
 
-    Gradients reach ``hidden_KND`` and ``weight_KDV``; the result can be differentiated once.
+    Gradients of the loss reach ``hidden_KND`` and ``weight_KDV``; it can be differentiated once.
     """
-    loss_K: Tensor = _ChunkedCrossEntropy.apply(hidden_KND, weight_KDV, target_KN, z_loss)  # type: ignore[no-untyped-call]
-    return loss_K
+    found: tuple[Tensor, Tensor] = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_KND, weight_KDV, target_KN, share_KN, z_loss
+    )
+    return found
 
 
 @torch.no_grad()

@@ -8,10 +8,17 @@ import torch
 from torch import Tensor
 
 from proxy_trainer.checkpoint import Checkpoint
-from proxy_trainer.execution import Execution, RecordedStep, default_execution, rows_at_once
+from proxy_trainer.data.batch import Batch
+from proxy_trainer.execution import (
+    Execution,
+    RecordedStep,
+    Stepped,
+    default_execution,
+    rows_at_once,
+)
 from proxy_trainer.loss import cross_entropy
 from proxy_trainer.models.array import ModelArray
-from proxy_trainer.models.kernels import document_mask
+from proxy_trainer.models.kernels import document_mask, documents
 from proxy_trainer.optim import ArrayAdamW
 from proxy_trainer.spikes import SpikeGuard
 from regmix.sizes import ModelShape, TrainPlan
@@ -60,48 +67,61 @@ class Members:
             self._hidden = torch.compile(self.array.hidden, dynamic=False)
         self._advance = RecordedStep(self._body) if execution == "graph" else self._body
 
-    def step(self, step: int, batch_KBT: Tensor, lr: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """One optimiser step; losses in nats a token and gradient norms before clipping, ``(K,)``.
+    def step(self, step: int, batch: Batch, lr: Sequence[float]) -> Stepped:
+        """One optimiser step.
 
         Args:
             step: steps done before.
-            batch_KBT: blocks with the token after each, ``(K, B, context + 1)``.
+            batch: every member's blocks, ``(K, B, context + 1)``.
             lr: one learning rate a member.
         """
         self._step.fill_(step)
         self._optimiser.set_rates(lr)
-        return self._advance(batch_KBT)
+        return self._advance(batch)
 
-    def _body(self, batch_KBT: Tensor) -> tuple[Tensor, Tensor]:
-        loss_K = torch.zeros(self.array.members, device=self._device)
-        for part_KBT in batch_KBT.split(self._rows, dim=1):
-            share = part_KBT.shape[1] / batch_KBT.shape[1]
-            part_K = self._loss(part_KBT) * share
+    def _body(self, batch: Batch) -> Stepped:
+        K, B, _ = batch.tokens.shape
+        loss_K = torch.zeros(K, device=self._device)
+        total_K11 = None if batch.counts is None else batch.counts.sum((1, 2), keepdim=True)
+        nats = []
+        for part in batch.parts(self._rows):
+            part_K, nats_KN = self._loss(part, total_K11)
+            if total_K11 is None:
+                part_K = part_K * (part.tokens.shape[1] / B)
             part_K.sum().backward()
             loss_K = loss_K + part_K.detach()
+            nats.append(_by_block(nats_KN, part))
         norm_K = self._optimiser.norms()
         finite_K = loss_K.isfinite() & norm_K.isfinite()
         self.broken_K += (self._step + 1) * (~finite_K & (self.broken_K == 0))
         spike_K = self._guard.spikes(self._step, loss_K, norm_K)
         self._optimiser.step(norm_K, (spike_K | (self.broken_K > 0)).float())
-        return loss_K, norm_K
+        return Stepped(loss_K, norm_K, torch.cat(nats, 1))
 
-    def _loss(self, batch_KBT: Tensor) -> Tensor:
-        inputs_KBT, target_KN = batch_KBT[..., :-1], batch_KBT[..., 1:].flatten(1)
+    def _loss(self, batch: Batch, total_K11: Tensor | None) -> tuple[Tensor, Tensor]:
+        inputs_KBT, target_KN = batch.tokens[..., :-1], batch.tokens[..., 1:].flatten(1)
+        share_KN = None
+        if batch.counts is not None:
+            assert total_K11 is not None
+            share_KN = (batch.counts / total_K11).flatten(1)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            hidden_KND = self._hidden(inputs_KBT, self._mask(inputs_KBT))
-            return cross_entropy(hidden_KND, self.array.unembed_KDV, target_KN, self._plan.z_loss)
+            hidden_KND = self._hidden(inputs_KBT, self._mask(batch))
+            return cross_entropy(
+                hidden_KND, self.array.unembed_KDV, target_KN, self._plan.z_loss, share_KN
+            )
 
     @property
     def skipped_K(self) -> Tensor:  # noqa: N802
         """Steps that were left out as spikes."""
         return self._guard.skipped_K
 
-    def _mask(self, ids_KBT: Tensor) -> Tensor | None:
+    def _mask(self, batch: Batch) -> Tensor | None:
         """Which positions may attend to which, ``(K·B, 1, T, T)``, where documents are apart."""
+        if batch.documents is not None:
+            return document_mask(batch.documents.flatten(0, 1))
         if not self._plan.document_mask:
             return None
-        return document_mask(ids_KBT.flatten(0, 1), self._separator)
+        return document_mask(documents(batch.tokens[..., :-1].flatten(0, 1), self._separator))
 
     def checkpoint(self, member: int, step: int, seconds: float) -> Checkpoint:
         """One member as it stands."""
@@ -117,3 +137,9 @@ class Members:
                 parameter[member].copy_(checkpoint.model[name])
         self._optimiser.load(member, checkpoint.optimiser)
         self._guard.load(member, checkpoint.guard)
+
+
+def _by_block(nats_KN: Tensor, batch: Batch) -> Tensor:
+    """Nats of each block's tokens that count, ``(K, B)``."""
+    nats_KBT = nats_KN.view(len(nats_KN), batch.tokens.shape[1], -1)
+    return (nats_KBT if batch.counts is None else nats_KBT * batch.counts).sum(2)

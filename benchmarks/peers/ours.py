@@ -8,6 +8,7 @@ import torch
 from runner import BETAS, CLIP, LR, Inputs, Job, Trainer, serve
 from torch import Tensor
 
+from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
 from proxy_trainer.setup import set_up
 from regmix import __version__
@@ -28,7 +29,7 @@ def build(job: Job, inputs: Inputs, options: dict[str, Any]) -> Trainer:
     def step(index: int) -> Tensor:
         ids, targets = inputs.batch(index)
         batch = torch.cat([ids, targets[:, -1:]], dim=1).expand(members, -1, -1)
-        return made.step(index, batch, [LR] * members)[0][0]
+        return made.step(index, Batch(batch), [LR] * members).loss_K[0]
 
     parameters = sum(p.numel() for p in made.array.parameters()) // members
     return Trainer(step, members * job.batch * job.context, parameters, __version__)

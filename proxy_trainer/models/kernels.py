@@ -257,9 +257,13 @@ def causal_attention(x_BTC: Tensor, turn_TE: Tensor, heads: int) -> Tensor:
     return found
 
 
-def document_mask(ids_BT: Tensor, separator: int) -> Tensor:
-    """Which positions may attend to which, ``(B, 1, T, T)``: earlier ones of their document."""
+def documents(ids_BT: Tensor, separator: int) -> Tensor:
+    """Which document each token belongs to, ``(B, T)``; the separator ends its document."""
     ends = (ids_BT == separator).long()
-    document = ends.cumsum(1) - ends  # the separator belongs to the document that it ends
-    same = document[:, :, None] == document[:, None, :]
+    return ends.cumsum(-1) - ends
+
+
+def document_mask(documents_BT: Tensor) -> Tensor:
+    """Which positions may attend to which, ``(B, 1, T, T)``: earlier ones of their document."""
+    same = documents_BT[:, :, None] == documents_BT[:, None, :]
     return (same & torch.ones_like(same[0]).tril())[:, None]

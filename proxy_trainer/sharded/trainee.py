@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from proxy_trainer.execution import rows_at_once
-from proxy_trainer.models.kernels import document_mask
+from proxy_trainer.models.kernels import document_mask, documents
 from proxy_trainer.sharded.model import ShardedModel, values_of_all
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.spikes import SpikeGuard
@@ -99,7 +99,7 @@ class Sharded:
         own = torch.zeros((), device=self._ranks.device)
         for part_BT in batch_BT.split(self._rows):
             ids_BT, target_BT = part_BT[:, :-1], part_BT[:, 1:]
-            mask = document_mask(ids_BT, self._separator) if self._plan.document_mask else None
+            mask = document_mask(documents(ids_BT, self._separator)) if self._plan.document_mask else None
             loss = self.array.model.loss(ids_BT, target_BT, self._plan.z_loss, mask)
             loss = loss * (len(part_BT) / len(batch_BT))
             loss.backward()  # the mean over processes is taken as gradients are scattered

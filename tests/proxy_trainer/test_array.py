@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from proxy_trainer.data.batch import Batch
 from proxy_trainer.loss import cross_entropy
 from proxy_trainer.members import Members
+from proxy_trainer.models import kernels
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.models.gpt import GPT
 from proxy_trainer.optim import learning_rate
@@ -80,7 +82,7 @@ def together(
     losses = []
     for step in range(STEPS):
         rates = [learning_rate(p, step) for p in plans]
-        losses.append(members.step(step, torch.stack([d[step] for d in data]), rates)[0])
+        losses.append(members.step(step, Batch(torch.stack([d[step] for d in data])), rates).loss_K)
     return torch.stack(losses), members
 
 
@@ -140,11 +142,11 @@ def test_a_member_that_diverges_is_frozen_and_the_others_do_not_notice() -> None
 def test_a_poisoned_batch_freezes_a_member_where_it_was() -> None:
     members = Members(small(), VOCAB, planned(), [0, 1], device=CPU, separator=0)
     data = torch.stack([batches(0)[0], batches(1)[0]])
-    members.step(0, data, [1e-3, 1e-3])
+    members.step(0, Batch(data), [1e-3, 1e-3])
     with torch.no_grad():
         members.array.norm[1, 0, 3] = torch.nan
     before = {n: p.detach().clone() for n, p in members.array.named_parameters()}
-    loss, _ = members.step(1, data, [1e-3, 1e-3])
+    loss = members.step(1, Batch(data), [1e-3, 1e-3]).loss_K
     assert loss.isfinite().tolist() == [True, False]
     assert members.broken_K.tolist() == [0, 2]
     for name, parameter in members.array.named_parameters():
@@ -183,12 +185,12 @@ def test_spikes_are_left_out_and_counted() -> None:
     generator = torch.Generator().manual_seed(0)
     pattern = (torch.arange(CONTEXT + 1) * 3).expand(2, BATCH, -1)
     for step in range(200):
-        members.step(step, (pattern + step % 5) % VOCAB, [1e-2, 1e-2])
+        members.step(step, Batch((pattern + step % 5) % VOCAB), [1e-2, 1e-2])
     assert members.skipped_K.tolist() == [0, 0]
     noise = pattern.clone()
     noise[1] = torch.randint(VOCAB, noise[1].shape, generator=generator)
     before = members.array.embed.detach().clone()
-    members.step(200, noise, [1e-2, 1e-2])
+    members.step(200, Batch(noise), [1e-2, 1e-2])
     assert members.skipped_K.tolist() == [0, 1]
     assert torch.equal(members.array.embed[1], before[1])
     assert not torch.equal(members.array.embed[0], before[0])
@@ -200,15 +202,18 @@ def test_masked_documents_do_not_see_each_other() -> None:
     members = Members(small(), VOCAB, made, [0], device=CPU, separator=0)
     ids = torch.arange(1, CONTEXT + 1) * 7 % (VOCAB - 1) + 1
     ids[9] = 0  # ends the first document
+
+    def masked(row: torch.Tensor) -> torch.Tensor:
+        ids = row.expand(1, 1, -1)
+        return members.array.hidden(ids, members._mask(Batch(F.pad(ids, (0, 1)))))
+
     with torch.no_grad():
-        whole = members.array.hidden(ids.expand(1, 1, -1), members._mask(ids.expand(1, 1, -1)))
+        whole = masked(ids)
         open_ = members.array.hidden(ids.expand(1, 1, -1))
         first = members.array.hidden(ids[:10].expand(1, 1, -1))
         other = ids.clone()
         other[:9] = 5
-        changed = members.array.hidden(
-            other.expand(1, 1, -1), members._mask(other.expand(1, 1, -1))
-        )
+        changed = masked(other)
     torch.testing.assert_close(whole[0, :10], first[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(whole[0, 10:], changed[0, 10:], rtol=1e-4, atol=1e-5)
     assert (whole[0, 10:] - open_[0, 10:]).abs().max() > 1e-3
@@ -223,7 +228,7 @@ def test_half_precision_autocast_trains_like_single_precision() -> None:
         array.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             hidden = array.hidden(ids[..., :-1])
-            loss = cross_entropy(hidden, array.unembed_KDV, ids[..., 1:].flatten(1))
+            loss, _ = cross_entropy(hidden, array.unembed_KDV, ids[..., 1:].flatten(1))
         assert loss.dtype == torch.float32
         loss.sum().backward()
         assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in array.parameters())
@@ -260,7 +265,7 @@ def test_a_device_rate_is_read_at_every_step() -> None:
             members._optimiser._rates_on_device = True
         for step in range(5):
             batch = torch.stack([batches(0)[step], batches(1)[step]])
-            loss, _ = members.step(step, batch, [1e-3 * step, 2e-3])
+            loss = members.step(step, Batch(batch), [1e-3 * step, 2e-3]).loss_K
         found.append(loss)
     torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-7)
 
@@ -273,6 +278,48 @@ def test_a_batch_in_parts_is_the_same_step(rows: int) -> None:
         members = Members(small(), VOCAB, planned(), [0, 1], device=CPU, separator=0, rows=each)
         for step in range(10):
             batch = torch.stack([batches(0)[step], batches(1)[step]])
-            loss, norm = members.step(step, batch, [3e-3, 1e-3])
+            loss, norm, _ = members.step(step, Batch(batch), [3e-3, 1e-3])
         losses.append(torch.stack([loss, norm]))
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_that_do_not_count_are_not_learnt() -> None:
+    """Their targets can be anything; the loss is the mean over those that count."""
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.stack([batches(0)[0], batches(1)[0]])
+    counts = (torch.rand(tokens[..., 1:].shape, generator=random) < 0.4).float()
+    other = tokens.clone()
+    # The last token of a block is a target alone, never read.
+    counts[..., -1] = 0
+    other[..., -1] = (other[..., -1] + 1) % VOCAB
+    found = []
+    for given, rows in ((tokens, None), (other, None), (tokens, 3)):
+        members = Members(small(), VOCAB, planned(), [0, 1], device=CPU, separator=0, rows=rows)
+        nats = members.array.hidden(tokens[..., :-1]) @ members.array.unembed_KDV
+        nats_KN = F.cross_entropy(nats.mT, tokens[..., 1:].flatten(1), reduction="none")
+        stepped = members.step(0, Batch(given, counts), [1e-3, 1e-3])
+        mean_K = (nats_KN * counts.flatten(1)).sum(1) / counts.sum((1, 2))
+        torch.testing.assert_close(stepped.loss_K, mean_K, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            stepped.nats_KB, (nats_KN.view_as(counts) * counts).sum(2), rtol=1e-5, atol=1e-5
+        )
+        found.append((stepped.norm_K, members.array.embed.detach().clone()))
+    for norm, embed in found[1:]:
+        torch.testing.assert_close(norm, found[0][0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(embed, found[0][1], rtol=1e-4, atol=1e-6)
+
+
+def test_documents_can_be_given_as_they_are() -> None:
+    """The same step as by separators, where those say the same."""
+    tokens = torch.stack([batches(0)[0], batches(1)[0]])
+    separator = int(tokens[0, 0, 5])
+    losses = []
+    for made, documents in (
+        (replace(planned(), document_mask=True), None),
+        (planned(), kernels.documents(tokens[..., :-1], separator)),
+        (planned(), None),
+    ):
+        members = Members(small(), VOCAB, made, [0, 1], device=CPU, separator=separator)
+        losses.append(members.step(0, Batch(tokens, None, documents), [1e-3, 1e-3]).loss_K)
+    assert torch.equal(losses[0], losses[1])
+    assert not torch.equal(losses[0], losses[2])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from proxy_trainer import checkpoint
+from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
 from regmix.config import ModelConfig, TrainConfig
 from regmix.sizes import plan, shape
@@ -30,7 +31,7 @@ def train(members: Members, steps: range, seeds: Sequence[int] = (0,)) -> None:
             torch.randint(100, (2, 33), generator=torch.Generator().manual_seed(100 * seed + step))
             for seed in seeds
         ]
-        members.step(step, torch.stack(batch), [0.01] * len(seeds))
+        members.step(step, Batch(torch.stack(batch)), [0.01] * len(seeds))
 
 
 def same(a: Members, b: Members, place: int = 0) -> bool:

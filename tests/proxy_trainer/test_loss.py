@@ -52,7 +52,7 @@ def test_value_and_gradients_are_those_of_the_plain_formula(
 ) -> None:
     hidden, weight, target = made(*size, dtype)
     scale = torch.arange(1, size[0] + 1, dtype=dtype)
-    ours = cross_entropy(hidden, weight, target, z_loss)
+    ours = cross_entropy(hidden, weight, target, z_loss)[0]
     found = torch.autograd.grad((scale * ours).sum(), (hidden, weight))
     expected = plain(hidden, weight, target, z_loss)
     wanted = torch.autograd.grad((scale * expected).sum(), (hidden, weight))
@@ -71,15 +71,32 @@ def test_gradcheck(z_loss: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(loss.CHUNK_LOGITS, "cpu", 20)
     hidden, weight, target = made(2, 6, 3, 5)
     assert torch.autograd.gradcheck(
-        lambda h, w: cross_entropy(h, w, target, z_loss), (hidden, weight)
+        lambda h, w: cross_entropy(h, w, target, z_loss)[0], (hidden, weight)
     )
+
+
+def test_shares_weigh_every_token() -> None:
+    hidden, weight, target = made(2, 150, 6, 50)
+    share = torch.rand(2, 150, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    share[:, ::3] = 0
+    ours, nats = cross_entropy(hidden, weight, target, 0.1, share)
+    logits = hidden @ weight
+    each = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+    expected = (share * (each + 0.1 * logits.logsumexp(-1).square())).sum(1)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(nats, each.detach(), rtol=1e-12, atol=1e-12)
+    assert not nats.requires_grad
+    found = torch.autograd.grad(ours.sum(), (hidden, weight))
+    wanted = torch.autograd.grad(expected.sum(), (hidden, weight))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("factor", [1e2, 1e3, 1e6])
 def test_large_logits_stay_finite(factor: float) -> None:
     """Where probabilities underflow, nats are still the difference of logits."""
     hidden, weight, target = made(1, 70, 8, 50, torch.float32)
-    ours = cross_entropy(hidden * factor, weight, target)
+    ours = cross_entropy(hidden * factor, weight, target)[0]
     expected = plain(hidden * factor, weight, target, 0)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=0)
     for gradient in torch.autograd.grad(ours.sum(), (hidden, weight)):
@@ -90,7 +107,7 @@ def test_what_is_no_number_stays_with_its_member() -> None:
     hidden, weight, target = made(3, 70, 8, 50, torch.float32)
     with torch.no_grad():
         hidden[1, 5, 2] = torch.nan
-    found = cross_entropy(hidden, weight, target)
+    found = cross_entropy(hidden, weight, target)[0]
     assert found.isfinite().tolist() == [True, False, True]
     gradient = torch.autograd.grad(found.sum(), weight)[0]
     assert gradient.flatten(1).isfinite().all(1).tolist() == [True, False, True]
@@ -100,7 +117,7 @@ def test_a_strided_weight_is_read_as_it_is() -> None:
     """As that of tied embeddings, which is the transpose of what is stored."""
     hidden, weight, target = made(2, 80, 8, 50, torch.float32)
     stored = weight.detach().transpose(1, 2).contiguous().requires_grad_()
-    found = cross_entropy(hidden, stored.transpose(1, 2), target)
+    found = cross_entropy(hidden, stored.transpose(1, 2), target)[0]
     torch.testing.assert_close(found, plain(hidden, weight, target, 0), rtol=1e-5, atol=1e-5)
     ours = torch.autograd.grad(found.sum(), stored)[0].transpose(1, 2)
     wanted = torch.autograd.grad(plain(hidden, weight, target, 0).sum(), weight)[0]
