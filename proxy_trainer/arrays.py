@@ -9,8 +9,9 @@ import torch
 
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.events import EventLog
+from proxy_trainer.loop import Outcome
 from proxy_trainer.members import Members
-from proxy_trainer.train import Outcome, choose_device, train
+from proxy_trainer.train import choose_device, train
 from regmix.errors import RegmixError
 from regmix.layout import RunLayout, StudyLayout
 from regmix.runs import RunSpec

@@ -11,10 +11,12 @@ from torch import Tensor
 from proxy_trainer.data.shards import IntArray
 from proxy_trainer.environment import describe
 from proxy_trainer.events import EventLog
+from proxy_trainer.loop import Outcome, loop
 from proxy_trainer.sharded.checkpoint import Checkpoints, Progress
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.sharded.trainee import Sharded
-from proxy_trainer.train import Batches, Log, Outcome, State, assembled, checked, loop
+from proxy_trainer.state import Batches, Log, State, assembled
+from proxy_trainer.train import checked
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
 

@@ -21,7 +21,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Sharded:
-    """One model over all processes: the trainee of :mod:`proxy_trainer.train` for large models.
+    """One model over all processes: the trainee of :mod:`proxy_trainer.loop` for large models.
 
     A step comes to what :class:`proxy_trainer.members.Members` comes to with one member and the
     whole batch, to float tolerance, however many processes there are.

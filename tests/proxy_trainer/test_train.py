@@ -14,7 +14,8 @@ import pytest
 from proxy_trainer import checkpoint
 from proxy_trainer.data import build
 from proxy_trainer.events import EventLog
-from proxy_trainer.train import Outcome, train
+from proxy_trainer.loop import Outcome
+from proxy_trainer.train import train
 from proxy_trainer.worker import OK, Task, Worker
 from regmix.errors import UserError
 from regmix.layout import RunLayout

@@ -10,11 +10,11 @@ from regmix.config import (
     StageConfig,
     StudyConfig,
     check_name,
-    load,
     load_study,
     name_from,
 )
 from regmix.errors import UserError
+from regmix.strict import load
 
 BASE = """\
 name: s

@@ -1,0 +1,160 @@
+"""The step loop: from where runs stand to their metrics, or until they are told to stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+
+from proxy_trainer import checkpoint
+from proxy_trainer.evals.bpb import bits_per_byte
+from proxy_trainer.models import hf
+from proxy_trainer.optim import learning_rate
+from proxy_trainer.state import Run, State
+from regmix.files import to_json, write_new
+from regmix.layout import StudyLayout
+from regmix.manifest import DataManifest
+
+LOG_POINTS = 50
+"""Training-loss events a run."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the runs of an array ended."""
+
+    done: tuple[str, ...] = ()
+    diverged: dict[str, str] = field(default_factory=dict)
+    """Run id to reason."""
+    stopped: tuple[str, ...] = ()
+    """Asked to stop: they left checkpoints."""
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(
+            self.done + other.done,
+            self.diverged | other.diverged,
+            self.stopped + other.stopped,
+        )
+
+
+def loop(
+    state: State,
+    study: StudyLayout,
+    manifest: DataManifest,
+    checkpoint_seconds: float,
+    keep_going: Callable[[], bool],
+    on_step: Callable[[int, int], None] | None,
+) -> Outcome:
+    """Train from where a state stands to the end, or until told to stop."""
+    plan = state.runs[0].spec.plan
+    log_every = max(1, plan.steps // LOG_POINTS)
+    last = saved = time.perf_counter()
+    while state.step < plan.steps and state.alive:
+        loss_K, norm_K = _step(state)
+        due = time.perf_counter() - saved > checkpoint_seconds
+        stop, due = state.keeper.agreed(not keep_going(), due)
+        if state.step % log_every == 0 or state.step == plan.steps:
+            _log_step(state, loss_K, norm_K)
+        if state.step in plan.eval_steps:
+            _evaluate(state)
+        now = time.perf_counter()
+        for run in state.runs:
+            run.seconds += (now - last) / len(state.runs)
+        last = now
+        if on_step:
+            on_step(state.step, plan.steps)
+        if (stop or due) and state.step < plan.steps:
+            state.keeper.save(state)
+            saved = time.perf_counter()
+        if stop and state.step < plan.steps:
+            state.keeper.settle()
+            return _ended(state, stopped=tuple(run.spec.run_id for _, run in state.alive))
+    return _completed(state, study, manifest)
+
+
+def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outcome:
+    """Leave models where they are kept, and ``DONE``."""
+    state.keeper.settle()
+    for k, run in state.alive:
+        weights = state.trainee.array.member(k) if run.spec.keep_model else None
+        if not state.keeper.writes:
+            continue
+        if weights is not None:
+            hf.save(weights, run.spec.model, run.layout.model, study.tokenizer, manifest.eod_id)
+        _finish(state, k, run)
+    return _ended(state, done=tuple(run.spec.run_id for _, run in state.alive))
+
+
+def _ended(state: State, **how: tuple[str, ...]) -> Outcome:
+    return Outcome(diverged={r.spec.run_id: r.failure for r in state.runs if r.failure}, **how)
+
+
+def _step(state: State) -> tuple[torch.Tensor, torch.Tensor]:
+    plan = state.runs[0].spec.plan
+    places = [r.sampler.places(state.step * plan.batch, plan.batch) for r in state.runs]
+    rates = [learning_rate(r.spec.plan, state.step) for r in state.runs]
+    found = state.trainee.step(state.step, state.pool.batch(np.stack(places)), rates)
+    state.step += 1
+    return found
+
+
+def _log_step(state: State, loss_K: torch.Tensor, norm_K: torch.Tensor) -> None:
+    """Log the step of every member, and note those that have diverged since the last one."""
+    figures = zip(
+        loss_K.tolist(), norm_K.tolist(), state.trainee.broken_K.tolist(),
+        state.trainee.skipped_K.tolist(), strict=True,
+    )  # fmt: skip
+    for run, (loss, norm, broken, skipped) in zip(state.runs, figures, strict=True):
+        if run.failure:
+            continue
+        if broken:
+            run.failure = f"loss or gradient is no number at step {broken} of {run.spec.plan.steps}"
+            continue
+        run.log.write(
+            "step",
+            step=state.step,
+            tokens=state.step * run.spec.tokens_per_step,
+            loss=loss,
+            grad_norm=norm,
+            lr=learning_rate(run.spec.plan, state.step - 1),
+            skipped=skipped,
+        )
+
+
+def _evaluate(state: State) -> None:
+    found = bits_per_byte(state.trainee.array, state.sets)
+    for k, run in state.alive:
+        run.metrics = {f"bpb/{domain}": value for domain, value in found[k].items()}
+        for name, value in run.metrics.items():
+            if not math.isfinite(value):
+                run.failure = f"{name} is {value} at step {state.step}"
+                break
+            run.log.write(
+                "metric",
+                step=state.step,
+                tokens=state.step * run.spec.tokens_per_step,
+                name=name,
+                split="valid",
+                value=value,
+            )
+
+
+def _finish(state: State, member: int, run: Run) -> None:
+    result = {
+        "run_id": run.spec.run_id,
+        "steps": state.step,
+        "tokens": run.spec.tokens,
+        "flops": run.spec.flops,
+        "seconds": round(run.seconds, 3),
+        "members": len(state.runs),
+        "skipped_steps": int(state.trainee.skipped_K[member]),
+        "metrics": run.metrics,
+        "domains": [asdict(r) for r in run.sampler.realised()],
+        "environment": state.keeper.environment(),
+    }
+    write_new(run.layout.done, to_json(result))  # of two workers sure to have the run, one
+    checkpoint.clear(run.layout.checkpoints)

@@ -1,0 +1,155 @@
+"""What the step loop works with: runs, what is trained, who keeps the results, each in its role."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from proxy_trainer.data.pool import TokenPool
+from proxy_trainer.data.sampler import DomainStream, MixtureSampler, open_streams
+from proxy_trainer.data.shards import IntArray
+from proxy_trainer.evals.bpb import EvalSet, Measured, load_eval_sets
+from regmix.layout import RunLayout, StudyLayout
+from regmix.manifest import DataManifest
+from regmix.runs import RunSpec
+
+
+class Models(Measured, Protocol):
+    """Models in training."""
+
+    def member(self, member: int) -> dict[str, Tensor]:
+        """One model's weights as a state dict in transformers' names."""
+
+
+class Trainee(Protocol):
+    """What the loop trains: models of one plan, each with data and a learning rate of its own."""
+
+    broken_K: Tensor
+    """Step (from 1) at which a model's loss or gradient was no number; 0 if never."""
+
+    @property
+    def skipped_K(self) -> Tensor:  # noqa: N802
+        """Steps that were left out as spikes."""
+
+    @property
+    def array(self) -> Models:
+        """The models as they are now."""
+
+    def step(self, step: int, batch_KBT: Tensor, lr: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """One optimiser step; losses in nats a token and gradient norms, ``(K,)``."""
+
+
+class Batches(Protocol):
+    """Looks up what this process trains of a step's blocks."""
+
+    def batch(self, places: IntArray) -> Tensor:
+        """Blocks with the token after each."""
+
+
+class Log(Protocol):
+    """Where a run's events go."""
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Append one event."""
+
+    def close(self) -> None:
+        """No more events."""
+
+
+class Keeper(Protocol):
+    """Keeps what runs have come to; processes that train one model together agree through it."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the process that writes results."""
+
+    def log(self, layout: RunLayout) -> Log:
+        """The run's events, or nowhere where this process writes none."""
+
+    def environment(self) -> dict[str, str | int]:
+        """What figures are computed with."""
+
+    def agreed(self, stop: bool, due: bool) -> tuple[bool, bool]:
+        """Whether all stop after this step, and whether checkpoints are due."""
+
+    def save(self, state: State) -> None:
+        """Checkpoints of all runs that go on; they may be under way when this returns."""
+
+    def settle(self) -> None:
+        """Wait until checkpoints that are under way are whole."""
+
+
+@dataclass
+class Run:
+    """What is one run's own while an array trains."""
+
+    layout: RunLayout
+    spec: RunSpec
+    sampler: MixtureSampler
+    log: Log
+    seconds: float
+    """Its share of the device's time so far."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
+
+
+@dataclass
+class State:
+    """Everything that an array holds while it trains."""
+
+    runs: list[Run]
+    trainee: Trainee
+    keeper: Keeper
+    pool: Batches
+    sets: list[EvalSet]
+    step: int
+
+    @property
+    def alive(self) -> list[tuple[int, Run]]:
+        """Members that have not diverged, with their places in the array."""
+        return [(k, run) for k, run in enumerate(self.runs) if not run.failure]
+
+
+def assembled(
+    study: StudyLayout,
+    manifest: DataManifest,
+    group: Sequence[tuple[RunLayout, RunSpec, float]],
+    step: int,
+    device: torch.device,
+    trainee: Trainee,
+    keeper: Keeper,
+) -> State:
+    """All that :func:`loop` needs, for runs that stand at one step.
+
+    Args:
+        group: runs with the seconds that they have taken so far.
+        trainee: their models at that step.
+    """
+    streams: dict[int, dict[str, DomainStream]] = {}
+    runs = []
+    for layout, own, seconds in group:
+        if own.seed not in streams:
+            streams[own.seed] = open_streams(
+                study, manifest,
+                context=own.model.context, seed=own.seed, share=own.plan.data_share,
+            )  # fmt: skip
+        sampler = MixtureSampler(
+            streams[own.seed],
+            own.mixture,
+            context=own.model.context,
+            blocks=own.plan.steps * own.plan.batch,
+            seed=own.seed,
+        )
+        log = keeper.log(layout)
+        log.write("start", step=step, members=len(group), environment=keeper.environment())
+        runs.append(Run(layout, own, sampler, log, seconds))
+    spec = group[0][1]
+    pool = TokenPool(streams[spec.seed], context=spec.model.context, device=device)
+    sets = load_eval_sets(
+        study, manifest, context=spec.model.context, max_bytes=spec.plan.eval_bytes
+    )
+    return State(runs, trainee, keeper, pool, sets, step)

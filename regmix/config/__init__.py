@@ -1,0 +1,44 @@
+"""``study.yaml``: strict, typed, frozen. What it does not know, it refuses."""
+
+from regmix.config.data import DataConfig, Domain, Source, TokenizerConfig
+from regmix.config.deciding import FitConfig, LimitsConfig, ObjectiveConfig
+from regmix.config.launch import LaunchConfig, RayConfig, SlurmConfig
+from regmix.config.mixtures import GroupBound, RatioBound, SpaceConfig, SwarmConfig
+from regmix.config.read import (
+    TEXT_METRICS,
+    check_name,
+    check_text_metrics,
+    find_study,
+    load_study,
+    name_from,
+)
+from regmix.config.study import StageConfig, StudyConfig
+from regmix.config.training import ModelConfig, RunConfig, TrainConfig
+
+__all__ = [
+    "TEXT_METRICS",
+    "DataConfig",
+    "Domain",
+    "FitConfig",
+    "GroupBound",
+    "LaunchConfig",
+    "LimitsConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "RatioBound",
+    "RayConfig",
+    "RunConfig",
+    "SlurmConfig",
+    "Source",
+    "SpaceConfig",
+    "StageConfig",
+    "StudyConfig",
+    "SwarmConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+    "check_name",
+    "check_text_metrics",
+    "find_study",
+    "load_study",
+    "name_from",
+]

@@ -1,0 +1,78 @@
+"""The whole of ``study.yaml``, and a stage file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from regmix.config.base import AsTuple, Name, PositiveFloat, Strict
+from regmix.config.data import DataConfig, Domain
+from regmix.config.deciding import FitConfig, ObjectiveConfig
+from regmix.config.launch import LaunchConfig
+from regmix.config.mixtures import SpaceConfig, SwarmConfig
+from regmix.config.training import ModelConfig, RunConfig, TrainConfig
+
+
+class StudyConfig(Strict):
+    """The whole of ``study.yaml``."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0)] = 0
+    domains: Annotated[tuple[Domain, ...], Field(min_length=1), AsTuple]
+    data: DataConfig = DataConfig()
+    proxy: RunConfig = RunConfig()
+    target: RunConfig = RunConfig(model=ModelConfig(size="15m"))
+    """The larger model that the mixture is for."""
+    swarm: SwarmConfig = SwarmConfig()
+    space: SpaceConfig = SpaceConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    fit: FitConfig = FitConfig()
+    launch: LaunchConfig = LaunchConfig()
+
+    def data_settings(self) -> dict[str, Any]:
+        """What decides the token shards, in the shape of ``study.yaml``; plain values.
+
+        Recorded when the data are built and compared ever after: a key that has its default is
+        left out, so that a later version with more keys finds nothing changed.
+        """
+        tokenizer = self.data.tokenizer
+        own = {"path"} if tokenizer.path is not None else {"vocab_size", "train_bytes"}
+        return {
+            "domains": [
+                d.model_dump(
+                    mode="json", include={"name", "train", "valid", "valid_share"},
+                    exclude={"valid_share"} if d.valid else None, exclude_defaults=True,
+                )
+                for d in self.domains
+            ],
+            "data": {"tokenizer": tokenizer.model_dump(include=own, exclude_defaults=True)},
+        }  # fmt: skip
+
+    @model_validator(mode="after")
+    def _budget_known(self) -> StudyConfig:
+        for key, run in (("proxy", self.proxy), ("target", self.target)):
+            if run.train.repetition == "match" and self.space.budget_tokens is None:
+                raise ValueError(f"{key}.train.repetition: match needs space.budget_tokens")
+        return self
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        """Domain names in study order."""
+        return tuple(d.name for d in self.domains)
+
+
+class StageConfig(Strict):
+    """A stage file for ``regmix run``: one model trained on one mixture of a study's data."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    study: str
+    """Study folder whose token shards are used; relative to the stage file."""
+    mixture: str
+    """Mixture YAML; relative to the stage file."""
+    name: Name
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    max_epochs: PositiveFloat | None = None
+    """Refuse to start if a domain would be repeated more often."""
