@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-import numpy as np
-import torch
-
 from proxy_trainer import checkpoint
 from proxy_trainer.evals.bpb import bits_per_byte
+from proxy_trainer.execution import Stepped
 from proxy_trainer.models import hf
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.state import Run, State
@@ -54,11 +52,11 @@ def loop(
     log_every = max(1, plan.steps // LOG_POINTS)
     last = saved = time.perf_counter()
     while state.step < plan.steps and state.alive:
-        loss_K, norm_K = _step(state)
+        stepped = _step(state)
         due = time.perf_counter() - saved > checkpoint_seconds
         stop, due = state.keeper.agreed(not keep_going(), due)
         if state.step % log_every == 0 or state.step == plan.steps:
-            _log_step(state, loss_K, norm_K)
+            _log_step(state, stepped)
         if state.step in plan.eval_steps:
             _evaluate(state)
         now = time.perf_counter()
@@ -93,22 +91,22 @@ def _ended(state: State, **how: tuple[str, ...]) -> Outcome:
     return Outcome(diverged={r.spec.run_id: r.failure for r in state.runs if r.failure}, **how)
 
 
-def _step(state: State) -> tuple[torch.Tensor, torch.Tensor]:
-    plan = state.runs[0].spec.plan
-    places = [r.sampler.places(state.step * plan.batch, plan.batch) for r in state.runs]
+def _step(state: State) -> Stepped:
+    batch, which_KB = state.feed.batch(state.step, state.rows)
     rates = [learning_rate(r.spec.plan, state.step) for r in state.runs]
-    found = state.trainee.step(state.step, state.pool.batch(np.stack(places)), rates)
+    found = state.trainee.step(state.step, batch, rates)
+    state.losses.add(batch, which_KB, found.nats_KB)
     state.step += 1
     return found
 
 
-def _log_step(state: State, loss_K: torch.Tensor, norm_K: torch.Tensor) -> None:
+def _log_step(state: State, stepped: Stepped) -> None:
     """Log the step of every member, and note those that have diverged since the last one."""
     figures = zip(
-        loss_K.tolist(), norm_K.tolist(), state.trainee.broken_K.tolist(),
-        state.trainee.skipped_K.tolist(), strict=True,
+        stepped.loss_K.tolist(), stepped.norm_K.tolist(), state.trainee.broken_K.tolist(),
+        state.trainee.skipped_K.tolist(), state.losses.take(state.keeper.total), strict=True,
     )  # fmt: skip
-    for run, (loss, norm, broken, skipped) in zip(state.runs, figures, strict=True):
+    for run, (loss, norm, broken, skipped, losses) in zip(state.runs, figures, strict=True):
         if run.failure:
             continue
         if broken:
@@ -122,6 +120,7 @@ def _log_step(state: State, loss_K: torch.Tensor, norm_K: torch.Tensor) -> None:
             grad_norm=norm,
             lr=learning_rate(run.spec.plan, state.step - 1),
             skipped=skipped,
+            losses=losses,
         )
 
 
@@ -153,7 +152,7 @@ def _finish(state: State, member: int, run: Run) -> None:
         "members": len(state.runs),
         "skipped_steps": int(state.trainee.skipped_K[member]),
         "metrics": run.metrics,
-        "domains": [asdict(r) for r in run.sampler.realised()],
+        "domains": [asdict(r) for r in state.feed.realised(member)],
         "environment": state.keeper.environment(),
     }
     write_new(run.layout.done, to_json(result))  # of two workers sure to have the run, one

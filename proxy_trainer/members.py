@@ -84,7 +84,8 @@ class Members:
         loss_K = torch.zeros(K, device=self._device)
         total_K11 = None if batch.counts is None else batch.counts.sum((1, 2), keepdim=True)
         nats = []
-        for part in batch.parts(self._rows):
+        for first in range(0, B, self._rows):
+            part = batch.part(slice(first, first + self._rows))
             part_K, nats_KN = self._loss(part, total_K11)
             if total_K11 is None:
                 part_K = part_K * (part.tokens.shape[1] / B)

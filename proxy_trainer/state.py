@@ -9,10 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from proxy_trainer.data.batch import Batch
+from proxy_trainer.data.feed import Feed, MixtureFeed
 from proxy_trainer.data.pool import TokenPool
 from proxy_trainer.data.sampler import DomainStream, MixtureSampler, open_streams
-from proxy_trainer.data.shards import IntArray
+from proxy_trainer.domain_losses import DomainLosses
 from proxy_trainer.evals.bpb import EvalSet, Measured, load_eval_sets
+from proxy_trainer.execution import Stepped
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
 from regmix.runs import RunSpec
@@ -39,15 +42,8 @@ class Trainee(Protocol):
     def array(self) -> Models:
         """The models as they are now."""
 
-    def step(self, step: int, batch_KBT: Tensor, lr: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """One optimiser step; losses in nats a token and gradient norms, ``(K,)``."""
-
-
-class Batches(Protocol):
-    """Looks up what this process trains of a step's blocks."""
-
-    def batch(self, places: IntArray) -> Tensor:
-        """Blocks with the token after each."""
+    def step(self, step: int, batch: Batch, lr: Sequence[float]) -> Stepped:
+        """One optimiser step; losses and norms are the whole batch's, nats this process's part."""
 
 
 class Log(Protocol):
@@ -79,6 +75,9 @@ class Keeper(Protocol):
     def save(self, state: State) -> None:
         """Checkpoints of all runs that go on; they may be under way when this returns."""
 
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all processes."""
+
     def settle(self) -> None:
         """Wait until checkpoints that are under way are whole."""
 
@@ -89,7 +88,6 @@ class Run:
 
     layout: RunLayout
     spec: RunSpec
-    sampler: MixtureSampler
     log: Log
     seconds: float
     """Its share of the device's time so far."""
@@ -104,9 +102,12 @@ class State:
     runs: list[Run]
     trainee: Trainee
     keeper: Keeper
-    pool: Batches
+    feed: Feed
+    losses: DomainLosses
     sets: list[EvalSet]
     step: int
+    rows: slice
+    """This process's part of every step's blocks."""
 
     @property
     def alive(self) -> list[tuple[int, Run]]:
@@ -122,34 +123,40 @@ def assembled(
     device: torch.device,
     trainee: Trainee,
     keeper: Keeper,
+    rows: slice = slice(None),
 ) -> State:
     """All that :func:`loop` needs, for runs that stand at one step.
 
     Args:
         group: runs with the seconds that they have taken so far.
         trainee: their models at that step.
+        rows: this process's part of every step's blocks.
     """
     streams: dict[int, dict[str, DomainStream]] = {}
-    runs = []
+    runs, samplers = [], []
     for layout, own, seconds in group:
         if own.seed not in streams:
             streams[own.seed] = open_streams(
                 study, manifest,
                 context=own.model.context, seed=own.seed, share=own.plan.data_share,
             )  # fmt: skip
-        sampler = MixtureSampler(
-            streams[own.seed],
-            own.mixture,
-            context=own.model.context,
-            blocks=own.plan.steps * own.plan.batch,
-            seed=own.seed,
+        samplers.append(
+            MixtureSampler(
+                streams[own.seed],
+                own.mixture,
+                context=own.model.context,
+                blocks=own.plan.steps * own.plan.batch,
+                seed=own.seed,
+            )
         )
         log = keeper.log(layout)
         log.write("start", step=step, members=len(group), environment=keeper.environment())
-        runs.append(Run(layout, own, sampler, log, seconds))
+        runs.append(Run(layout, own, log, seconds))
     spec = group[0][1]
     pool = TokenPool(streams[spec.seed], context=spec.model.context, device=device)
     sets = load_eval_sets(
         study, manifest, context=spec.model.context, max_bytes=spec.plan.eval_bytes
     )
-    return State(runs, trainee, keeper, pool, sets, step)
+    feed = MixtureFeed(samplers, pool, spec.plan.batch)
+    losses = DomainLosses(feed.names, len(runs), device)
+    return State(runs, trainee, keeper, feed, losses, sets, step, rows)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from proxy_trainer import checkpoint
 from proxy_trainer.checkpoint import Checkpoint
@@ -129,6 +130,10 @@ class Alone:
         for k, run in state.alive:
             one = self.members.checkpoint(k, state.step, run.seconds)
             checkpoint.save(run.layout.checkpoints, one)
+
+    def total(self, value: Tensor) -> Tensor:
+        """Nobody else's to add."""
+        return value
 
     def settle(self) -> None:
         """Nothing is under way."""

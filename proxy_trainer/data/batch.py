@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
@@ -23,11 +22,9 @@ class Batch:
     documents: Tensor | None = None
     """The document that each token belongs to, ``(..., B, T)``; attention stays inside them."""
 
-    def parts(self, rows: int) -> Iterator[Batch]:
-        """At most so many blocks at a time, in order."""
-        for first in range(0, self.tokens.shape[-2], rows):
-            own = slice(first, first + rows)
-            yield self._map(partial(_blocks, own=own))
+    def part(self, rows: slice) -> Batch:
+        """Some of the blocks."""
+        return self._map(lambda x: x[..., rows, :])
 
     def clone(self) -> Batch:
         """Tensors of its own."""
@@ -47,7 +44,3 @@ class Batch:
             None if self.counts is None else change(self.counts),
             None if self.documents is None else change(self.documents),
         )
-
-
-def _blocks(x: Tensor, own: slice) -> Tensor:
-    return x[..., own, :]

@@ -29,15 +29,30 @@ class LossGPT(GPT):
 
     half_precision = False
 
-    def loss(self, ids_BT: Tensor, target_BT: Tensor, z_loss: float, mask: Tensor | None) -> Tensor:
-        """Mean nats a token, a scalar."""
+    def loss(
+        self,
+        ids_BT: Tensor,
+        target_BT: Tensor,
+        share_BT: Tensor | None,
+        z_loss: float,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Loss, a scalar, and every target's nats without gradient, ``(B, T)``.
+
+        Args:
+            share_BT: what each target counts for; the mean over all if not given.
+        """
         with self._autocast():
             hidden_ND = self.hidden(ids_BT, mask).flatten(0, 1)
             # The loss sums gradients over chunks, which half precision is too coarse for.
-            loss_K = cross_entropy(
-                hidden_ND[None].float(), self._head_1DV, target_BT.flatten()[None], z_loss
+            loss_K, nats_KN = cross_entropy(
+                hidden_ND[None].float(),
+                self._head_1DV,
+                target_BT.flatten()[None],
+                z_loss,
+                None if share_BT is None else share_BT.flatten()[None],
             )
-            return loss_K.sum()
+            return loss_K.sum(), nats_KN.view_as(target_BT)
 
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
         """Total nats of the targets at the positions that are kept, a scalar."""

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from proxy_trainer.data.shards import IntArray
 from proxy_trainer.environment import describe
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome, loop
 from proxy_trainer.sharded.checkpoint import Checkpoints, Progress
+from proxy_trainer.sharded.model import values_of_all
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.sharded.trainee import Sharded
-from proxy_trainer.state import Batches, Log, State, assembled
+from proxy_trainer.state import Log, State, assembled
 from proxy_trainer.train import checked
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
@@ -75,26 +75,13 @@ def train_sharded(
         trainee.restore(tensors)
     stands = begun or Progress()
     keeper = _Together(ranks, trainee, checkpoints)
-    state = assembled(
-        study, manifest, [(run, spec, stands.seconds)], stands.step, ranks.device, trainee, keeper
-    )
-    state.pool = _Part(state.pool, rows)
+    begun_at = [(run, spec, stands.seconds)]
+    state = assembled(study, manifest, begun_at, stands.step, ranks.device, trainee, keeper, rows)
     try:
         return loop(state, study, manifest, settings.checkpoint_seconds, keep_going, on_step)
     finally:
         for own in state.runs:
             own.log.close()
-
-
-@dataclass(frozen=True)
-class _Part:
-    """This process's part of every step's blocks."""
-
-    whole: Batches
-    rows: slice
-
-    def batch(self, places: IntArray) -> Tensor:
-        return self.whole.batch(places[:, self.rows])
 
 
 class _Silent:
@@ -133,6 +120,9 @@ class _Together:
     def save(self, state: State) -> None:
         for _, run in state.alive:
             self.checkpoints.save(self.trainee.tensors(), Progress(state.step, run.seconds))
+
+    def total(self, value: Tensor) -> Tensor:
+        return values_of_all(value, self.ranks).sum(0)
 
     def settle(self) -> None:
         self.checkpoints.settle()

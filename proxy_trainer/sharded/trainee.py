@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from proxy_trainer.execution import rows_at_once
+from proxy_trainer.data.batch import Batch
+from proxy_trainer.execution import Stepped, rows_at_once
 from proxy_trainer.models.kernels import document_mask, documents
 from proxy_trainer.sharded.model import ShardedModel, values_of_all
 from proxy_trainer.sharded.ranks import Ranks
@@ -72,16 +73,16 @@ class Sharded:
             groups, lr=plan.lr, betas=(plan.beta1, plan.beta2), fused=True
         )
 
-    def step(self, step: int, batch_KBT: Tensor, lr: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """One optimiser step; the whole batch's loss in nats a token and gradient norm, ``(1,)``.
+    def step(self, step: int, batch: Batch, lr: Sequence[float]) -> Stepped:
+        """One optimiser step.
 
         Args:
             step: steps done before.
-            batch_KBT: this process's blocks with the token after each, ``(1, B, context + 1)``.
+            batch: this process's blocks, ``(1, B, context + 1)``.
             lr: one learning rate.
         """
         self._step.fill_(step)
-        loss_K, norm_K = self._gradients(batch_KBT[0])
+        loss_K, norm_K, nats_KB = self._gradients(batch)
         finite_K = loss_K.isfinite() & norm_K.isfinite()
         self.broken_K += (self._step + 1) * (~finite_K & (self.broken_K == 0))
         spike_K = self._guard.spikes(self._step, loss_K, norm_K)
@@ -92,18 +93,29 @@ class Sharded:
         self._optimiser.found_inf = (spike_K | (self.broken_K > 0)).float()[0]  # type: ignore[attr-defined]
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
-        return loss_K, norm_K
+        return Stepped(loss_K, norm_K, nats_KB)
 
-    def _gradients(self, batch_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and gradient norm over all processes, ``(1,)`` each; gradients are left in place."""
+    def _gradients(self, batch: Batch) -> Stepped:
+        """Loss and gradient norm over all processes; gradients are left in place."""
         own = torch.zeros((), device=self._ranks.device)
-        for part_BT in batch_BT.split(self._rows):
-            ids_BT, target_BT = part_BT[:, :-1], part_BT[:, 1:]
-            mask = document_mask(documents(ids_BT, self._separator)) if self._plan.document_mask else None
-            loss = self.array.model.loss(ids_BT, target_BT, self._plan.z_loss, mask)
-            loss = loss * (len(part_BT) / len(batch_BT))
+        counts_BT = None if batch.counts is None else batch.counts[0]
+        # Divided by what counts in a process's part on average, since means over processes follow.
+        share_BT = None if counts_BT is None else counts_BT / self._mean_of_all(counts_BT.sum())
+        nats = []
+        for first in range(0, batch.tokens.shape[1], self._rows):
+            part = batch.part(slice(first, first + self._rows))
+            ids_BT, target_BT = part.tokens[0, :, :-1], part.tokens[0, :, 1:]
+            own_BT = None if share_BT is None else share_BT[first : first + self._rows]
+            loss, nats_BT = self.array.model.loss(
+                ids_BT, target_BT, own_BT, self._plan.z_loss, self._mask(part)
+            )
+            if part.counts is None:
+                loss = loss * (part.tokens.shape[1] / batch.tokens.shape[1])
+            else:
+                nats_BT = nats_BT * part.counts[0]
             loss.backward()  # the mean over processes is taken as gradients are scattered
             own = own + loss.detach()
+            nats.append(nats_BT.sum(1))
         squares = torch.zeros_like(own)
         for parameter in self._parameters.values():
             grad = parameter.grad
@@ -111,7 +123,19 @@ class Sharded:
             squares = squares + torch.linalg.vector_norm(grad.to_local()).square()
         total_RX = values_of_all(torch.stack([own, squares]), self._ranks)
         norm_K = (total_RX[:, 1:].sum(0) / self._ranks.replicas).sqrt()
-        return total_RX[:, :1].mean(0), norm_K
+        return Stepped(total_RX[:, :1].mean(0), norm_K, torch.cat(nats)[None])
+
+    def _mean_of_all(self, value: Tensor) -> Tensor:
+        """The mean of a scalar over all processes."""
+        return values_of_all(value[None], self._ranks).mean(0)
+
+    def _mask(self, batch: Batch) -> Tensor | None:
+        """Which positions may attend to which, where documents are apart."""
+        if batch.documents is not None:
+            return document_mask(batch.documents[0])
+        if not self._plan.document_mask:
+            return None
+        return document_mask(documents(batch.tokens[0, :, :-1], self._separator))
 
     def tensors(self) -> dict[str, Tensor]:
         """All that goes on from one step to the next, as it is now; filled in place to go on."""

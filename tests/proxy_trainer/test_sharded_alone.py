@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
 from proxy_trainer.models.gpt import GPT
 from proxy_trainer.optim import learning_rate
@@ -67,7 +68,7 @@ def batches() -> torch.Tensor:
 
 def losses(trainee: Sharded | Members, made: TrainPlan, steps: range = range(STEPS)) -> list[float]:
     data = batches()
-    return [trainee.step(t, data[t], [learning_rate(made, t)])[0].item() for t in steps]
+    return [trainee.step(t, Batch(data[t]), [learning_rate(made, t)]).loss_K.item() for t in steps]
 
 
 @pytest.mark.parametrize("name", SHAPES)
