@@ -32,7 +32,7 @@ import torch._dynamo
 from proxy_trainer import checkpoint
 from proxy_trainer.arrays import best_members, train_array
 from proxy_trainer.environment import WORKER
-from proxy_trainer.launch.claims import Claim, Claimant, Lost
+from proxy_trainer.launch.claims import Claimant, Lost, RunClaim
 from proxy_trainer.launch.queue import Queue
 from proxy_trainer.launch.submissions import Submission, submissions
 from regmix import __version__
@@ -102,7 +102,7 @@ class Worker:
 
     def __init__(self, task: Task, name: str) -> None:
         self.name = name
-        self.claimant = Claimant(task.study, name, task.settings.claim_seconds)
+        self.claimant = Claimant(task.study.runs, name, task.settings.claim_seconds)
         self._task = task
         self._asked_to_end = False
         self._best: dict[str, int] = {}
@@ -153,10 +153,10 @@ class Worker:
             say(f"arrays of {self._best[key]} are the fastest here")
         return min(share, self._best.get(key, 1))
 
-    def _train(self, claimed: list[Claim]) -> None:
+    def _train(self, claimed: list[RunClaim]) -> None:
         """Train an array; runs that failed before one by one, so that none fails for another."""
-        again: list[list[Claim]] = []
-        together: list[Claim] = []
+        again: list[list[RunClaim]] = []
+        together: list[RunClaim] = []
         for claim in claimed:
             reasons = [failure.reason for failure in claim.failures()]
             if len(reasons) > self._task.settings.retries:
@@ -170,7 +170,7 @@ class Worker:
             if part:
                 self._attempt(part)
 
-    def _attempt(self, part: list[Claim]) -> None:
+    def _attempt(self, part: list[RunClaim]) -> None:
         for claim in part:
             _check_numerics(claim.run)
             say(f"run {claim.run.run_id}: claimed at step {claim.step}")
@@ -200,7 +200,7 @@ class Worker:
         self.claimant.check()
         return not self._asked_to_end
 
-    def _let_go(self, claim: Claim, reason: str = "", *, failed: bool = False) -> None:
+    def _let_go(self, claim: RunClaim, reason: str = "", *, failed: bool = False) -> None:
         self.claimant.drop([claim])
         run = claim.run
         try:

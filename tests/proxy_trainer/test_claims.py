@@ -39,7 +39,7 @@ def study(tmp_path: Path) -> StudyLayout:
 
 @contextmanager
 def claimant(study: StudyLayout, name: str = "w", seconds: float = SECONDS) -> Iterator[Claimant]:
-    with Claimant(study, name, seconds).at_work() as made:
+    with Claimant(study.runs, name, seconds).at_work() as made:
         yield made
 
 
@@ -138,7 +138,7 @@ def test_a_dead_process_of_this_machine_loses_its_run_at_once(study: StudyLayout
         "from proxy_trainer.launch.claims import Claimant\n"
         "from regmix.layout import StudyLayout\n"
         "study = StudyLayout(Path(sys.argv[1]))\n"
-        "assert Claimant(study, 'dead', 120.0).take(study.run('r0'), step=7)\n"
+        "assert Claimant(study.runs, 'dead', 120.0).take(study.run('r0'), step=7)\n"
         "print('ready', flush=True); sys.stdin.read()\n"
     )
     process = subprocess.Popen(
@@ -199,7 +199,7 @@ def test_a_claim_is_renewed_in_the_background(study: StudyLayout) -> None:
 def test_a_server_that_does_not_answer_ends_a_claim_in_time(
     study: StudyLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    who = Claimant(study, "w", SECONDS)
+    who = Claimant(study.runs, "w", SECONDS)
     claim = who.take(study.run("r0"))
     assert claim is not None
 
@@ -275,7 +275,7 @@ def test_a_queue_takes_at_the_end_what_another_gave_back(study: StudyLayout) -> 
 def race(root: str, name: str, go: float) -> None:
     """Claim, finish and record runs as fast as can be."""
     study = StudyLayout(Path(root))
-    with Claimant(study, name, SECONDS).at_work() as who:
+    with Claimant(study.runs, name, SECONDS).at_work() as who:
         mine = queue(study, who, workers=6)
         time.sleep(max(0.0, go - time.time()))
         while claimed := mine.claim(lambda _: 2):

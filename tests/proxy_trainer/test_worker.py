@@ -250,7 +250,7 @@ def test_a_frozen_worker_loses_its_run_and_writes_nothing_when_it_wakes(
     process = workers(study, "--submission", submission.submission_id, "--name", "frozen")
     wait_for(lambda: checkpoint.saved_step(run.checkpoints) > 0)
     process.send_signal(signal.SIGSTOP)
-    with Claimant(study.layout, "other", 120.0).at_work() as other:
+    with Claimant(study.layout.runs, "other", 120.0).at_work() as other:
         assert other.take(run) is None, "taken from a worker that was heard of just now"
     wait_for(lambda: not status(study.layout).count("running"), 5)
     assert made(study, [run], claim_seconds=1.0).run() == OK
