@@ -7,8 +7,9 @@ work by claims alone. A worker ends by itself. Told to end before, by SIGTERM, S
 leaves checkpoints, gives its runs back and exits with ``REQUEUE``.
 
 What goes wrong with a run is the run's: it is tried again from its checkpoint, by this worker or
-another, and FAILED once it has failed too often. What goes wrong with the study (other data, a full
-disk, another version of the code) ends the worker and marks nothing.
+another, and FAILED once it has failed too often; a step that never ends is a way to fail. What goes
+wrong with the study (other data, a full disk, another version of the code) ends the worker and
+marks nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import torch._dynamo
 from proxy_trainer import checkpoint
 from proxy_trainer.arrays import best_members, train_array
 from proxy_trainer.environment import WORKER
-from proxy_trainer.launch.claims import Claimant, Lost, RunClaim
+from proxy_trainer.launch.claims import Claimant, Lost, RunClaim, Stall
 from proxy_trainer.launch.queue import Queue
 from proxy_trainer.launch.submissions import Submission, submissions
 from regmix import __version__
@@ -100,9 +101,18 @@ def fail(run: RunLayout, reasons: Sequence[str]) -> None:
 class Worker:
     """One worker's loop."""
 
-    def __init__(self, task: Task, name: str) -> None:
+    def __init__(
+        self, task: Task, name: str, on_stall: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """A worker that has not begun.
+
+        Args:
+            on_stall: called with the reason, in another thread, once its runs were given back
+                because a step never ended.
+        """
         self.name = name
-        self.claimant = Claimant(task.study.runs, name, task.settings.claim_seconds)
+        stall = Stall(60 * task.settings.stall_minutes, on_stall)
+        self.claimant = Claimant(task.study.runs, name, task.settings.claim_seconds, stall)
         self._task = task
         self._asked_to_end = False
         self._best: dict[str, int] = {}
@@ -198,6 +208,7 @@ class Worker:
 
     def _keep_going(self) -> bool:
         self.claimant.check()
+        self.claimant.progress()
         return not self._asked_to_end
 
     def _let_go(self, claim: RunClaim, reason: str = "", *, failed: bool = False) -> None:
@@ -249,17 +260,25 @@ def work(
     *,
     begin: Callable[[Worker], object] = lambda _: None,
     on_claim: Callable[[], object] = lambda: None,
+    on_stall: Callable[[], object] = lambda: os._exit(REQUEUE),
 ) -> tuple[int, str]:
     """Be a worker of this process's own; its exit code, and what stood in its way.
 
     Args:
         begin: called with the worker before it begins.
         on_claim: called whenever runs were claimed.
+        on_stall: called in another thread once a step hangs and its runs were given back; has to
+            end the process, which holds its device for nothing.
     """
+
+    def stalled(reason: str) -> None:
+        say(f"{reason}; its runs are given back")
+        on_stall()
+
     torch.set_num_threads(1)
     os.environ[WORKER] = name
     try:
-        worker = Worker(Task.of(StudyLayout(root), submission_id), name)
+        worker = Worker(Task.of(StudyLayout(root), submission_id), name, stalled)
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
             signal.signal(number, worker.end)
         begin(worker)

@@ -5,6 +5,10 @@ by writing the log's next entry; renews its entry a few times before it would ex
 has heard within a third of that time that the run is still its own, asks before it writes anything.
 A worker that was stopped for long, and lost its run, so learns it at the first step it takes.
 
+The heartbeat is a thread, and would go on beside work that hangs (a device or a file server that
+never answers). So it renews only while the work says now and then that it gets on; then it gives
+back what the worker holds, as a failed attempt with its reason.
+
 What a worker can still write in the moment between asking and writing does no harm: a checkpoint is
 whole, and of the same run, as one seed determines it; lines are appended whole, and a step logged
 twice counts once; ``DONE`` is created exclusively, and the worker that comes second has lost.
@@ -13,9 +17,11 @@ twice counts once; ``DONE`` is created exclusively, and the worker that comes se
 from __future__ import annotations
 
 import os
+import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from regmix import claims
@@ -42,6 +48,7 @@ class Claim:
         self._entry = entry
         self._heard = elapsed()
         self._lost = False
+        self._given_up = False
         self._turn = threading.Lock()
 
     @property
@@ -88,11 +95,16 @@ class Claim:
         entry = claims.released(self._entry, reason, failed=failed)
         return write_new(entry.path, claims.to_text(entry), durable=False)
 
+    def give_up(self, reason: str) -> None:
+        """Release it over the head of a worker that hangs: should that wake, it has lost it."""
+        self._given_up = True  # not under the lock, which the worker may hang in
+        self.release(reason, failed=True)
+
     def _next(self) -> Path:
         return claims.released(self._entry, "", failed=False).path
 
     def _raise_if_lost(self) -> None:
-        if self._lost:
+        if self._lost or self._given_up:
             raise Lost(f"{self._title}: taken over by another worker")
 
 
@@ -118,20 +130,35 @@ class RunClaim(Claim):
         return [failure for failure in found if failure.step >= self.step]
 
 
+@dataclass(frozen=True)
+class Stall:
+    """When a worker whose heart beats is given up all the same, as it gets nowhere."""
+
+    seconds: float
+    """Of its own running time without progress; while it is stopped or asleep none passes."""
+    then: Callable[[str], object]
+    """Called with the reason, by the heartbeat, once all that it held is given back."""
+
+
 class Claimant:
     """One worker: it claims, and renews its claims in the background."""
 
-    def __init__(self, folder: Path, worker: str, seconds: float) -> None:
+    def __init__(
+        self, folder: Path, worker: str, seconds: float, stall: Stall | None = None
+    ) -> None:
         """Nothing is claimed yet.
 
         Args:
             folder: below which all that it may claim lies, so that one clock does for it.
             worker: its name, for the logs.
             seconds: after which others may take what it did not renew.
+            stall: how long claims are renewed without :meth:`progress`; None: for ever.
         """
         self.worker = worker
         self.clock = SharedClock(folder)
         self._seconds = seconds
+        self._stall = stall
+        self._idle = 0.0
         self._held: dict[Path, Claim] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="claims")
@@ -193,6 +220,7 @@ class Claimant:
             return None
         if before is not None and not self._void(before):
             return None
+        self.progress()
         number = 1 if before is None else before.number + 1
         entry = claims.made(log / f"{number}.json", self.worker, self._seconds, step)
         return entry if write_new(entry.path, claims.to_text(entry), durable=False) else None
@@ -215,6 +243,10 @@ class Claimant:
         for claim in self.held:
             claim.check()
 
+    def progress(self) -> None:
+        """Say that the work gets on: its heartbeat vouches for a worker only so long without."""
+        self._idle = 0.0
+
     def release_all(self, reason: str) -> None:
         """Give back all of it, as a worker does that is told to end."""
         for claim in self.held:
@@ -223,7 +255,22 @@ class Claimant:
         self._held.clear()
 
     def _beat(self) -> None:
-        while not self._end.wait(self._seconds / claims.BEATS):
+        pause = self._seconds / claims.BEATS
+        while not self._end.wait(pause):
+            # Beats are counted, not a clock: a process that was stopped, or a laptop asleep, made
+            # no step either, and does not hang.
+            self._idle = self._idle + pause if self._held else 0.0
+            if self._stall is not None and self._idle > self._stall.seconds:
+                self._give_up(self._stall)
+                return
             for claim in self.held:
                 with suppress(Lost):  # the worker is told when it next asks
                     claim.renew()
+
+    def _give_up(self, stall: Stall) -> None:
+        where = f"worker {self.worker} (process {os.getpid()} on {socket.gethostname()})"
+        reason = f"no step done in {stall.seconds / 60:g} minutes by {where}"
+        for claim in self.held:
+            with suppress(RegmixError, OSError):  # not renewed any more, it expires
+                claim.give_up(reason)
+        stall.then(reason)
