@@ -127,7 +127,7 @@ def work(
 ) -> None:
     """A worker's loop, without the training."""
     with (
-        Claimant(study, f"w{number}", 120.0).at_work() as claimant,
+        Claimant(study.runs, f"w{number}", 120.0).at_work() as claimant,
         (study.launches / f"w{number}.runs").open("w", buffering=1) as journal,
         (study.launches / f"w{number}.times").open("w") as times,
     ):

@@ -7,8 +7,9 @@ work by claims alone. A worker ends by itself. Told to end before, by SIGTERM, S
 leaves checkpoints, gives its runs back and exits with ``REQUEUE``.
 
 What goes wrong with a run is the run's: it is tried again from its checkpoint, by this worker or
-another, and FAILED once it has failed too often. What goes wrong with the study (other data, a full
-disk, another version of the code) ends the worker and marks nothing.
+another, and FAILED once it has failed too often; a step that never ends is a way to fail. What goes
+wrong with the study (other data, a full disk, another version of the code) ends the worker and
+marks nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from proxy_trainer import checkpoint
 from proxy_trainer.arrays import best_members, train_array
 from proxy_trainer.environment import WORKER
-from proxy_trainer.launch.claims import Claim, Claimant, Lost
+from proxy_trainer.launch.claims import Claimant, Lost, RunClaim, Stall
 from proxy_trainer.launch.queue import Queue
 from proxy_trainer.launch.submissions import Submission, submissions
 from proxy_trainer.setup import set_up
@@ -96,9 +97,18 @@ def fail(run: RunLayout, reasons: Sequence[str]) -> None:
 class Worker:
     """One worker's loop."""
 
-    def __init__(self, task: Task, name: str) -> None:
+    def __init__(
+        self, task: Task, name: str, on_stall: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """A worker that has not begun.
+
+        Args:
+            on_stall: called with the reason, in another thread, once its runs were given back
+                because a step never ended.
+        """
         self.name = name
-        self.claimant = Claimant(task.study, name, task.settings.claim_seconds)
+        stall = Stall(60 * task.settings.stall_minutes, on_stall)
+        self.claimant = Claimant(task.study.runs, name, task.settings.claim_seconds, stall)
         self._task = task
         self._asked_to_end = False
         self._best: dict[str, int] = {}
@@ -149,10 +159,10 @@ class Worker:
             say(f"arrays of {self._best[key]} are the fastest here")
         return min(share, self._best.get(key, 1))
 
-    def _train(self, claimed: list[Claim]) -> None:
+    def _train(self, claimed: list[RunClaim]) -> None:
         """Train an array; runs that failed before one by one, so that none fails for another."""
-        again: list[list[Claim]] = []
-        together: list[Claim] = []
+        again: list[list[RunClaim]] = []
+        together: list[RunClaim] = []
         for claim in claimed:
             reasons = [failure.reason for failure in claim.failures()]
             if len(reasons) > self._task.settings.retries:
@@ -166,7 +176,7 @@ class Worker:
             if part:
                 self._attempt(part)
 
-    def _attempt(self, part: list[Claim]) -> None:
+    def _attempt(self, part: list[RunClaim]) -> None:
         for claim in part:
             _check_numerics(claim.run)
             say(f"run {claim.run.run_id}: claimed at step {claim.step}")
@@ -194,9 +204,10 @@ class Worker:
 
     def _keep_going(self) -> bool:
         self.claimant.check()
+        self.claimant.progress()
         return not self._asked_to_end
 
-    def _let_go(self, claim: Claim, reason: str = "", *, failed: bool = False) -> None:
+    def _let_go(self, claim: RunClaim, reason: str = "", *, failed: bool = False) -> None:
         self.claimant.drop([claim])
         run = claim.run
         try:
@@ -245,17 +256,25 @@ def work(
     *,
     begin: Callable[[Worker], object] = lambda _: None,
     on_claim: Callable[[], object] = lambda: None,
+    on_stall: Callable[[], object] = lambda: os._exit(REQUEUE),
 ) -> tuple[int, str]:
     """Be a worker of this process's own; its exit code, and what stood in its way.
 
     Args:
         begin: called with the worker before it begins.
         on_claim: called whenever runs were claimed.
+        on_stall: called in another thread once a step hangs and its runs were given back; has to
+            end the process, which holds its device for nothing.
     """
+
+    def stalled(reason: str) -> None:
+        say(f"{reason}; its runs are given back")
+        on_stall()
+
     set_up()
     os.environ[WORKER] = name
     try:
-        worker = Worker(Task.of(StudyLayout(root), submission_id), name)
+        worker = Worker(Task.of(StudyLayout(root), submission_id), name, stalled)
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
             signal.signal(number, worker.end)
         begin(worker)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from regmix import yaml_io
+from regmix.choosing import Progress
 from regmix.comparison import Comparison
 from regmix.config import TrainConfig, check_name, name_from
 from regmix.errors import UserError
@@ -22,7 +23,7 @@ from regmix.layout import StudyLayout
 from regmix.mixture import Mixture
 from regmix.results import Fit
 from regmix.store import Store
-from regmix.study import Progress, Study
+from regmix.study import Study
 
 Size = Literal["tiny", "default", "large"]
 

@@ -88,6 +88,11 @@ class StudyLayout:
         return self.root / "tokens"
 
     @property
+    def tokens_claims(self) -> Path:
+        """Who builds the shards, as of a run; no domain's folder begins with a dot."""
+        return self.tokens / ".claims"
+
+    @property
     def manifest(self) -> Path:
         """Tokens, bytes and documents of every domain and split."""
         return self.tokens / "manifest.json"

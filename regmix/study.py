@@ -6,69 +6,37 @@ What the command line does, a notebook can do: ``Study.open(path)``, then ``prop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from regmix import (
-    __version__,
-    comparison,
-    config,
-    decision,
-    design,
-    diagnose,
-    fit,
-    pareto,
-    results,
-    sizes,
-    solve,
-)
+from regmix import comparison, config, diagnose, planning, results, sizes
+from regmix.choosing import Choosing, Progress
 from regmix.comparison import Comparison
-from regmix.config import FitConfig, LaunchConfig, RunConfig, StudyConfig
+from regmix.config import FitConfig, LaunchConfig, StudyConfig
 from regmix.diagnose import Diagnosis
 from regmix.errors import UserError, unknown_name
 from regmix.estimate import Estimate, estimate
-from regmix.fit import FitResult
+from regmix.folder import StudyFolder
 from regmix.layout import StudyLayout
-from regmix.manifest import DataManifest
-from regmix.mixture import Mixture, MixtureFile
-from regmix.objective import Objective
+from regmix.mixture import Mixture
 from regmix.observations import Observations
 from regmix.pareto import Pareto
+from regmix.planning import Proposed
 from regmix.records import RunRecord, read_runs
 from regmix.regressors import registry
 from regmix.results import Fit
 from regmix.runs import RunSpec
-from regmix.sizes import ModelShape, TrainPlan
-from regmix.space import Space
 from regmix.store import Store, cohort
 from regmix.strict import place
-from regmix.surrogate import Surrogate
-
-Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Proposed:
-    """What ``propose`` planned."""
-
-    specs: tuple[RunSpec, ...]
-    new: int
-    """How many of them were not there before."""
-    acceptance: float
-    pulled: int
-    notes: tuple[str, ...]
-
-
-class Study:
-    """One study folder."""
+class Study(StudyFolder):
+    """One study folder, and what can be done with it."""
 
     def __init__(self, layout: StudyLayout, settings: StudyConfig) -> None:
-        self.layout = layout
-        self.config = settings
+        super().__init__(layout, settings)
         self.store = Store(layout)
 
     @classmethod
@@ -97,41 +65,6 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({str(self.layout.root)!r}, domains={list(self.domains)})"
 
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """Domain names in study order."""
-        return self.config.domain_names
-
-    @cached_property
-    def manifest(self) -> DataManifest | None:
-        """What the token shards hold; None if the data is not built (or was measured elsewhere)."""
-        return DataManifest.load(self.layout.manifest) if self.layout.manifest.exists() else None
-
-    @cached_property
-    def space(self) -> Space:
-        """The allowed mixtures."""
-        return Space.from_config(self.config.space, self.config.domains, self.available_tokens())
-
-    def available_tokens(self) -> dict[str, int]:
-        """Training tokens by domain: counted where the data is built, else as ``study.yaml`` says.
-
-        Domains of which neither is known are left out.
-        """
-        if self.manifest:
-            return self.manifest.available_tokens()
-        return {d.name: d.tokens for d in self.config.domains if d.tokens is not None}
-
-    def references(self) -> dict[str, Mixture]:
-        """The obvious alternatives: natural (where tokens are known) and uniform."""
-        found = {}
-        tokens = self.available_tokens()
-        if self.manifest:
-            found["natural"] = self.manifest.natural()
-        elif len(tokens) == len(self.domains):
-            total = sum(tokens.values())
-            found["natural"] = Mixture.of({d: tokens[d] / total for d in self.domains})
-        return {**found, "uniform": Mixture.uniform(self.domains)}
-
     def runs(self) -> list[RunRecord]:
         """Every run that was proposed."""
         return read_runs(self.layout)
@@ -147,20 +80,7 @@ class Study:
             UserError: the data is not built, or not with the present settings; or too few runs
                 are asked for.
         """
-        swarm_config = self.config.swarm
-        if runs is not None:
-            if runs < 1:
-                raise UserError(f"propose: {runs} runs; at least 1 is needed")
-            swarm_config = swarm_config.model_copy(update={"runs": runs})
-        manifest = self._as_configured()
-        swarm = design.swarm(swarm_config, self.space, manifest.natural(), self.config.seed)
-        template = self._template(self.config.proxy)
-        specs = tuple(
-            replace(template, name=p.name, role=p.role, mixture=p.mixture, seed=p.seed)
-            for p in swarm.runs
-        )
-        new = sum(self.add_run(spec) for spec in specs)
-        return Proposed(specs, new, swarm.acceptance, swarm.pulled, swarm.notes)
+        return planning.propose(self, runs)
 
     def target_run(self, name: str, mixture: Mixture, seed: int | None = None) -> RunSpec:
         """The specification of a run at the target size.
@@ -168,16 +88,7 @@ class Study:
         Raises:
             UserError: the data is not built, or not with the present settings.
         """
-        self._as_configured()
-        template = self._template(self.config.target)
-        return replace(
-            template,
-            name=name,
-            role="target",
-            mixture=mixture,
-            seed=self.config.seed if seed is None else seed,
-            keep_model=True,
-        )
+        return planning.target_run(self, name, mixture, seed)
 
     def stage_run(self, stage: config.StageConfig, mixture: Mixture) -> RunSpec:
         """The specification that a stage file stands for.
@@ -186,27 +97,11 @@ class Study:
             UserError: the data is not built, or not with the present settings; or the stage would
                 repeat a domain more often than its ``max_epochs``.
         """
-        manifest = self._as_configured()
-        template = self._template(RunConfig(model=stage.model, train=stage.train))
-        spec = replace(
-            template,
-            name=stage.name,
-            role="target",
-            mixture=mixture,
-            seed=stage.seed,
-            keep_model=True,
-        )
-        if stage.max_epochs is not None:
-            _check_epochs(spec, manifest, stage.max_epochs)
-        return spec
+        return planning.stage_run(self, stage, mixture)
 
     def add_run(self, spec: RunSpec) -> bool:
         """Write a run's specification unless it is there already; whether it was new."""
-        path = self.layout.run(spec.run_id).spec
-        if path.exists():
-            return False
-        spec.save(path)
-        return True
+        return planning.add_run(self, spec)
 
     def open_runs(self, *, retry_failed: bool = False) -> list[str]:
         """Run ids that are still to be trained: of the present data, and of the present proxy.
@@ -217,19 +112,7 @@ class Study:
         Raises:
             UserError: nothing was proposed, or the data is not built with the present settings.
         """
-        records = self.runs()
-        if not records:
-            raise UserError(f"{self.layout.root}: no run yet; `regmix propose` plans some")
-        skip = ("done",) if retry_failed else ("done", "failed")
-        present = cohort(self._template(self.config.proxy))
-        data = self._as_configured().fingerprint
-        return [
-            r.spec.run_id
-            for r in records
-            if r.status not in skip
-            and r.spec.data == data
-            and (r.spec.role == "target" or cohort(r.spec) == present)
-        ]
+        return planning.open_runs(self, retry_failed=retry_failed)
 
     def estimate(
         self, run_ids: Sequence[str], settings: LaunchConfig, workers: int, members: int
@@ -252,7 +135,7 @@ class Study:
         Raises:
             UserError: nothing is measured yet.
         """
-        wanted = cohort(self._template(self.config.proxy)) if self.manifest else None
+        wanted = cohort(planning.template(self, self.config.proxy)) if self.manifest else None
         return self.store.observations(wanted)
 
     def fit(
@@ -274,93 +157,8 @@ class Study:
         Raises:
             UserError: too few runs, an unknown metric or regressor, or an infeasible space.
         """
-        settings = settings or self.config.fit
-        if name is not None and (Path(name).name != name or name.startswith(".")):
-            raise UserError(f"name '{name}': a mixture file's name holds no folder")
-        data = self.observations()
-        metrics = list(data.metric_names) if target is None else [data.find_metric(target)]
-        single = None if target is None else metrics[0]
-        surrogate, result = self._surrogate(data, metrics, settings, progress)
-        choice = self._decision(settings)
-        objective = decision.objective_for(choice, data, result.surrogate, single)
-        problem = decision.problem_for(choice, data, result.surrogate, objective)
-        mixture_name = name or ("best" if single is None else "best-" + single.replace("/", "-"))
-        identity = results.fit_id(
-            surrogate,
-            objective,
-            [
-                settings.model_dump(mode="json"),
-                self.config.space.model_dump(mode="json"),
-                [asdict(limit) for limit in problem.limits],
-                {n: m.as_dict() for n, m in self.references().items()},
-                problem.space.polytope.upper.tolist(),
-                self.config.seed,
-                mixture_name,
-            ],
-        )
-        if results.exists(self.layout, identity):
-            return results.publish(self.layout, identity)
-        proposal = solve.propose(problem, settings, data, self.references(), self.config.seed)
-        names = {"fit_id": identity, "surrogate_id": surrogate, "mixture_name": mixture_name}
-        diagnostics = results.diagnose(data, result, objective, names)
-        provenance = self._provenance(identity, objective, data)
-        return results.save(self.layout, identity, result, proposal, diagnostics, provenance)
-
-    def _surrogate(
-        self,
-        data: Observations,
-        metrics: list[str],
-        settings: FitConfig,
-        progress: Progress | None,
-    ) -> tuple[str, FitResult]:
-        """The surrogate and its identity: fitted, or found where an earlier fit left it."""
-        kept = settings.model_dump(
-            mode="json", include={"regressor", "folds", "repeats", "monotone"}
-        )
-        identity = results.surrogate_id(data, metrics, kept)
-        found = results.find_surrogate(self.layout, identity)
-        return identity, found or fit.fit(data, metrics, settings, progress)
-
-    def _decision(self, settings: FitConfig) -> decision.Settings:
-        references = self.references()
-        return decision.Settings(
-            objective=self.config.objective,
-            fit=settings,
-            space=self.space,
-            named=self.mixture,
-            prior=references.get("natural", references["uniform"]),
-        )
-
-    def mixture(self, name: str) -> Mixture:
-        """A mixture by name: natural, uniform, or a file's in ``mixes/``.
-
-        Raises:
-            UserError: there is none of that name; with those that there are.
-        """
-        references = self.references()
-        if name in references:
-            return references[name]
-        files = sorted(p.stem for p in self.layout.mixes.glob("*.yaml"))
-        if name not in files:
-            missing = "" if "natural" in references else (
-                " ('natural' is known once the data is built, or with domains[].tokens)"
-            )  # fmt: skip
-            raise UserError(f"{unknown_name('mixture', name, (*references, *files))}{missing}")
-        return MixtureFile.load(self.layout.mixture(name), self.domains).mixture
-
-    def _provenance(
-        self, identity: str, objective: Objective, data: Observations
-    ) -> dict[str, object]:
-        """Where a proposed mixture came from: enough to find it again, or to doubt it."""
-        return {
-            "fit": identity,
-            "study": self.config.name,
-            "objective": objective.describe(),
-            "runs": len(data.weights),
-            "seed": self.config.seed,
-            "data": self.manifest.fingerprint if self.manifest else None,
-            "regmix": __version__,
-        }
+        choosing = Choosing(self, self.observations())
+        return choosing.fit(target, settings=settings, name=name, progress=progress)
 
     def latest_fit(self, fit_id: str | None = None) -> Fit:
         """A fit on disk; default: the latest."""
@@ -413,17 +211,9 @@ class Study:
         Raises:
             UserError: nothing is fitted yet, or a name stands for no metric or for several.
         """
-        found, data = self.latest_fit(), self.observations()
-        sides = pareto.sides(x, y, data, self.config.objective)
-        surrogate = self._surrogate_over(found, data, [*sides[0].metrics, *sides[1].metrics])
-        ground = pareto.Ground.of(
-            self._decision(self.config.fit), data, surrogate, self.config.seed
-        )
-        best = str(results.objective_values(data, found.objective).idxmin())
-        measured = Mixture.from_array(self.domains, data.weights.loc[best].to_numpy())
-        named = {**self.references(), solve.BEST_RUN: measured, "proposal": found.best}
-        front = pareto.trace(*sides, ground, named, points=points, progress=progress)
-        return replace(front, fit_id=found.fit_id).save(found.folder / pareto.FOLDER, folder)
+        found = self.latest_fit()
+        choosing = Choosing(self, self.observations())
+        return choosing.pareto(found, x, y, points=points, folder=folder, progress=progress)
 
     def diagnose(self, progress: Progress | None = None) -> Diagnosis:
         """What the swarm can and cannot say, by the latest fit: frames, and findings in words.
@@ -445,69 +235,8 @@ class Study:
         )
         return diagnose.diagnose(data, self.latest_fit(), self.space, place, progress)
 
-    def _surrogate_over(self, found: Fit, data: Observations, metrics: list[str]) -> Surrogate:
-        """A fit's surrogate, or where that lacks some metrics one like it over all of them."""
-        surrogate = found.surrogate
-        if set(metrics) <= set(surrogate.metric_names):
-            return surrogate
-        tried = {name for m in surrogate.metrics for name in m.candidates}
-        settings = self.config.fit
-        if len(tried) == 1:  # it was asked for by name
-            settings = settings.model_copy(update={"regressor": tried.pop()})
-        return self._surrogate(data, list(data.metric_names), settings, None)[1].surrogate
-
     def comparison(self) -> Comparison | None:
         """Measured target runs on the proposal, natural and uniform; None before there are any."""
         found = self.latest_fit()
         named = {"proposal": found.best, **self.references()}
         return comparison.measured(self.store, found.objective, named)
-
-    def _built(self) -> DataManifest:
-        """The data, of the domains that the study names; for what is measured already."""
-        if self.manifest is None:
-            raise UserError(
-                f"{self.layout.root}: the data is not built; run "
-                f"`regmix data build {self.layout.root}` first"
-            )
-        self.manifest.check_domains(self.config, self.layout)
-        return self.manifest
-
-    def _as_configured(self) -> DataManifest:
-        """The data, built with the settings that the study has now; for what is to be trained."""
-        manifest = self._built()
-        manifest.check_settings(self.config, self.layout)
-        return manifest
-
-    def _matched(self, plan: TrainPlan, model: ModelShape, settings: RunConfig) -> TrainPlan:
-        """The plan with the share of the data that gives it the full run's epochs, if asked for."""
-        budget = self.config.space.budget_tokens
-        if settings.train.repetition == "none" or budget is None:
-            return plan
-        tokens = plan.steps * plan.batch * model.context
-        return replace(plan, data_share=min(1.0, tokens / budget))
-
-    def _template(self, settings: RunConfig) -> RunSpec:
-        manifest = self._built()
-        model = sizes.shape(settings.model)
-        return RunSpec(
-            name="",
-            role="swarm",
-            mixture=manifest.natural(),
-            model=model,
-            plan=self._matched(sizes.plan(settings.train, model), model, settings),
-            vocab_size=manifest.vocab_size,
-            data=manifest.fingerprint,
-            seed=self.config.seed,
-        )
-
-
-def _check_epochs(spec: RunSpec, manifest: DataManifest, limit: float) -> None:
-    for name, weight in spec.mixture.as_dict().items():
-        available = manifest.domain(name).train.tokens
-        epochs = weight * spec.tokens / available
-        if epochs > limit:
-            raise UserError(
-                f"domain '{name}': {weight:.3g} of {spec.tokens:,} tokens asks {epochs:.2f} epochs "
-                f"of its {available:,}; max_epochs is {limit:g}, short by "
-                f"{int(weight * spec.tokens - limit * available):,} tokens"
-            )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,11 @@ from proxy_trainer.data.shards import dtype_for
 from proxy_trainer.data.sources import Counts, Input, documents, expand
 from proxy_trainer.data.tokenise import Task, finished, is_valid_document
 from proxy_trainer.data.workers import carry_out
-from proxy_trainer.processes import claimed
+from proxy_trainer.launch.claims import Claim, Claimant
+from regmix import claims
 from regmix.config import Domain, Source, StudyConfig
 from regmix.errors import UserError
-from regmix.files import read_json, write_json, write_whole
+from regmix.files import disk_errors, read_json, write_json, write_whole
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest, split_from_dict
@@ -35,16 +39,51 @@ def build(
         UserError: a source is missing or empty, a text cannot be read, too many documents lack
             the text field, a split is empty, or another process builds this study. Nothing
             half-written is left that a later stage would read.
-        RegmixError: a worker process was killed; running again goes on.
+        RegmixError: a worker process was killed, or this process was silent for so long that
+            another has taken over; running again goes on.
     """
-    with claimed(layout.tokens / "lock") as mine:
-        if not mine:
-            raise UserError(f"{layout.tokens}: another `regmix data build` is at work there")
-        return _build(layout, config, workers, progress)
+    with _claimed(layout, config.launch.claim_seconds) as claim:
+        return _build(layout, config, workers, progress, claim)
+
+
+@contextmanager
+def _claimed(layout: StudyLayout, seconds: float) -> Iterator[Claim]:
+    """Claim the token shards as workers claim runs; given back at the end of the block."""
+    with disk_errors(layout.tokens):
+        layout.tokens.mkdir(parents=True, exist_ok=True)
+    name = f"{socket.gethostname()}.{os.getpid()}"
+    with Claimant(layout.tokens, name, seconds).at_work() as claimant:
+        claim = claimant.take_folder(layout.tokens_claims, str(layout.tokens))
+        if claim is None:
+            raise UserError(
+                f"{layout.tokens}: another `regmix data build` is at work there"
+                f"{_holder(layout.tokens_claims)}"
+            )
+        try:
+            yield claim
+        except BaseException as exc:
+            claimant.release_all(reason=str(exc) or type(exc).__name__)
+            raise
+        claimant.release_all(reason="done")
+
+
+def _holder(log: Path) -> str:
+    """Who has the claim, and what to do if that is no more; empty if it was just given back."""
+    entry = claims.last(log)
+    if entry is None or entry.kind == "released":
+        return ""
+    return (
+        f" (process {entry.process.pid} on {entry.process.host}); should that node be gone, its "
+        f"claim ends {entry.seconds:g} seconds after it was last heard of"
+    )
 
 
 def _build(
-    layout: StudyLayout, config: StudyConfig, workers: int, progress: Progress | None
+    layout: StudyLayout,
+    config: StudyConfig,
+    workers: int,
+    progress: Progress | None,
+    claim: Claim,
 ) -> DataManifest:
     inputs = {domain.name: _inputs(domain, layout.root) for domain in config.domains}
     tokenizer_path = _ensure_tokenizer(layout, config, inputs)
@@ -61,7 +100,7 @@ def _build(
         for domain in config.domains
         for index, (split, item) in enumerate(inputs[domain.name])
     ]  # fmt: skip
-    done = _run(tasks, workers, progress)
+    done = _run(tasks, workers, progress, claim)
     results = {d: [done[t.marker] for t in tasks if t.domain == d] for d in config.domain_names}
     manifest = DataManifest(
         domains=tuple(_domain_manifest(d, results[d.name], config) for d in config.domains),
@@ -72,6 +111,7 @@ def _build(
         notes=tuple(n for d, found in results.items() for n in _notes(d, found, layout.root)),
         settings=config.data_settings(),
     )
+    claim.check()
     manifest.save(layout.manifest)
     return manifest
 
@@ -172,7 +212,9 @@ def _training_texts(domain: Domain, items: list[tuple[str, Input]]) -> Iterator[
                 yield text
 
 
-def _run(tasks: list[Task], workers: int, progress: Progress | None) -> dict[Path, dict[str, Any]]:
+def _run(
+    tasks: list[Task], workers: int, progress: Progress | None, claim: Claim
+) -> dict[Path, dict[str, Any]]:
     """Results by marker file; finished tasks are read, the others carried out in processes."""
     results = {task.marker: found for task in tasks if (found := finished(task)) is not None}
     waiting = sorted(
@@ -183,9 +225,11 @@ def _run(tasks: list[Task], workers: int, progress: Progress | None) -> dict[Pat
     if not waiting:
         return results
     # Shards are about to change; until all have, no manifest may say what they hold.
+    claim.check()
     waiting[0].layout.manifest.unlink(missing_ok=True)
 
     def done(task: Task, result: dict[str, Any]) -> None:
+        claim.check()
         results[task.marker] = result
         if progress:
             progress(len(results), len(tasks))

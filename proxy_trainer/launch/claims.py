@@ -1,9 +1,13 @@
-"""Claiming runs: one worker a run, whichever node it is on, and nobody to hand out work.
+"""Claiming runs, and token shards: one worker at each, on whichever node, and nobody in charge.
 
 The log and how it is read are in :mod:`regmix.claims`. What a worker owes it: it takes a run only
 by writing the log's next entry; renews its entry a few times before it would expire; and, unless it
 has heard within a third of that time that the run is still its own, asks before it writes anything.
 A worker that was stopped for long, and lost its run, so learns it at the first step it takes.
+
+The heartbeat is a thread, and would go on beside work that hangs (a device or a file server that
+never answers). So it renews only while the work says now and then that it gets on; then it gives
+back what the worker holds, as a failed attempt with its reason.
 
 What a worker can still write in the moment between asking and writing does no harm: a checkpoint is
 whole, and of the same run, as one seed determines it; lines are appended whole, and a step logged
@@ -13,39 +17,47 @@ twice counts once; ``DONE`` is created exclusively, and the worker that comes se
 from __future__ import annotations
 
 import os
+import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from regmix import claims
 from regmix.claims import Entry, Failure, SharedClock, elapsed
 from regmix.errors import RegmixError
 from regmix.files import write_new
-from regmix.layout import RunLayout, StudyLayout
+from regmix.layout import RunLayout
 
 
 class Lost(RegmixError):
-    """Another worker has the run now: stop at once, and write nothing more to it."""
+    """Another worker has it now: stop at once, and write nothing more to it."""
 
 
 class Claim:
-    """One run that is this process's own, until it is released or lost."""
+    """What is this process's own, until it is released or lost."""
 
-    def __init__(self, run: RunLayout, entry: Entry) -> None:
-        self.run = run
+    def __init__(self, title: str, entry: Entry) -> None:
+        """What an entry of this process's claims.
+
+        Args:
+            title: what messages call it.
+        """
+        self._title = title
         self._entry = entry
         self._heard = elapsed()
         self._lost = False
+        self._given_up = False
         self._turn = threading.Lock()
 
     @property
-    def step(self) -> int:
-        """Of the run's checkpoint when it was claimed."""
-        return self._entry.step
+    def log(self) -> Path:
+        """Folder of the log that the claim stands in."""
+        return self._entry.path.parent
 
     def renew(self) -> None:
-        """Show that this worker lives, and hear whether the run is still its own.
+        """Show that this worker lives, and hear whether it still has what it claimed.
 
         Raises:
             Lost: it is not.
@@ -55,7 +67,7 @@ class Claim:
             try:
                 os.utime(self._entry.path)
                 self._lost |= self._next().exists()
-            except FileNotFoundError:  # somebody has thrown the run away
+            except FileNotFoundError:  # somebody has thrown it away
                 self._lost = True
             except OSError:  # a server that does not answer; what counts is when it last did
                 self._lost |= asked - self._heard > self._entry.seconds
@@ -64,7 +76,7 @@ class Claim:
         self._raise_if_lost()
 
     def check(self) -> None:
-        """Make sure that the run is still its own; asks only if it has not heard for a while.
+        """Make sure that it still has it; asks only if it has not heard for a while.
 
         Raises:
             Lost: it is not.
@@ -74,14 +86,39 @@ class Claim:
             self.renew()
 
     def release(self, reason: str, *, failed: bool = False) -> bool:
-        """Give the run back for others to go on with; False if it was lost before.
+        """Give it back for others to go on with; False if it was lost before.
 
         Args:
             reason: kept in the log.
-            failed: whether this counts as a failed attempt at the run.
+            failed: whether this counts as a failed attempt.
         """
         entry = claims.released(self._entry, reason, failed=failed)
         return write_new(entry.path, claims.to_text(entry), durable=False)
+
+    def give_up(self, reason: str) -> None:
+        """Release it over the head of a worker that hangs: should that wake, it has lost it."""
+        self._given_up = True  # not under the lock, which the worker may hang in
+        self.release(reason, failed=True)
+
+    def _next(self) -> Path:
+        return claims.released(self._entry, "", failed=False).path
+
+    def _raise_if_lost(self) -> None:
+        if self._lost or self._given_up:
+            raise Lost(f"{self._title}: taken over by another worker")
+
+
+class RunClaim(Claim):
+    """A run that is this process's own."""
+
+    def __init__(self, run: RunLayout, entry: Entry) -> None:
+        super().__init__(f"run {run.run_id}", entry)
+        self.run = run
+
+    @property
+    def step(self) -> int:
+        """Of the run's checkpoint when it was claimed."""
+        return self._entry.step
 
     def failures(self) -> list[Failure]:
         """Attempts that came to nothing from where the run still is.
@@ -89,25 +126,40 @@ class Claim:
         A run that goes on a little with each attempt is not one that fails every time: nodes that
         are taken away again and again must not end it.
         """
-        found = claims.failures(claims.log(self._entry.path.parent))
+        found = claims.failures(claims.log(self.log))
         return [failure for failure in found if failure.step >= self.step]
 
-    def _next(self) -> Path:
-        return claims.released(self._entry, "", failed=False).path
 
-    def _raise_if_lost(self) -> None:
-        if self._lost:
-            raise Lost(f"run {self.run.run_id}: taken over by another worker")
+@dataclass(frozen=True)
+class Stall:
+    """When a worker whose heart beats is given up all the same, as it gets nowhere."""
+
+    seconds: float
+    """Of its own running time without progress; while it is stopped or asleep none passes."""
+    then: Callable[[str], object]
+    """Called with the reason, by the heartbeat, once all that it held is given back."""
 
 
 class Claimant:
-    """One worker: it claims runs, and renews its claims in the background."""
+    """One worker: it claims, and renews its claims in the background."""
 
-    def __init__(self, study: StudyLayout, worker: str, seconds: float) -> None:
+    def __init__(
+        self, folder: Path, worker: str, seconds: float, stall: Stall | None = None
+    ) -> None:
+        """Nothing is claimed yet.
+
+        Args:
+            folder: below which all that it may claim lies, so that one clock does for it.
+            worker: its name, for the logs.
+            seconds: after which others may take what it did not renew.
+            stall: how long claims are renewed without :meth:`progress`; None: for ever.
+        """
         self.worker = worker
-        self.clock = SharedClock(study.runs)
+        self.clock = SharedClock(folder)
         self._seconds = seconds
-        self._held: dict[str, Claim] = {}
+        self._stall = stall
+        self._idle = 0.0
+        self._held: dict[Path, Claim] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="claims")
 
@@ -122,10 +174,10 @@ class Claimant:
 
     @property
     def held(self) -> tuple[Claim, ...]:
-        """The runs that are this worker's now."""
+        """What is this worker's now."""
         return tuple(self._held.values())
 
-    def take(self, run: RunLayout, step: int = 0) -> Claim | None:
+    def take(self, run: RunLayout, step: int = 0) -> RunClaim | None:
         """Claim a run; None if another worker has it, was faster, or has finished it.
 
         Args:
@@ -134,33 +186,56 @@ class Claimant:
         Raises:
             RegmixError: the disk is full, or the folder not writable.
         """
-        before = claims.last(run.claims)
+        entry = self._next_entry(run.claims, step)
+        if entry is None:
+            return None
+        claim = RunClaim(run, entry)
+        if run.done.exists() or run.failed.exists():  # since it was looked at
+            claim.release("closed already")
+            return None
+        self._held[claim.log] = claim
+        return claim
+
+    def take_folder(self, log: Path, title: str) -> Claim | None:
+        """Claim what has no runs: a folder, by a log of its own; None if another has it.
+
+        Args:
+            log: folder of the log.
+            title: what messages call it.
+
+        Raises:
+            RegmixError: the disk is full, or the folder not writable.
+        """
+        entry = self._next_entry(log, step=0)
+        if entry is None:
+            return None
+        claim = Claim(title, entry)
+        self._held[claim.log] = claim
+        return claim
+
+    def _next_entry(self, log: Path, step: int) -> Entry | None:
+        """Write the log's next entry; None if another worker has the claim, or was faster."""
+        before = claims.last(log)
         if before is not None and before.holds(self.clock.now):
             return None
         if before is not None and not self._void(before):
             return None
+        self.progress()
         number = 1 if before is None else before.number + 1
-        entry = claims.made(run.claims / f"{number}.json", self.worker, self._seconds, step)
-        if not write_new(entry.path, claims.to_text(entry), durable=False):
-            return None
-        claim = Claim(run, entry)
-        if run.done.exists() or run.failed.exists():  # since it was looked at
-            claim.release("closed already")
-            return None
-        self._held[run.run_id] = claim
-        return claim
+        entry = claims.made(log / f"{number}.json", self.worker, self._seconds, step)
+        return entry if write_new(entry.path, claims.to_text(entry), durable=False) else None
 
     def _void(self, entry: Entry) -> bool:
         """Whether a claim that seems to have expired has, asked of the server and not a memory."""
         return entry.kind == "released" or entry.process.gone or not entry.holds(self.clock.read)
 
     def drop(self, claims_: Iterable[Claim]) -> None:
-        """Stop renewing: the runs were released, finished or lost."""
+        """Stop renewing: they were released, finished or lost."""
         for claim in claims_:
-            self._held.pop(claim.run.run_id, None)
+            self._held.pop(claim.log, None)
 
     def check(self) -> None:
-        """Make sure that every run held is still this worker's own.
+        """Make sure that all it holds is still this worker's own.
 
         Raises:
             Lost: one is not.
@@ -168,15 +243,34 @@ class Claimant:
         for claim in self.held:
             claim.check()
 
+    def progress(self) -> None:
+        """Say that the work gets on: its heartbeat vouches for a worker only so long without."""
+        self._idle = 0.0
+
     def release_all(self, reason: str) -> None:
-        """Give back every run, as a worker does that is told to end."""
+        """Give back all of it, as a worker does that is told to end."""
         for claim in self.held:
             with suppress(RegmixError, OSError):
                 claim.release(reason)
         self._held.clear()
 
     def _beat(self) -> None:
-        while not self._end.wait(self._seconds / claims.BEATS):
+        pause = self._seconds / claims.BEATS
+        while not self._end.wait(pause):
+            # Beats are counted, not a clock: a process that was stopped, or a laptop asleep, made
+            # no step either, and does not hang.
+            self._idle = self._idle + pause if self._held else 0.0
+            if self._stall is not None and self._idle > self._stall.seconds:
+                self._give_up(self._stall)
+                return
             for claim in self.held:
                 with suppress(Lost):  # the worker is told when it next asks
                     claim.renew()
+
+    def _give_up(self, stall: Stall) -> None:
+        where = f"worker {self.worker} (process {os.getpid()} on {socket.gethostname()})"
+        reason = f"no step done in {stall.seconds / 60:g} minutes by {where}"
+        for claim in self.held:
+            with suppress(RegmixError, OSError):  # not renewed any more, it expires
+                claim.give_up(reason)
+        stall.then(reason)

@@ -251,6 +251,7 @@ def _work(order: Order, number: int, core: int | None, messages: Connection) -> 
         f"{order.submission}.{number}",
         begin=lambda w: die_with_parent(lambda: w.claimant.release_all("the command ended")),
         on_claim=lambda: messages.send(None),
+        on_stall=lambda: os._exit(worker.BROKEN),  # the command starts another in its place
     )
     if reason:
         messages.send(reason)

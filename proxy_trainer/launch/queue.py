@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import islice
 
-from proxy_trainer.launch.claims import Claim, Claimant
+from proxy_trainer.launch.claims import Claimant, RunClaim
 from regmix import claims
 from regmix.layout import RunLayout, StudyLayout
 
@@ -55,7 +55,7 @@ class Queue:
         """Runs that are not known to be closed or taken, as far as this worker has looked."""
         return len(self._open)
 
-    def claim(self, wanted_members: Callable[[RunLayout], int]) -> list[Claim]:
+    def claim(self, wanted_members: Callable[[RunLayout], int]) -> list[RunClaim]:
         """Claim an array: the first run that can be had, and others that go with it.
 
         Args:
@@ -111,7 +111,7 @@ class Queue:
             yield from near
         yield from list(self._taken)
 
-    def _claims(self, run_ids: Iterable[str]) -> Iterator[Claim]:
+    def _claims(self, run_ids: Iterable[str]) -> Iterator[RunClaim]:
         for run_id in run_ids:
             self._open.pop(run_id, None)
             if not self._is_open(run_id):

@@ -115,7 +115,7 @@ class _Mine(_Nobodys):
 def _claimed(study: StudyLayout, run: RunLayout) -> Iterator[_Mine]:
     """Claim a run, as a worker does; given back at the end of the block."""
     os.environ[WORKER] = f"{socket.gethostname()}.{os.getpid()}"
-    with Claimant(study, os.environ[WORKER], CLAIM_SECONDS).at_work() as claimant:
+    with Claimant(study.runs, os.environ[WORKER], CLAIM_SECONDS).at_work() as claimant:
         claim = _take(claimant, run)
         try:
             yield _Mine(claim)

@@ -99,6 +99,9 @@ class LaunchConfig(Strict):
     """Between checkpoints of a run."""
     claim_seconds: Annotated[float, Field(ge=0.5)] = 120.0
     """A worker that is not heard of for so long has lost its runs to the others."""
+    stall_minutes: PositiveFloat = 30.0
+    """A worker that does no step for so long hangs: its runs are tried again elsewhere. To be
+    longer than any step, with the evaluation and the checkpoint that may follow it."""
     retries: Annotated[int, Field(ge=0)] = 3
     """Further attempts at a run that fails without getting any further; then it is FAILED."""
     cost_per_hour: PositiveFloat | None = None
@@ -106,6 +109,15 @@ class LaunchConfig(Strict):
 
     slurm: SlurmConfig = SlurmConfig()
     ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _stalls_are_heard_of(self) -> LaunchConfig:
+        if self.stall_minutes * 60 < self.claim_seconds:
+            raise ValueError(
+                f"stall_minutes: {self.stall_minutes:g} ({self.stall_minutes * 60:g} seconds) is "
+                f"shorter than claim_seconds: {self.claim_seconds:g}"
+            )
+        return self
 
     def overridden(
         self,

@@ -12,10 +12,11 @@ from regmix.direction import sign
 from regmix.errors import RegmixError
 from regmix.imports import ImportedRuns
 from regmix.manifest import DataManifest
+from regmix.planning import Proposed
 from regmix.quantities import amount, flops
 from regmix.records import RunRecord
 from regmix.runs import RunSpec
-from regmix.study import Proposed, Study
+from regmix.study import Study
 
 
 def show_proposed(proposed: Proposed) -> None:

@@ -22,9 +22,12 @@ from proxy_trainer.data import build
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.shards import DomainTokens
 from proxy_trainer.data.tokenise import is_valid_document
-from proxy_trainer.processes import claimed
+from proxy_trainer.launch.claims import Claimant, Lost
+from regmix import claims
 from regmix.config import StageConfig
 from regmix.errors import UserError
+from regmix.files import write_text
+from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
 from regmix.study import Study
 
@@ -510,10 +513,81 @@ def test_the_tokenizer_follows_the_valid_share_unless_it_is_older(tmp_path: Path
 
 
 def test_a_second_build_at_the_same_time_is_refused(study: Study) -> None:
-    with claimed(study.layout.tokens / "lock") as mine:
-        assert mine
-        with pytest.raises(UserError, match="another `regmix data build` is at work"):
-            build.build(study.layout, study.config)
+    layout = study.layout
+    layout.tokens.mkdir(parents=True, exist_ok=True)
+    with Claimant(layout.tokens, "other", 120.0).at_work() as other:
+        assert other.take_folder(layout.tokens_claims, "tokens")
+        with pytest.raises(
+            UserError,
+            match=rf"another `regmix data build` is at work there \(process {os.getpid()} on .*"
+            r"its claim ends 120 seconds after it was last heard of",
+        ):
+            build.build(layout, study.config)
+        other.release_all("done")
+    build.build(layout, study.config)
+    assert claims.last(layout.tokens_claims).kind == "released"  # type: ignore[union-attr]
+
+
+def far(layout: StudyLayout) -> None:
+    """The next claim is one of another node, heard of just now."""
+    process = claims.Process("far", "boot", "pids", 1, "1")
+    path = layout.tokens_claims / f"{len(claims.log(layout.tokens_claims)) + 1}.json"
+    entry = replace(claims.made(path, "far", 60.0, 0), process=process)
+    write_text(path, claims.to_text(entry))
+
+
+def test_a_build_on_another_node_is_respected_until_it_falls_silent(study: Study) -> None:
+    before = len(claims.log(study.layout.tokens_claims))
+    far(study.layout)
+    with pytest.raises(UserError, match=r"process 1 on far.* 60 seconds after"):
+        build.build(study.layout, study.config)
+    entry = claims.log(study.layout.tokens_claims)[-1]
+    os.utime(entry.path, (entry.renewed - 61.0, entry.renewed - 61.0))
+    manifest = build.build(study.layout, study.config)
+    assert build.load_manifest(study.layout, study.config) == manifest
+    log = claims.log(study.layout.tokens_claims)[before + 1 :]
+    assert [(e.kind, e.reason) for e in log] == [("claimed", ""), ("released", "done")]
+
+
+def test_a_build_that_was_taken_over_changes_nothing_any_more(study: Study) -> None:
+    launch = study.config.launch.model_copy(update={"claim_seconds": 0.5})
+    config = study.config.model_copy(update={"launch": launch})
+    text = study.layout.root / "text" / "sums.jsonl"
+    text.write_text(text.read_text().replace("9", "8"))
+    before = state(study), study.layout.manifest.read_bytes()
+
+    def taken(done: int, total: int) -> None:
+        assert done < total
+        far(study.layout)
+        time.sleep(0.3)  # a few heartbeats
+
+    with pytest.raises(Lost, match="tokens: taken over by another worker"):
+        build.build(study.layout, config, progress=taken)
+    assert (state(study), study.layout.manifest.read_bytes()) == before
+
+
+def test_what_stopped_a_build_is_in_its_log_and_the_next_one_goes_on(study: Study) -> None:
+    def stop(_: int, __: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build.build(study.layout, study.config, progress=stop)
+    last = claims.last(study.layout.tokens_claims)
+    assert last is not None
+    assert (last.kind, last.reason) == ("released", "KeyboardInterrupt")
+    build.build(study.layout, study.config)
+
+
+def test_the_claims_of_a_build_are_in_no_domains_way(tmp_path: Path) -> None:
+    names = ("claims", "lock", "claims/1")
+    for name in names:
+        write(tmp_path / "text" / f"{name.replace('/', '-')}.jsonl",
+              [f"{name} document {i * i}" for i in range(300)])  # fmt: skip
+    domains = {n: f"train: text/{n.replace('/', '-')}.jsonl, valid_share: 0.2" for n in names}
+    study = make(tmp_path, domains, "{vocab_size: 300}")
+    manifest = build.build(study.layout, study.config)
+    assert [d.name for d in manifest.domains] == list(names)
+    assert build.build(study.layout, study.config) == manifest
 
 
 def children(pid: int) -> set[int]:

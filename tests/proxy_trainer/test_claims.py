@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy_trainer.launch.claims import Claim, Claimant, Lost
+from proxy_trainer.launch.claims import Claim, Claimant, Lost, Stall
 from proxy_trainer.launch.queue import Queue
 from regmix import claims
 from regmix.claims import Entry, Glance, Process, SharedClock
@@ -39,7 +39,7 @@ def study(tmp_path: Path) -> StudyLayout:
 
 @contextmanager
 def claimant(study: StudyLayout, name: str = "w", seconds: float = SECONDS) -> Iterator[Claimant]:
-    with Claimant(study, name, seconds).at_work() as made:
+    with Claimant(study.runs, name, seconds).at_work() as made:
         yield made
 
 
@@ -138,7 +138,7 @@ def test_a_dead_process_of_this_machine_loses_its_run_at_once(study: StudyLayout
         "from proxy_trainer.launch.claims import Claimant\n"
         "from regmix.layout import StudyLayout\n"
         "study = StudyLayout(Path(sys.argv[1]))\n"
-        "assert Claimant(study, 'dead', 120.0).take(study.run('r0'), step=7)\n"
+        "assert Claimant(study.runs, 'dead', 120.0).take(study.run('r0'), step=7)\n"
         "print('ready', flush=True); sys.stdin.read()\n"
     )
     process = subprocess.Popen(
@@ -199,7 +199,7 @@ def test_a_claim_is_renewed_in_the_background(study: StudyLayout) -> None:
 def test_a_server_that_does_not_answer_ends_a_claim_in_time(
     study: StudyLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    who = Claimant(study, "w", SECONDS)
+    who = Claimant(study.runs, "w", SECONDS)
     claim = who.take(study.run("r0"))
     assert claim is not None
 
@@ -275,7 +275,7 @@ def test_a_queue_takes_at_the_end_what_another_gave_back(study: StudyLayout) -> 
 def race(root: str, name: str, go: float) -> None:
     """Claim, finish and record runs as fast as can be."""
     study = StudyLayout(Path(root))
-    with Claimant(study, name, SECONDS).at_work() as who:
+    with Claimant(study.runs, name, SECONDS).at_work() as who:
         mine = queue(study, who, workers=6)
         time.sleep(max(0.0, go - time.time()))
         while claimed := mine.claim(lambda _: 2):
@@ -343,3 +343,61 @@ def test_a_log_is_plain_json(study: StudyLayout) -> None:
     assert raw["worker"] == "w7"
     assert raw["process"]["pid"] == os.getpid()
     assert (raw["kind"], raw["step"], raw["seconds"]) == ("claimed", 3, SECONDS)
+
+
+def test_a_heartbeat_stops_vouching_for_work_that_gets_nowhere(study: StudyLayout) -> None:
+    run, other = study.run("r0"), study.run("r1")
+    told: list[str] = []
+    who = Claimant(study.runs, "w", 0.8, Stall(1.2, told.append))
+    with who.at_work():
+        time.sleep(2.0)
+        mine = who.take(run)
+        assert mine is not None, "nothing held is nothing that hangs"
+        for _ in range(20):
+            time.sleep(0.1)
+            who.progress()
+        assert not told
+        who.check()
+        another = who.take(other)
+        assert another is not None
+        deadline = time.monotonic() + 10
+        while not told:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(Lost, match="r0: taken over"):
+            who.check()
+        assert not mine.release("asked to end")
+    (reason,) = told
+    assert reason.startswith(f"no step done in 0.02 minutes by worker w (process {os.getpid()} on ")
+    for each in (run, other):
+        assert [f.reason for f in claims.failures(claims.log(each.claims))] == [reason]
+    with claimant(study, "next") as after:
+        assert after.take(run)
+
+
+def test_time_in_which_a_process_was_stopped_is_no_stall(study: StudyLayout) -> None:
+    code = (
+        "import sys, time; from pathlib import Path;"
+        "from proxy_trainer.launch.claims import Claimant, Stall;"
+        "from regmix.layout import StudyLayout;"
+        f"study = StudyLayout(Path({str(study.root)!r}));"
+        "stall = Stall(3.0, lambda _: print('stalled', flush=True));"
+        "who = Claimant(study.runs, 'w', 20.0, stall)\n"
+        "with who.at_work():\n"
+        "    assert who.take(study.run('r0')); print('claimed', flush=True)\n"
+        "    time.sleep(2.0); print('awake', flush=True); sys.stdin.readline()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "claimed\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(5.0)
+    process.send_signal(signal.SIGCONT)
+    assert process.stdout.readline() == "awake\n"
+    # But time that it runs through is.
+    assert process.stdout.readline() == "stalled\n"
+    process.communicate("\n", timeout=10)
+    assert len(claims.failures(claims.log(study.run("r0").claims))) == 1

@@ -78,7 +78,7 @@ def test_one_diverges_and_the_others_go_on(study: Study, train_runs: Train) -> N
 
 def test_a_held_run_is_left_to_its_holder(study: Study, train_runs: Train) -> None:
     first, second = (s.run_id for s in specs(study)[:2])
-    with Claimant(study.layout, "other", 120.0).at_work() as other:
+    with Claimant(study.layout.runs, "other", 120.0).at_work() as other:
         assert other.take(study.layout.run(first))
         outcome = train_runs(study, [first, second])
     assert outcome == Outcome(done=[second], busy=[first])
@@ -119,7 +119,7 @@ def test_a_held_run_that_its_holder_finishes_meanwhile_counts_as_done_elsewhere(
 ) -> None:
     first, second = (s.run_id for s in specs(study)[:2])
     done = study.layout.run(first).done
-    with Claimant(study.layout, "other", 120.0).at_work() as other:
+    with Claimant(study.layout.runs, "other", 120.0).at_work() as other:
         assert other.take(study.layout.run(first))
 
         def finish() -> None:

@@ -289,7 +289,7 @@ def test_a_run_that_diverges_is_frozen_and_reported(study: Study, start: Start) 
 def test_a_run_that_others_train_is_left_to_them(study: Study, start: Start) -> None:
     spec = planned(study)
     run = study.layout.run(spec.run_id)
-    claimant = Claimant(study.layout, "other", 120)
+    claimant = Claimant(study.layout.runs, "other", 120)
     claim = claimant.take(run)
     assert claim is not None
     assert ended(start(study, spec, 2)) == [3, 3]

@@ -250,7 +250,7 @@ def test_a_frozen_worker_loses_its_run_and_writes_nothing_when_it_wakes(
     process = workers(study, "--submission", submission.submission_id, "--name", "frozen")
     wait_for(lambda: checkpoint.saved_step(run.checkpoints) > 0)
     process.send_signal(signal.SIGSTOP)
-    with Claimant(study.layout, "other", 120.0).at_work() as other:
+    with Claimant(study.layout.runs, "other", 120.0).at_work() as other:
         assert other.take(run) is None, "taken from a worker that was heard of just now"
     wait_for(lambda: not status(study.layout).count("running"), 5)
     assert made(study, [run], claim_seconds=1.0).run() == OK
@@ -267,6 +267,92 @@ def test_a_frozen_worker_loses_its_run_and_writes_nothing_when_it_wakes(
     assert json.loads(run.done.read_text())["environment"]["worker"] != "frozen"
     frame = study.store.query("select step, count(*) as n from steps group by step")
     assert set(frame["n"]) == {1}
+
+
+HANGS = """
+import threading
+from proxy_trainer.members import Members
+
+real = Members.step
+
+def step(self, number, *rest):
+    if number == 700:
+        try:
+            open({flag!r}, "x").close()
+        except FileExistsError:
+            pass  # one has hung already
+        else:
+            threading.Event().wait()
+    return real(self, number, *rest)
+
+Members.step = step
+"""
+"""What every process does at its start: of all of them, one hangs at step 700 and never goes on."""
+
+
+@pytest.fixture
+def one_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Has one step of one of the processes started from now on never end; there once it hangs."""
+    flag, folder = tmp_path / "hangs", tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(HANGS.format(flag=str(flag)))
+    path = os.pathsep.join(p for p in (str(folder), os.environ.get("PYTHONPATH")) if p)
+    monkeypatch.setenv("PYTHONPATH", path)
+    return flag
+
+
+def stalling(copy_study: Callable[..., Study], name: str) -> Study:
+    """A study whose workers are given up after three seconds without a step."""
+    study = copy_study(name, tokens=LONG)
+    path = study.layout.config
+    changed = "{workers: 1, claim_seconds: 1.0, stall_minutes: 0.05,"
+    path.write_text(path.read_text().replace("{workers: 2,", changed))
+    return Study.open(study.layout.root)
+
+
+@pytest.mark.slow
+def test_a_run_whose_step_never_ends_is_tried_again_and_the_reason_kept(
+    copy_study: Callable[..., Study],
+    workers: Callable[..., subprocess.Popen[str]],
+    one_hangs: Path,
+) -> None:
+    study, whole = stalling(copy_study, "study"), stalling(copy_study, "whole")
+    (run,), (expected,) = planned(study, 1), planned(whole, 1)
+    submission = submitted(study, [run])
+    process = workers(study, "--submission", submission.submission_id, "--name", "hung")
+    wait_for(one_hangs.exists)
+    with Claimant(study.layout.runs, "other", 120.0).at_work() as other:
+        time.sleep(1.5)  # longer than a claim lives without a heartbeat
+        assert other.take(run) is None, "taken although its holder's heart beats"
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == REQUEUE, errors
+    assert "no step done in 0.05 minutes" in output
+    (failure,) = claims.failures(claims.log(run.claims))
+    assert f"by worker hung (process {process.pid} on " in failure.reason
+    assert made(study, [run]).run() == OK
+    assert made(whole, [expected]).run() == OK
+    ours, theirs = (json.loads(r.done.read_text()) for r in (run, expected))
+    assert ours["metrics"] == theirs["metrics"]
+    starts = [e["step"] for e in read_events(run.events) if e["type"] == "start"]
+    assert len(starts) == 2
+    assert 0 < starts[1] <= 700
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_hangs")
+def test_a_local_worker_that_hangs_is_replaced_by_the_command(
+    copy_study: Callable[..., Study], regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    study = stalling(copy_study, "study")
+    study.propose(runs=1)
+    command = regmix("train", study.layout.root)
+    _, errors = command.communicate(timeout=240)
+    assert command.returncode == 0, errors
+    assert {r.status for r in study.runs()} == {"done"}
+    reasons = [f.reason for r in study.runs() for f in claims.failures(claims.log(r.layout.claims))]
+    assert reasons
+    assert all(r.startswith("no step done in 0.05 minutes") for r in reasons)
+    assert len(set(reasons)) == 1, "one hung; its whole array is tried again"
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from regmix import planning
 from regmix import store as store_module
 from regmix.errors import RegmixError, UserError
 from regmix.mixture import Mixture
@@ -187,7 +188,7 @@ def test_a_domain_that_was_dropped_later_leaves_no_trace(
 ) -> None:
     """Runs over other domains are another cohort; their columns must not come along."""
     study = make_study()
-    spec = study._template(study.config.proxy)
+    spec = planning.template(study, study.config.proxy)
     wider = Mixture.of({"books": 0.25, "web": 0.25, "code": 0.25, "math": 0.25})
     study.add_run(replace(spec, name="old", mixture=wider, data="older data"))
     study.propose()

@@ -1,0 +1,146 @@
+"""Which runs a study trains: the swarm, larger models, and what of them is still to be done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from regmix import design, sizes
+from regmix.config import RunConfig, StageConfig
+from regmix.errors import UserError
+from regmix.folder import StudyFolder
+from regmix.manifest import DataManifest
+from regmix.mixture import Mixture
+from regmix.records import read_runs
+from regmix.runs import RunSpec
+from regmix.sizes import ModelShape, TrainPlan
+from regmix.store import cohort
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """What ``propose`` planned."""
+
+    specs: tuple[RunSpec, ...]
+    new: int
+    """How many of them were not there before."""
+    acceptance: float
+    pulled: int
+    notes: tuple[str, ...]
+
+
+def propose(study: StudyFolder, runs: int | None = None) -> Proposed:
+    """See :meth:`regmix.study.Study.propose`."""
+    swarm_config = study.config.swarm
+    if runs is not None:
+        if runs < 1:
+            raise UserError(f"propose: {runs} runs; at least 1 is needed")
+        swarm_config = swarm_config.model_copy(update={"runs": runs})
+    manifest = study.as_configured()
+    swarm = design.swarm(swarm_config, study.space, manifest.natural(), study.config.seed)
+    shared = template(study, study.config.proxy)
+    specs = tuple(
+        replace(shared, name=p.name, role=p.role, mixture=p.mixture, seed=p.seed)
+        for p in swarm.runs
+    )
+    new = sum(add_run(study, spec) for spec in specs)
+    return Proposed(specs, new, swarm.acceptance, swarm.pulled, swarm.notes)
+
+
+def target_run(study: StudyFolder, name: str, mixture: Mixture, seed: int | None = None) -> RunSpec:
+    """See :meth:`regmix.study.Study.target_run`."""
+    study.as_configured()
+    shared = template(study, study.config.target)
+    return replace(
+        shared,
+        name=name,
+        role="target",
+        mixture=mixture,
+        seed=study.config.seed if seed is None else seed,
+        keep_model=True,
+    )
+
+
+def stage_run(study: StudyFolder, stage: StageConfig, mixture: Mixture) -> RunSpec:
+    """See :meth:`regmix.study.Study.stage_run`."""
+    manifest = study.as_configured()
+    shared = template(study, RunConfig(model=stage.model, train=stage.train))
+    spec = replace(
+        shared,
+        name=stage.name,
+        role="target",
+        mixture=mixture,
+        seed=stage.seed,
+        keep_model=True,
+    )
+    if stage.max_epochs is not None:
+        _check_epochs(spec, manifest, stage.max_epochs)
+    return spec
+
+
+def add_run(study: StudyFolder, spec: RunSpec) -> bool:
+    """See :meth:`regmix.study.Study.add_run`."""
+    path = study.layout.run(spec.run_id).spec
+    if path.exists():
+        return False
+    spec.save(path)
+    return True
+
+
+def open_runs(study: StudyFolder, *, retry_failed: bool = False) -> list[str]:
+    """See :meth:`regmix.study.Study.open_runs`."""
+    records = read_runs(study.layout)
+    if not records:
+        raise UserError(f"{study.layout.root}: no run yet; `regmix propose` plans some")
+    skip = ("done",) if retry_failed else ("done", "failed")
+    present = cohort(template(study, study.config.proxy))
+    data = study.as_configured().fingerprint
+    return [
+        r.spec.run_id
+        for r in records
+        if r.status not in skip
+        and r.spec.data == data
+        and (r.spec.role == "target" or cohort(r.spec) == present)
+    ]
+
+
+def template(study: StudyFolder, settings: RunConfig) -> RunSpec:
+    """A run of the natural mixture with these settings and no name; to be filled in.
+
+    Raises:
+        UserError: the data is not built, or of other domains.
+    """
+    manifest = study.built()
+    model = sizes.shape(settings.model)
+    return RunSpec(
+        name="",
+        role="swarm",
+        mixture=manifest.natural(),
+        model=model,
+        plan=_matched(study, sizes.plan(settings.train, model), model, settings),
+        vocab_size=manifest.vocab_size,
+        data=manifest.fingerprint,
+        seed=study.config.seed,
+    )
+
+
+def _matched(
+    study: StudyFolder, plan: TrainPlan, model: ModelShape, settings: RunConfig
+) -> TrainPlan:
+    """The plan with the share of the data that gives it the full run's epochs, if asked for."""
+    budget = study.config.space.budget_tokens
+    if settings.train.repetition == "none" or budget is None:
+        return plan
+    tokens = plan.steps * plan.batch * model.context
+    return replace(plan, data_share=min(1.0, tokens / budget))
+
+
+def _check_epochs(spec: RunSpec, manifest: DataManifest, limit: float) -> None:
+    for name, weight in spec.mixture.as_dict().items():
+        available = manifest.domain(name).train.tokens
+        epochs = weight * spec.tokens / available
+        if epochs > limit:
+            raise UserError(
+                f"domain '{name}': {weight:.3g} of {spec.tokens:,} tokens asks {epochs:.2f} epochs "
+                f"of its {available:,}; max_epochs is {limit:g}, short by "
+                f"{int(weight * spec.tokens - limit * available):,} tokens"
+            )
