@@ -59,6 +59,8 @@ class Places:
     """How the files are laid out, such as ``olmo-core``; None: not said."""
     tokenizer: str | None = None
     """Fingerprint of the tokenizer that counted or made the tokens; None: not said."""
+    data: str | None = None
+    """Fingerprint of the study's data that they are a copy of; None: not said, or no copy."""
     notes: tuple[str, ...] = ()
     """What a person should know about the data."""
 
@@ -69,12 +71,14 @@ class Places:
             dump(
                 {
                     "kind": "paths",
-                    **({} if self.layout is None else {"layout": self.layout}),
-                    **({} if self.tokenizer is None else {"tokenizer": self.tokenizer}),
+                    **{key: value for key, value in self._said() if value is not None},
                     "domains": {n: _entry(p, path.parent) for n, p in self.domains.items()},
                 }
             ),
         )
+
+    def _said(self) -> tuple[tuple[str, str | None], ...]:
+        return ("layout", self.layout), ("tokenizer", self.tokenizer), ("data", self.data)
 
 
 def _listed(value: object) -> object:
@@ -100,6 +104,7 @@ class _PlacesConfig(Strict):
     kind: Literal["paths"]
     layout: str | None = None
     tokenizer: str | None = None
+    data: str | None = None
     domains: Annotated[dict[str, _PlaceConfig], Field(min_length=1)]
 
 
@@ -124,7 +129,7 @@ def load_places(path: Path) -> Places:
         for name, entry in config.domains.items()
     }
     _check_shared(path, domains)
-    return Places(domains, str(path), config.layout, config.tokenizer)
+    return Places(domains, str(path), config.layout, config.tokenizer, config.data)
 
 
 def located(path: str, root: Path) -> str:

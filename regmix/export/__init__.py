@@ -2,12 +2,14 @@
 
 from regmix.export.base import Exporter, Part, Parts, Request, Stage, Unit, Written
 from regmix.export.command import Asked, Exported, export, import_mixture
+from regmix.export.locate import Located, locate, settled, stages, study_of
 from regmix.export.registry import exporter, names
 
 __all__ = [
     "Asked",
     "Exported",
     "Exporter",
+    "Located",
     "Part",
     "Parts",
     "Request",
@@ -17,5 +19,9 @@ __all__ = [
     "export",
     "exporter",
     "import_mixture",
+    "locate",
     "names",
+    "settled",
+    "stages",
+    "study_of",
 ]

@@ -1,7 +1,7 @@
 """Axolotl: subsets of the right sizes, since it has no weights.
 
-Source: axolotl 0.19.0, ``axolotl/utils/data/shared.py``: every entry of ``datasets`` is loaded with its
-``split`` (slices such as ``train[:500]`` are kept) and all are concatenated. So a domain gets
+Source: axolotl 0.19.0, ``axolotl/utils/data/shared.py``: every entry of ``datasets`` is loaded with
+its ``split`` (slices such as ``train[:500]`` are kept) and all are concatenated. So a domain gets
 ``round(share · tokens / mean tokens a document)`` documents: whole passes as entries of their own,
 and the first documents of another.
 """

@@ -195,7 +195,9 @@ def required(holder: Mapping[str, Any], key: str, where: str) -> Any:
         UserError: nothing does.
     """
     if key not in holder:
-        raise UserError(f"{where}: has no '{key}'; it has {', '.join(map(repr, holder)) or 'nothing'}")
+        raise UserError(
+            f"{where}: has no '{key}'; it has {', '.join(map(repr, holder)) or 'nothing'}"
+        )
     return holder[key]
 
 
@@ -242,4 +244,3 @@ def texts(value: Any, where: str) -> tuple[str, ...]:
 def _shown(value: Any) -> str:
     shown = repr(value)
     return shown if len(shown) <= 80 else shown[:79] + "…"
-

@@ -106,10 +106,7 @@ def import_mixture(
     """
     form = exporter(source, "--from")
     start, parts = _one_stage(form.read(_content(path), path), path, at)
-    names = [_name(part, places, path) for part in parts]
-    weights: dict[str, float] = {}
-    for name, part in zip(names, parts, strict=True):
-        weights[name] = weights.get(name, 0.0) + part.weight
+    weights = _by_domain(parts, places, path)
     notes = []
     total = math.fsum(weights.values())
     if abs(total - 1) > 1e-9 and total > 0:
@@ -190,9 +187,9 @@ def _check_epochs(
             wanted = weight * asked.tokens
             raise UserError(
                 f"domain '{name}': {weight:.4g} of {asked.tokens:,} tokens are {wanted:,.0f}, and "
-                f"{available:,} are there: {wanted / available:.3g} epochs, where at most {limit:g} "
-                f"may be (short by {wanted - limit * available:,.0f} tokens); lower its weight or "
-                "--tokens, or raise --max-epochs"
+                f"{available:,} are there: {wanted / available:.3g} epochs, where at most "
+                f"{limit:g} may be (short by {wanted - limit * available:,.0f} tokens); lower its "
+                "weight or --tokens, or raise --max-epochs"
             )
     if unknown:
         return (f"repetition not checked, tokens not known: {', '.join(unknown)}",)
@@ -251,15 +248,37 @@ def _one_stage(stages: Parts, path: Path, at: int | None) -> tuple[int, Sequence
         raise UserError(f"{path}: has stages that begin at steps {starts}; choose one with --at")
     start = next(iter(stages)) if at is None else at
     if start not in stages:
-        raise unknown_name("stage", start, stages, f"{path}: --at")
+        raise unknown_name("stage", start, map(str, stages), f"{path}: --at")
     return start, stages[start]
+
+
+def _by_domain(parts: Sequence[Part], places: Places | None, path: Path) -> dict[str, float]:
+    """Weights by domain; one that stands in several entries gets their sum.
+
+    Raises:
+        UserError: an entry is of no domain, or two that are not of the same data have one name.
+    """
+    weights: dict[str, float] = {}
+    source: dict[str, tuple[str, ...]] = {}
+    for part in parts:
+        name = _name(part, places, path)
+        first = source.setdefault(name, part.paths)
+        if name in weights and (part.name is not None or (places is None and first != part.paths)):
+            raise UserError(
+                f"{path}: '{name}' stands in two entries"
+                + ("" if part.name else f" ({first[0]}, {part.paths[0]}); name them with --paths")
+            )
+        weights[name] = weights.get(name, 0.0) + part.weight
+    return weights
 
 
 def _name(part: Part, places: Places | None, path: Path) -> str:
     """The domain that an entry is of: by its name, else by its data."""
     if part.name is not None:
         if places is not None and part.name not in places.domains:
-            raise unknown_name("domain", part.name, places.domains, f"{path} (data: {places.where})")
+            raise unknown_name(
+                "domain", part.name, places.domains, f"{path} (data: {places.where})"
+            )
         return part.name
     if places is None:
         return Path(part.paths[0]).name.split(".")[0]

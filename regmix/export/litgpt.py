@@ -1,6 +1,6 @@
 """litgpt: a data module over ``CombinedStreamingDataset``.
 
-Source: litgpt 0.5.13, ``litgpt/data/tinyllama.py`` (how a data module of its own mixes two sources) and
+Source: litgpt 0.5.13, ``litgpt/data/tinyllama.py`` (how a data module mixes two sources), and
 litdata 0.2.76, ``litdata/streaming/combined.py``: the next item comes from dataset i with
 ``weights[i]``, and items are blocks of one length: shares of tokens. There is no key for it in
 litgpt's YAML; ``--data`` takes the class by its import path.

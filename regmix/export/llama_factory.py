@@ -1,8 +1,8 @@
 """LLaMA-Factory: ``interleave_probs``, and the ``dataset_info.json`` that names the files.
 
 Source: llamafactory 0.9.5, ``hparams/data_args.py`` (names and probabilities are split at commas),
-``data/parser.py`` (``dataset_info.json`` in ``dataset_dir``; ``file_name`` is a file or a folder) and
-``data/data_utils.py`` (``interleave_datasets`` over rows: shares of documents).
+``data/parser.py`` (``dataset_info.json`` in ``dataset_dir``; ``file_name`` is a file or a folder)
+and ``data/data_utils.py`` (``interleave_datasets`` over rows: shares of documents).
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ class LlamaFactory:
         if len(weights) != len(names):
             raise UserError(f"{at}: {len(weights)} for {len(names)} datasets")
         return {
-            0: tuple(
-                Part(base.number(w, at), name=n) for n, w in zip(names, weights, strict=True)
-            )
+            0: tuple(Part(base.number(w, at), name=n) for n, w in zip(names, weights, strict=True))
         }
 
 

@@ -42,9 +42,7 @@ class DataPath(_Megatron):
         """``source`` it, then ``"${DATA_PATH[@]}"`` on the command line."""
         pairs = _pairs(request)
         lines = [f"    {shlex.quote(w)} {shlex.quote(p)}\n" for w, p in pairs]
-        return Written(
-            f"{base.comment(request)}DATA_PATH=(\n    --data-path\n{''.join(lines)})\n"
-        )
+        return Written(f"{base.comment(request)}DATA_PATH=(\n    --data-path\n{''.join(lines)})\n")
 
     def read(self, text: str, where: Path) -> Parts:
         """The array of a file that :meth:`write` gave, or plain ``--data-path`` arguments."""

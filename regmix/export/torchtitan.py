@@ -3,8 +3,8 @@
 Sources: torchtitan 0.3.0, ``torchtitan/hf_datasets/text_datasets.py`` and ``interleaved.py``: every
 source is packed to rows of one length before ``InterleavedDataset`` draws among them, so weights
 are shares of tokens; names are looked up in ``DATASETS``, in lower case. The development version
-(commit 5b1a6e40), ``torchtitan/components/data/dataset.py``: ``DatasetMixConfig`` over datasets that
-are packed after it draws documents: shares of documents.
+(commit 5b1a6e40), ``torchtitan/components/data/dataset.py``: ``DatasetMixConfig`` over datasets
+that are packed after it draws documents: shares of documents.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from regmix.export import base, text_files
 from regmix.export.base import Parts, Read, Request, Unit, Written
 from regmix.export.python_file import python_text, read_python
 
-_INTERLEAVED = '''\
+_INTERLEAVED = """\
 from functools import partial
 
 from datasets import load_dataset
@@ -52,9 +52,9 @@ dataloader = InterleavedHuggingFaceTextDataLoader.Config(
     ],
     seed={seed},
 )
-'''
+"""
 
-_MIX = '''\
+_MIX = """\
 import glob
 from functools import partial
 
@@ -93,7 +93,7 @@ dataset = ConcatThenSplitPackingConfig(
         ),
     ),
 )
-'''
+"""
 
 
 class _Torchtitan:

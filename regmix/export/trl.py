@@ -1,8 +1,8 @@
 """TRL: ``datasets`` with fractions.
 
 Source: trl 1.16.0, ``trl/scripts/utils.py``: ``DatasetConfig`` goes to ``load_dataset``;
-``get_dataset`` keeps the first ``round(fraction · N)`` rows of each, N the largest total for which no
-dataset is repeated. Rows are documents: shares of documents.
+``get_dataset`` keeps the first ``round(fraction · N)`` rows of each, N the largest total for which
+no dataset is repeated. Rows are documents: shares of documents.
 """
 
 from __future__ import annotations
