@@ -26,6 +26,12 @@ data_app = typer.Typer(help="Text to token shards.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
+StudyOption = Annotated[
+    Path | None, typer.Option(help="The study of the domains; default: the mixture's own.")
+]
+PathsOption = Annotated[
+    Path | None, typer.Option(help="Mapping file: where each domain's data lie.")
+]
 
 
 class DemoSize(StrEnum):
@@ -124,6 +130,25 @@ def data_build(study: StudyPath) -> None:
     with console.TerminalDisplay().stage("Tokens") as progress:
         manifest = steps.build_data(opened, progress)
     console.show_manifest(manifest)
+
+
+@data_app.command("export")
+def data_export(
+    study: StudyPath,
+    to: Annotated[str, typer.Option(help="Layout: olmo-core, megatron.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder; default: exports/ in the study.")
+    ] = None,
+) -> None:
+    """Write the token shards as another trainer reads them, and a mapping file beside them."""
+    from proxy_trainer.data import build, layouts
+    from regmix import config, console
+
+    layout = config.find_study(study)
+    manifest = build.load_manifest(layout, config.load_study(layout.config))
+    with console.TerminalDisplay().stage("Shards") as progress:
+        path, places = layouts.export_shards(layout, manifest, to, output, progress)
+    console.show_places(path, places)
 
 
 @app.command()
@@ -385,6 +410,63 @@ def run(
         elif steps.train(opened, [spec.run_id], poll).busy:
             raise RegmixError(f"run {spec.run_id} is being trained by another command")
     console.show_model(opened, spec)
+
+
+@app.command()
+def export(
+    mixture: Annotated[Path, typer.Argument(metavar="MIX.yaml", help="The mixture.")],
+    to: Annotated[str, typer.Option(help="The format; docs/EXPORTS.md lists them.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
+    study: StudyOption = None,
+    paths: PathsOption = None,
+    then: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STEP=MIX.yaml", help="From this step on, another mixture."),
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Training tokens of the run.")] = None,
+    max_epochs: Annotated[
+        float | None, typer.Option(help="Refuse to go over a domain more often.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="tokenizer.json of the trainer: must be the data's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the trainer's own sampling.")] = 0,
+) -> None:
+    """Write a mixture in the format of another trainer."""
+    from proxy_trainer.data import tokenizer as tokenizers
+    from proxy_trainer.data.places import text_places
+    from regmix import console
+    from regmix import export as exports
+
+    form = exports.exporter(to)
+    identity = None if tokenizer is None else tokenizers.identity(tokenizer)
+    asked = exports.Asked(exports.stages(then or ()), tokens, max_epochs, identity, seed)
+    found = exports.locate(form, exports.study_of(mixture, study), paths, text_places)
+    asked = exports.settled(asked, form, found)
+    console.show_exported(exports.export(mixture, to, output, found.places, asked))
+
+
+@app.command("import-mixture")
+def import_mixture(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A trainer's file.")],
+    source: Annotated[str, typer.Option("--from", help="Its format; docs/EXPORTS.md lists them.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Mixture YAML to write.")],
+    study: StudyOption = None,
+    paths: PathsOption = None,
+    at: Annotated[
+        int | None, typer.Option(min=0, help="Of several stages, the one from this step on.")
+    ] = None,
+) -> None:
+    """Take the mixture that a trainer uses now: its file as a mixture YAML."""
+    from proxy_trainer.data.places import text_places
+    from regmix import console
+    from regmix import export as exports
+
+    form = exports.exporter(source, "--from")
+    places = None
+    if study is not None or paths is not None:
+        places = exports.locate(form, study, paths, text_places).places
+    console.show_imported_mixture(output, *exports.import_mixture(file, source, output, places, at))
 
 
 @app.command()

@@ -133,6 +133,11 @@ class StudyLayout:
         return self.root / "launch"
 
     @property
+    def exports(self) -> Path:
+        """Token shards in other trainers' layouts, one folder a layout."""
+        return self.root / "exports"
+
+    @property
     def report(self) -> Path:
         """The HTML report."""
         return self.root / "report" / "index.html"
@@ -140,6 +145,10 @@ class StudyLayout:
     def domain_tokens(self, domain: str) -> Path:
         """Folder of one domain's shards."""
         return self.tokens / folder_name(domain)
+
+    def exported(self, layout: str) -> Path:
+        """The mapping file beside the shards of one layout."""
+        return self.exports / layout / "paths.yaml"
 
     def run(self, run_id: str) -> RunLayout:
         """The files of one run."""

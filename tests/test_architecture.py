@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "regmix.objective",
         "regmix.observations",
         "regmix.regressors",
+        "regmix.places",
         "regmix.polytope",
         "regmix.sizes",
     ),
@@ -170,8 +171,8 @@ def test_study_api_loads_no_torch(name: str) -> None:
 TRAINER = modules("proxy_trainer")
 TYPES = {
     "regmix", "regmix.arrays", "regmix.claims", "regmix.config", "regmix.errors", "regmix.files",
-    "regmix.hashing", "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.runs",
-    "regmix.sizes", "regmix.strict",
+    "regmix.hashing", "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.places",
+    "regmix.runs", "regmix.sizes", "regmix.strict",
 }  # fmt: skip
 ENTRANCES = {"proxy_trainer.stages", "proxy_trainer.steps"}
 """Where a command enters the trainer, with a study in its hand."""

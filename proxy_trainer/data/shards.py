@@ -76,7 +76,7 @@ class DomainTokens:
     def __init__(self, layout: StudyLayout, manifest: DataManifest, domain: str, split: str):
         self.domain = domain
         part = manifest.domain(domain).split(split)
-        maps = [_open_shard(layout, shard, manifest.dtype) for shard in part.shards]
+        maps = [open_shard(layout, shard, manifest.dtype) for shard in part.shards]
         self._shards = [tokens for tokens, _ in maps]
         self._shard_start = np.cumsum([0, *(len(t) for t in self._shards)]).astype(np.int64)
         ends = [d[:, 0] + start for (_, d), start in zip(maps, self._shard_start, strict=False)]
@@ -106,9 +106,14 @@ class DomainTokens:
         return self.take(np.arange(self.starts[index], self.ends[index]))
 
 
-def _open_shard(
+def open_shard(
     layout: StudyLayout, shard: Shard, dtype: str
 ) -> tuple[npt.NDArray[np.unsignedinteger], IntArray]:
+    """Token ids, memory-mapped, and an end and the text's bytes a document, shape ``(n, 2)``.
+
+    Raises:
+        UserError: a file is missing, not as long as it was, or outside the study.
+    """
     path = (layout.tokens / shard.file).resolve()
     if not path.is_relative_to(layout.tokens.resolve()):
         raise UserError(f"{layout.manifest}: shard '{shard.file}' lies outside the study")

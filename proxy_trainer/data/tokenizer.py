@@ -74,6 +74,16 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
+def identity(path: Path) -> str:
+    """The fingerprint of a tokenizer that a person names.
+
+    Raises:
+        UserError: missing, or not a tokenizer.
+    """
+    load(path)
+    return fingerprint(path)
+
+
 def end_of_document(tokenizer: Tokenizer, path: Path) -> int:
     """Id of the token that ends a document.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regmix.console.decisions import show_diagnosis, show_pareto
     from regmix.console.demo import show_costs, show_outcome, show_summary
+    from regmix.console.exports import show_exported, show_imported_mixture, show_places
     from regmix.console.fits import show_fit
     from regmix.console.launches import show_estimate, show_log, show_submitted
     from regmix.console.progress import TerminalDisplay
@@ -29,15 +30,18 @@ __all__ = [
     "show_costs",
     "show_diagnosis",
     "show_estimate",
+    "show_exported",
     "show_fit",
     "show_frame",
     "show_import",
+    "show_imported_mixture",
     "show_log",
     "show_manifest",
     "show_model",
     "show_notes",
     "show_outcome",
     "show_pareto",
+    "show_places",
     "show_plan",
     "show_proposed",
     "show_status",
@@ -49,6 +53,7 @@ __all__ = [
 _MODULES = {
     "decisions": ("show_diagnosis", "show_pareto"),
     "demo": ("show_costs", "show_outcome", "show_summary"),
+    "exports": ("show_exported", "show_imported_mixture", "show_places"),
     "fits": ("show_fit",),
     "launches": ("show_estimate", "show_log", "show_submitted"),
     "progress": ("TerminalDisplay",),
