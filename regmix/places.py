@@ -18,7 +18,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from regmix.config import Positive, Strict, check_name
+from regmix.config import check_name
+from regmix.config.base import Positive, Strict
 from regmix.errors import UserError
 from regmix.files import write_text
 from regmix.strict import load, place
