@@ -98,6 +98,11 @@ class StudyLayout:
         return self.tokens / "tokenizer.json"
 
     @property
+    def chat(self) -> Path:
+        """Tokenised conversations, a folder for every set of sources, template and tokenizer."""
+        return self.root / "chat"
+
+    @property
     def mixes(self) -> Path:
         """Mixture files."""
         return self.root / "mixes"
@@ -135,6 +140,10 @@ class StudyLayout:
     def domain_tokens(self, domain: str) -> Path:
         """Folder of one domain's shards."""
         return self.tokens / folder_name(domain)
+
+    def chat_data(self, fingerprint: str) -> Path:
+        """Folder of one set of tokenised conversations."""
+        return self.chat / fingerprint
 
     def run(self, run_id: str) -> RunLayout:
         """The files of one run."""

@@ -9,7 +9,7 @@ from typing import Any
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.shards import dtype_for
 from proxy_trainer.data.sources import Counts, Input, documents, expand
-from proxy_trainer.data.tokenise import Task, finished, is_valid_document
+from proxy_trainer.data.tokenise import Task, finished, is_valid_document, tokenise
 from proxy_trainer.data.workers import carry_out
 from proxy_trainer.processes import claimed
 from regmix.config import Domain, Source, StudyConfig
@@ -190,7 +190,7 @@ def _run(tasks: list[Task], workers: int, progress: Progress | None) -> dict[Pat
         if progress:
             progress(len(results), len(tasks))
 
-    carry_out(waiting, workers, done)
+    carry_out(tokenise, waiting, workers, done)
     return results
 
 
