@@ -103,6 +103,11 @@ class StudyLayout:
         return self.tokens / "tokenizer.json"
 
     @property
+    def chat(self) -> Path:
+        """Tokenised conversations, a folder for every set of sources, template and tokenizer."""
+        return self.root / "chat"
+
+    @property
     def mixes(self) -> Path:
         """Mixture files."""
         return self.root / "mixes"
@@ -146,9 +151,15 @@ class StudyLayout:
         """Folder of one domain's shards."""
         return self.tokens / folder_name(domain)
 
+<<<<<<< HEAD
     def exported(self, layout: str) -> Path:
         """The mapping file beside the shards of one layout."""
         return self.exports / layout / "paths.yaml"
+=======
+    def chat_data(self, fingerprint: str) -> Path:
+        """Folder of one set of tokenised conversations."""
+        return self.chat / fingerprint
+>>>>>>> fae620c
 
     def run(self, run_id: str) -> RunLayout:
         """The files of one run."""

@@ -18,6 +18,18 @@ NUMERICS = 3
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a run goes on from, other than the weights that its seed gives."""
+
+    run: str = ""
+    """Id of the run of this study whose finished model it is, or"""
+    folder: str = ""
+    """fingerprint of a Hugging Face folder that was taken into the study."""
+    optimiser: bool = False
+    """Whether the moments go on too."""
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """One training of one model on one mixture."""
 
@@ -26,6 +38,7 @@ class RunSpec:
     role: str
     """``swarm``, ``baseline``, ``replicate`` or ``target``; not part of its identity."""
     mixture: Mixture
+    """Of the study's domains, or of the sources of ``chat``."""
     model: ModelShape
     plan: TrainPlan
     vocab_size: int
@@ -38,6 +51,15 @@ class RunSpec:
     keep_model: bool = False
     """Whether the finished model is kept. Part of the identity, so that a run that was trained
     without keeping it does not pass for one that has a model."""
+    keep_state: bool = False
+    """Whether the optimiser's moments are kept with it, for a later stage to go on."""
+    start: Start | None = None
+    chat: str = ""
+    """Fingerprint of the conversations that it is trained on, if it is trained on any."""
+    held_out: str = ""
+    """Fingerprint of the conversations that it is measured on, if on any."""
+    merge: tuple[str, ...] = ()
+    """Runs whose models' average it is; then nothing is trained."""
 
     @property
     def run_id(self) -> str:
@@ -52,9 +74,21 @@ class RunSpec:
                 "seed": self.seed,
                 "keep_model": self.keep_model,
                 "numerics": self.numerics,
+                **self._stage(),
             },
             length=12,
         )
+
+    def _stage(self) -> dict[str, Any]:
+        """What only stages of a recipe have; nothing for a run that starts and ends by itself."""
+        found = {
+            "keep_state": self.keep_state,
+            "start": asdict(self.start) if self.start else None,
+            "chat": self.chat,
+            "held_out": self.held_out,
+            "merge": list(self.merge),
+        }
+        return {key: value for key, value in found.items() if value}
 
     @property
     def tokens_per_step(self) -> int:
@@ -86,6 +120,7 @@ class RunSpec:
             "model": asdict(self.model),
             "plan": asdict(self.plan),
             "weights": self.mixture.as_dict(),
+            **self._stage(),
         }
 
     def save(self, path: Path) -> None:
@@ -112,6 +147,11 @@ class RunSpec:
                 seed=raw["seed"],
                 numerics=raw["numerics"],
                 keep_model=raw["keep_model"],
+                keep_state=raw.get("keep_state", False),
+                start=Start(**raw["start"]) if "start" in raw else None,
+                chat=raw.get("chat", ""),
+                held_out=raw.get("held_out", ""),
+                merge=tuple(raw.get("merge", ())),
             )
         except (KeyError, TypeError) as exc:
             raise UserError(f"{path}: not a run specification ({exc})") from exc

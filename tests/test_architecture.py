@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("regmix.strict",),
     ("regmix.config", "regmix.direction", "regmix.mixture"),
     (
+        "regmix.chat",
         "regmix.imports",
         "regmix.manifest",
         "regmix.objective",
@@ -170,9 +171,9 @@ def test_study_api_loads_no_torch(name: str) -> None:
 
 TRAINER = modules("proxy_trainer")
 TYPES = {
-    "regmix", "regmix.arrays", "regmix.claims", "regmix.config", "regmix.errors", "regmix.files",
-    "regmix.hashing", "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.places",
-    "regmix.runs", "regmix.sizes", "regmix.strict",
+    "regmix", "regmix.arrays", "regmix.chat", "regmix.claims", "regmix.config", "regmix.errors",
+    "regmix.files", "regmix.hashing", "regmix.layout", "regmix.manifest", "regmix.mixture",
+    "regmix.places", "regmix.recipe", "regmix.runs", "regmix.sizes", "regmix.strict",
 }  # fmt: skip
 ENTRANCES = {"proxy_trainer.stages", "proxy_trainer.steps"}
 """Where a command enters the trainer, with a study in its hand."""

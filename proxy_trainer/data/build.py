@@ -12,7 +12,7 @@ from typing import Any
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.shards import dtype_for
 from proxy_trainer.data.sources import Counts, Input, documents, expand
-from proxy_trainer.data.tokenise import Task, finished, is_valid_document
+from proxy_trainer.data.tokenise import Task, finished, is_valid_document, tokenise
 from proxy_trainer.data.workers import carry_out
 from proxy_trainer.launch.claims import Claim, Claimant
 from regmix import claims
@@ -234,7 +234,7 @@ def _run(
         if progress:
             progress(len(results), len(tasks))
 
-    carry_out(waiting, workers, done)
+    carry_out(tokenise, waiting, workers, done)
     return results
 
 

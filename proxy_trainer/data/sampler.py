@@ -167,7 +167,7 @@ class MixtureSampler:
         self.context = context
         self.blocks = blocks
         self._schedule = schedule(mixture.array(), blocks, seed)
-        self._rank = _ranks(self._schedule, len(mixture.domains))
+        self._rank = ranks(self._schedule, len(mixture.domains))
         self._streams = list(streams.values())
         for stream, weight in zip(self._streams, mixture.weights, strict=True):
             if weight > 0:
@@ -196,7 +196,7 @@ class MixtureSampler:
         ]
 
 
-def _ranks(order: npt.NDArray[np.int32], domains: int) -> IntArray:
+def ranks(order: npt.NDArray[np.int32], domains: int) -> IntArray:
     """For every block, how many earlier blocks came from its domain."""
     ranks = np.empty(len(order), dtype=np.int64)
     for domain in range(domains):

@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,11 +148,16 @@ def documents(item: Input, counts: Counts) -> Iterator[str]:
             counts.empty += 1
         else:
             counts.documents += 1
-            counts.text_bytes += len(_utf8(text, f"{item.label}: document {number}"))
+            counts.text_bytes += len(utf8(text, f"{item.label}: document {number}"))
             yield text
 
 
-def _utf8(text: str, where: str) -> bytes:
+def utf8(text: str, where: str) -> bytes:
+    """A text's bytes.
+
+    Raises:
+        UserError: it has none.
+    """
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as exc:  # JSON can spell half of a surrogate pair
@@ -170,7 +175,8 @@ def _values(item: Input) -> Iterator[object]:
             content = stream.read()
         yield _decode(content, str(path))
     else:
-        yield from _json_lines(path, field)
+        for _, record in json_lines(path):
+            yield record.get(field) if isinstance(record, dict) else None
 
 
 class _ZstdReader(io.RawIOBase):
@@ -246,7 +252,12 @@ def _lines(path: Path) -> Iterator[bytes]:
         yield from stream
 
 
-def _json_lines(path: Path, field: str) -> Iterator[object]:
+def json_lines(path: Path) -> Iterator[tuple[int, object]]:
+    """Every line's number, from 1, and what it holds; empty lines are passed over.
+
+    Raises:
+        UserError: as :func:`documents`.
+    """
     for number, raw in enumerate(_lines(path), 1):
         if not raw.strip():
             continue
@@ -255,25 +266,57 @@ def _json_lines(path: Path, field: str) -> Iterator[object]:
             record = json.loads(line)
         except json.JSONDecodeError as exc:
             raise UserError(f"{path}:{number}: not JSON ({exc.msg})") from exc
-        yield record.get(field) if isinstance(record, dict) else None
+        yield number, record
+
+
+def parquet_rows(path: Path, wanted: Collection[str]) -> Iterator[tuple[int, dict[str, object]]]:
+    """Every row's number, from 1, and those of the wanted columns that there are.
+
+    Raises:
+        UserError: the file cannot be read, or has none of them.
+    """
+    file = _open_parquet(path)
+    names = file.schema_arrow.names
+    fields = [name for name in names if name in wanted]
+    if not fields:
+        raise UserError(f"{path}: none of the columns {', '.join(wanted)} in {', '.join(names)}")
+    number = 0
+    for columns in _columns(path, file, fields):
+        for values in zip(*columns, strict=True):
+            number += 1
+            yield number, dict(zip(fields, values, strict=True))
 
 
 def _parquet(path: Path, field: str) -> Iterator[object]:
+    file = _open_parquet(path)
+    names = file.schema_arrow.names
+    if field not in names:
+        raise UserError(f"{path}: no column '{field}'; columns: {', '.join(names)}")
+    for columns in _columns(path, file, [field]):
+        yield from columns[0]
+
+
+def _open_parquet(path: Path) -> Any:
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
     try:
         file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
+        _ = file.schema_arrow.names
     except (ArrowException, OSError, UnicodeDecodeError) as exc:
         raise UserError(f"{path}: not a parquet file ({_one_line(exc)})") from exc
-    if field not in names:
-        raise UserError(f"{path}: no column '{field}'; columns: {', '.join(names)}")
+    return file
+
+
+def _columns(path: Path, file: Any, fields: list[str]) -> Iterator[list[list[object]]]:
+    """Batch after batch: the values of each field."""
+    from pyarrow import ArrowException
+
     for group in range(file.num_row_groups):
         where = f"{path}: row group {group + 1} of {file.num_row_groups}"
         try:
-            for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=[field]):
-                yield from _column(batch.column(0), where)
+            for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=fields):
+                yield [_column(batch.column(name), where) for name in fields]
         except (ArrowException, OSError) as exc:
             raise UserError(
                 f"{where}: cannot be read ({_one_line(exc)}); the file is damaged, replace it"

@@ -37,6 +37,11 @@ class Task:
     """Changes whenever the shard's content could."""
 
     @property
+    def folder(self) -> Path:
+        """All tokens of the study."""
+        return self.layout.tokens
+
+    @property
     def marker(self) -> Path:
         """Written last; holds what the shards hold."""
         return self.layout.domain_tokens(self.domain) / f"{self.split}-{self.index:05d}.json"

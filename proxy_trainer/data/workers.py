@@ -1,4 +1,4 @@
-"""The data build's tasks in worker processes, and what to say when one of those is killed."""
+"""Tasks of a data build in worker processes, and what to say when one of those is killed."""
 
 from __future__ import annotations
 
@@ -7,20 +7,48 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from proxy_trainer.data.tokenise import Task, tokenise
+from proxy_trainer.data.sources import Input
 from proxy_trainer.processes import die_with_parent
 from regmix.errors import RegmixError
+from regmix.layout import StudyLayout
+
+
+class Task(Protocol):
+    """One input to be made into shards."""
+
+    @property
+    def layout(self) -> StudyLayout:
+        """The study that they are for."""
+
+    @property
+    def folder(self) -> Path:
+        """Where they go."""
+
+    @property
+    def item(self) -> Input:
+        """What is read."""
+
+
+TaskT = TypeVar("TaskT", bound=Task)
+Result = dict[str, Any]
 
 _at_work: Any = None
 """In a worker: a byte per task, shared with the command, 1 while the task is carried out."""
 
 
 def carry_out(
-    tasks: Sequence[Task], workers: int, on_done: Callable[[Task, dict[str, Any]], None]
+    work: Callable[[TaskT], Result],
+    tasks: Sequence[TaskT],
+    workers: int,
+    on_done: Callable[[TaskT, Result], None],
 ) -> None:
-    """Tokenise inputs, ``workers`` at a time, and hand every result on as it comes.
+    """Do tasks, ``workers`` at a time, and hand every result on as it comes.
+
+    Args:
+        work: does one of them; a function that another process can import.
 
     Raises:
         UserError: what stood in the way of one of them; those not begun are left.
@@ -32,8 +60,8 @@ def carry_out(
     workers = min(workers, len(tasks))
     with ProcessPoolExecutor(workers, context, _begin, (at_work,)) as pool:
         try:
-            futures: dict[Future[dict[str, Any]], Task] = {
-                pool.submit(_work, number, task): task for number, task in enumerate(tasks)
+            futures: dict[Future[Result], TaskT] = {
+                pool.submit(_work, work, number, task): task for number, task in enumerate(tasks)
             }
             for future in as_completed(futures):
                 on_done(futures[future], future.result())
@@ -51,22 +79,22 @@ def _begin(at_work: Any) -> None:
     die_with_parent()
 
 
-def _work(number: int, task: Task) -> dict[str, Any]:
+def _work(work: Callable[[TaskT], Result], number: int, task: TaskT) -> Result:
     _at_work[number] = 1
     try:
-        return tokenise(task)
+        return work(task)
     finally:  # not reached in a process that is killed, which is the point
         _at_work[number] = 0
 
 
-def _killed(any_task: Task, begun: list[Task], workers: int) -> RegmixError:
+def _killed(any_task: Task, begun: Sequence[Task], workers: int) -> RegmixError:
     """What happened, to which inputs (the largest first), and what to do about it."""
     begun = sorted(begun, key=lambda task: task.item.size, reverse=True)
     what = ", ".join(f"{t.item.label} ({t.item.size / 1e6:,.1f} MB)" for t in begun)
     fewer = f"set launch.workers below {workers} in {any_task.layout.config}, or "
     return RegmixError(
-        f"{any_task.layout.tokens}: a worker process was killed from outside, most often by the "
+        f"{any_task.folder}: a worker process was killed from outside, most often by the "
         f"system for want of memory; at work: {what or 'none, it was starting'}; "
         f"{fewer if workers > 1 else ''}split the file into smaller ones; "
-        "run `regmix data build` again, it keeps what is finished"
+        "run the same command again, it keeps what is finished"
     )

@@ -675,7 +675,7 @@ def test_a_killed_worker_is_told_with_its_file_and_the_next_build_goes_on(
     assert command.returncode == 1
     assert len(errors.splitlines()) == 1
     assert f"at work: {tmp_path / 'big.jsonl'} (16.3 MB); set launch.workers below 2" in errors
-    assert "run `regmix data build` again" in errors
+    assert "run the same command again" in errors
     with pytest.raises(UserError, match="no data yet"):
         build.load_manifest(study.layout, study.config)
     again = regmix("data", "build", study.layout.root)

@@ -1,0 +1,1 @@
+"""Conversations for supervised fine-tuning: read, rendered, masked, packed."""
