@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from proxy_trainer import checkpoint
+from proxy_trainer.data.chat import template
 from proxy_trainer.evals.bpb import bits_per_byte
 from proxy_trainer.execution import Stepped
 from proxy_trainer.models import hf
@@ -79,10 +80,15 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
     state.keeper.settle()
     for k, run in state.alive:
         weights = state.trainee.array.member(k) if run.spec.keep_model else None
+        moments = state.trainee.moments(k) if run.spec.keep_state else None
         if not state.keeper.writes:
             continue
+        if moments is not None:
+            moments.save(run.layout.state)
         if weights is not None:
             hf.save(weights, run.spec.model, run.layout.model, study.tokenizer, manifest.eod_id)
+            if run.spec.chat:
+                template.carry(study.chat_data(run.spec.chat), run.layout.model)
         _finish(state, k, run)
     return _ended(state, done=tuple(run.spec.run_id for _, run in state.alive))
 
@@ -127,7 +133,7 @@ def _log_step(state: State, stepped: Stepped) -> None:
 def _evaluate(state: State) -> None:
     found = bits_per_byte(state.trainee.array, state.sets)
     for k, run in state.alive:
-        run.metrics = {f"bpb/{domain}": value for domain, value in found[k].items()}
+        run.metrics = found[k]
         for name, value in run.metrics.items():
             if not math.isfinite(value):
                 run.failure = f"{name} is {value} at step {state.step}"

@@ -19,7 +19,8 @@ from proxy_trainer.execution import (
 from proxy_trainer.loss import cross_entropy
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.models.kernels import document_mask, documents
-from proxy_trainer.optim import ArrayAdamW
+from proxy_trainer.moments import Moments
+from proxy_trainer.optim import MOMENTS, ArrayAdamW
 from proxy_trainer.spikes import SpikeGuard
 from regmix.sizes import ModelShape, TrainPlan
 
@@ -130,6 +131,28 @@ class Members:
         return Checkpoint(
             step, seconds, model, self._optimiser.state(member), self._guard.state(member)
         )
+
+    def begin(self, member: int, weights: dict[str, Tensor], moments: Moments | None) -> None:
+        """Start from another model's weights and, if given, its optimiser's moments."""
+        self.array.load_member(member, weights)
+        if moments is None:
+            return
+        state = {"step": torch.tensor(moments.step)}
+        for kind in MOMENTS:
+            arranged = self.array.arranged(getattr(moments, kind))
+            state |= {f"{name}.{kind}": value for name, value in arranged.items()}
+        self._optimiser.load(member, state)
+
+    def moments(self, member: int) -> Moments:
+        """The optimiser's of one member, in transformers' names; copies."""
+        state = self._optimiser.state(member)
+        named = {
+            kind: self.array.named(
+                {n: state[f"{n}.{kind}"] for n, _ in self.array.named_parameters()}
+            )
+            for kind in MOMENTS
+        }
+        return Moments(float(state["step"]), **named)
 
     def load(self, member: int, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""

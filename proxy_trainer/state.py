@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 
 from proxy_trainer.data.batch import Batch
+from proxy_trainer.data.chat.feed import ChatFeed
+from proxy_trainer.data.chat.sampler import ChatSampler
+from proxy_trainer.data.chat.shards import ChatManifest, open_sources
 from proxy_trainer.data.feed import Feed, MixtureFeed
 from proxy_trainer.data.pool import TokenPool
 from proxy_trainer.data.sampler import DomainStream, MixtureSampler, open_streams
 from proxy_trainer.domain_losses import DomainLosses
 from proxy_trainer.evals.bpb import EvalSet, Measured, load_eval_sets
+from proxy_trainer.evals.chat import load_chat_sets
 from proxy_trainer.execution import Stepped
+from proxy_trainer.moments import Moments
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
 from regmix.runs import RunSpec
@@ -41,6 +46,9 @@ class Trainee(Protocol):
     @property
     def array(self) -> Models:
         """The models as they are now."""
+
+    def moments(self, member: int) -> Moments:
+        """One model's optimiser, to go on from; called in all processes, whole in the first."""
 
     def step(self, step: int, batch: Batch, lr: Sequence[float]) -> Stepped:
         """One optimiser step; losses and norms are the whole batch's, nats this process's part."""
@@ -132,9 +140,29 @@ def assembled(
         trainee: their models at that step.
         rows: this process's part of every step's blocks.
     """
-    streams: dict[int, dict[str, DomainStream]] = {}
-    runs, samplers = [], []
+    runs = []
     for layout, own, seconds in group:
+        log = keeper.log(layout)
+        log.write("start", step=step, members=len(group), environment=keeper.environment())
+        runs.append(Run(layout, own, log, seconds))
+    specs = [own for _, own, _ in group]
+    feed = _chat_feed(study, specs, device) if specs[0].chat else None
+    feed = feed or _mixture_feed(study, manifest, specs, device)
+    sets = load_eval_sets(
+        study, manifest, context=specs[0].model.context, max_bytes=specs[0].plan.eval_bytes
+    )
+    if specs[0].held_out:
+        sets += load_chat_sets(study, specs[0].held_out, specs[0].plan.eval_bytes)
+    losses = DomainLosses(feed.names, len(runs), device)
+    return State(runs, trainee, keeper, feed, losses, sets, step, rows)
+
+
+def _mixture_feed(
+    study: StudyLayout, manifest: DataManifest, specs: Sequence[RunSpec], device: torch.device
+) -> Feed:
+    streams: dict[int, dict[str, DomainStream]] = {}
+    samplers = []
+    for own in specs:
         if own.seed not in streams:
             streams[own.seed] = open_streams(
                 study, manifest,
@@ -149,14 +177,22 @@ def assembled(
                 seed=own.seed,
             )
         )
-        log = keeper.log(layout)
-        log.write("start", step=step, members=len(group), environment=keeper.environment())
-        runs.append(Run(layout, own, log, seconds))
-    spec = group[0][1]
-    pool = TokenPool(streams[spec.seed], context=spec.model.context, device=device)
-    sets = load_eval_sets(
-        study, manifest, context=spec.model.context, max_bytes=spec.plan.eval_bytes
-    )
-    feed = MixtureFeed(samplers, pool, spec.plan.batch)
-    losses = DomainLosses(feed.names, len(runs), device)
-    return State(runs, trainee, keeper, feed, losses, sets, step, rows)
+    pool = TokenPool(streams[specs[0].seed], context=specs[0].model.context, device=device)
+    return MixtureFeed(samplers, pool, specs[0].plan.batch)
+
+
+def _chat_feed(study: StudyLayout, specs: Sequence[RunSpec], device: torch.device) -> Feed:
+    folder = study.chat_data(specs[0].chat)
+    manifest = ChatManifest.load(folder)
+    sources = open_sources(folder, manifest)
+    samplers = [
+        ChatSampler(
+            sources,
+            dict(own.epochs),
+            context=own.model.context,
+            seed=own.seed,
+            pad_id=manifest.eod_id,
+        )
+        for own in specs
+    ]
+    return ChatFeed(samplers, specs[0].plan.batch, device)

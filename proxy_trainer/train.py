@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxy_trainer import checkpoint
+from proxy_trainer import checkpoint, starts
 from proxy_trainer.checkpoint import Checkpoint
 from proxy_trainer.environment import describe
 from proxy_trainer.events import EventLog
@@ -99,9 +99,11 @@ def _prepare(
         device=device,
         separator=manifest.eod_id,
     )
-    for k, (_, _, found) in enumerate(group):
+    for k, (_, own, found) in enumerate(group):
         if found is not None:
             members.load(k, found)
+        elif own.start is not None:
+            members.begin(k, *starts.load(study, own.start))
     begun = [(run, own, found.seconds if found else 0.0) for run, own, found in group]
     return assembled(study, manifest, begun, step, device, members, Alone(members))
 

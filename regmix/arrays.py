@@ -11,10 +11,12 @@ from regmix.runs import RunSpec
 
 
 def array_key(spec: RunSpec) -> str:
-    """What the members of an array share: model, vocabulary, data, and all of the plan but lr."""
+    """What the members of an array share: model, vocabulary, data and all of the plan but lr."""
     plan = asdict(spec.plan)
     del plan["lr"]
-    parts = [asdict(spec.model), plan, spec.vocab_size, spec.data, spec.numerics]
+    parts = [
+        asdict(spec.model), plan, spec.vocab_size, spec.data, spec.chat, spec.held_out, spec.numerics
+    ]  # fmt: skip
     return fingerprint(parts)
 
 

@@ -56,6 +56,11 @@ class RunLayout:
         return self.root / "model"
 
     @property
+    def state(self) -> Path:
+        """The finished model's optimiser, where the run keeps it."""
+        return self.root / "state"
+
+    @property
     def done(self) -> Path:
         """Marker of a finished run."""
         return self.root / "DONE"
@@ -123,6 +128,16 @@ class StudyLayout:
         return self.root / "imports"
 
     @property
+    def starts(self) -> Path:
+        """Models from elsewhere that runs start from, by fingerprint."""
+        return self.root / "starts"
+
+    @property
+    def recipes(self) -> Path:
+        """What recipes came to, a folder each."""
+        return self.root / "recipes"
+
+    @property
     def store(self) -> Path:
         """The DuckDB store; derived, can be deleted."""
         return self.root / "metrics.duckdb"
@@ -151,15 +166,13 @@ class StudyLayout:
         """Folder of one domain's shards."""
         return self.tokens / folder_name(domain)
 
-<<<<<<< HEAD
     def exported(self, layout: str) -> Path:
         """The mapping file beside the shards of one layout."""
         return self.exports / layout / "paths.yaml"
-=======
+
     def chat_data(self, fingerprint: str) -> Path:
         """Folder of one set of tokenised conversations."""
         return self.chat / fingerprint
->>>>>>> fae620c
 
     def run(self, run_id: str) -> RunLayout:
         """The files of one run."""

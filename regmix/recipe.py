@@ -71,7 +71,7 @@ class StageConfig(Strict):
             "mixture": sft and self.mixture is not None,
             "microanneal": self.kind != "midtrain" and self.microanneal is not None,
             "data": not sft and self.data is not None,
-            "orders": self.orders > 1 and (bool(self.sweep.seed) or self.keep == "best" and sft),
+            "orders": self.orders > 1 and (bool(self.sweep.seed) or (self.keep == "best" and sft)),
         }
         for key, refused in wrong.items():
             if refused:

@@ -56,6 +56,8 @@ class RunSpec:
     start: Start | None = None
     chat: str = ""
     """Fingerprint of the conversations that it is trained on, if it is trained on any."""
+    epochs: tuple[tuple[str, float], ...] = ()
+    """Passes over each source of ``chat``."""
     held_out: str = ""
     """Fingerprint of the conversations that it is measured on, if on any."""
     merge: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ class RunSpec:
             "keep_state": self.keep_state,
             "start": asdict(self.start) if self.start else None,
             "chat": self.chat,
+            "epochs": dict(self.epochs),
             "held_out": self.held_out,
             "merge": list(self.merge),
         }
@@ -150,6 +153,7 @@ class RunSpec:
                 keep_state=raw.get("keep_state", False),
                 start=Start(**raw["start"]) if "start" in raw else None,
                 chat=raw.get("chat", ""),
+                epochs=tuple(raw.get("epochs", {}).items()),
                 held_out=raw.get("held_out", ""),
                 merge=tuple(raw.get("merge", ())),
             )

@@ -23,7 +23,7 @@ class Feed(Protocol):
     def batch(self, step: int, rows: slice) -> tuple[Batch, IntArray]:
         """Blocks ``rows`` of every run's step, and which of the names each is of, ``(K, B)``."""
 
-    def realised(self, member: int) -> list[Realised]:
+    def realised(self, member: int) -> Sequence[Realised]:
         """What a run sees of each name over all its steps."""
 
 
@@ -46,6 +46,6 @@ class MixtureFeed:
         places = np.stack([s.places(first, self._each)[rows] for s in self._samplers])
         return Batch(self._pool.batch(places)), places[..., 0]
 
-    def realised(self, member: int) -> list[Realised]:
+    def realised(self, member: int) -> Sequence[Realised]:
         """See :class:`Feed`."""
         return self._samplers[member].realised()

@@ -9,10 +9,11 @@ so that every token of the text is scored exactly once, whatever the batch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -44,12 +45,17 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class EvalSet:
-    """Windows of one domain's validation text."""
+    """Windows of one text, each read from its beginning."""
 
-    domain: str
+    name: str
+    """The metric's."""
     inputs: list[IntArray]
     targets: list[IntArray]
+    """What is scored of each window, in order."""
     text_bytes: int
+    """Of all that is scored."""
+    scored: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+    """Which positions of each window have a target; all of them if not given."""
 
     @property
     def tokens(self) -> int:
@@ -94,7 +100,7 @@ def _eval_set(
             targets.append(line[start + 1 : start + context + 1])
         if last:
             break
-    return EvalSet(tokens.domain, inputs, targets, used)
+    return EvalSet(f"bpb/{tokens.domain}", inputs, targets, used)
 
 
 def _cut(ids: IntArray, size: int, tokenizer: Tokenizer, room: int) -> tuple[IntArray, int]:
@@ -119,16 +125,16 @@ def _cut(ids: IntArray, size: int, tokenizer: Tokenizer, room: int) -> tuple[Int
 
 @torch.no_grad()
 def bits_per_byte(model: Measured, sets: list[EvalSet]) -> list[dict[str, float]]:
-    """Bits per byte by domain name, one table a member; all members read the text together."""
+    """Bits per byte by metric, one table a member; all members read the text together."""
     found: list[dict[str, float]] = [{} for _ in range(model.members)]
     for windows in sets:
         for table, nats in zip(found, _nats(model, windows).tolist(), strict=True):
-            table[windows.domain] = nats / (math.log(2) * windows.text_bytes)
+            table[windows.name] = nats / (math.log(2) * windows.text_bytes)
     return found
 
 
 def _nats(model: Measured, windows: EvalSet) -> Tensor:
-    """Total nats over a domain, ``(K,)``; windows of like length share a batch, right-padded."""
+    """Total nats over a text, ``(K,)``; windows of like length share a batch, right-padded."""
     by_length = sorted(range(len(windows.inputs)), key=lambda i: -len(windows.inputs[i]))
     total_K = torch.zeros(model.members, dtype=torch.float64)
     start = 0
@@ -146,6 +152,6 @@ def _pad(windows: EvalSet, rows: list[int], length: int) -> tuple[Tensor, Tensor
     keep = np.zeros((len(rows), length), dtype=bool)
     for row, index in enumerate(rows):
         ids[row, : len(windows.inputs[index])] = windows.inputs[index]
-        keep[row, : len(windows.inputs[index])] = True
+        keep[row, : len(windows.inputs[index])] = windows.scored[index] if windows.scored else True
     target = np.concatenate([windows.targets[i] for i in rows])
     return torch.from_numpy(ids), torch.from_numpy(keep), torch.from_numpy(target)

@@ -145,13 +145,21 @@ class ModelArray(nn.Module):
     def load_member(self, member: int, state: dict[str, Tensor]) -> None:
         """Set one member's weights from a state dict in transformers' names."""
         with torch.no_grad():
-            for name, value in _from_llama(state, self.shape).items():
-                self.get_parameter(name)[member].copy_(value.view_as(self.get_parameter(name)[0]))
+            for name, value in self.arranged(state).items():
+                self.get_parameter(name)[member].copy_(value)
 
     def member(self, member: int) -> dict[str, Tensor]:
         """One member's weights as a state dict in transformers' names; copies."""
-        own = {name: p.detach()[member] for name, p in self.named_parameters()}
+        return self.named({name: p.detach()[member] for name, p in self.named_parameters()})
+
+    def named(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A table like one member's weights in transformers' names and layout; copies."""
         return _to_llama(own, self.shape)
+
+    def arranged(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The reverse of :meth:`named`."""
+        found = _from_llama(state, self.shape)
+        return {name: v.view_as(self.get_parameter(name)[0]) for name, v in found.items()}
 
 
 def _zeros(*size: int) -> nn.Parameter:

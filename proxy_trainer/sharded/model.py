@@ -16,7 +16,7 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from proxy_trainer.loss import cross_entropy, token_nats
 from proxy_trainer.models.gpt import GPT, Block, initialise_, rope_table
@@ -168,6 +168,14 @@ class ShardedModel:
         if found and self._shape.tied_embeddings:
             found["lm_head.weight"] = found["model.embed_tokens.weight"]
         return found
+
+
+def fill(into: DTensor, whole: Tensor) -> None:
+    """Set this process's shard from the whole tensor."""
+    own = distribute_tensor(
+        whole.to(into.device, into.dtype), into.device_mesh, into.placements, src_data_rank=None
+    )
+    into.to_local().copy_(own.to_local())
 
 
 def values_of_all(value_X: Tensor, ranks: Ranks) -> Tensor:

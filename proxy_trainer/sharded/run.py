@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from proxy_trainer import starts
 from proxy_trainer.environment import describe
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome, loop
@@ -63,7 +64,7 @@ def train_sharded(
         spec.model,
         spec.vocab_size,
         spec.plan,
-        spec.seed if begun is None else None,
+        spec.seed if begun is None and spec.start is None else None,
         ranks,
         separator=manifest.eod_id,
         recompute=settings.recompute,
@@ -73,6 +74,8 @@ def train_sharded(
         tensors = trainee.tensors()
         checkpoints.load(tensors, begun)
         trainee.restore(tensors)
+    elif spec.start is not None:
+        trainee.begin(*starts.load(study, spec.start))
     stands = begun or Progress()
     keeper = _Together(ranks, trainee, checkpoints)
     begun_at = [(run, spec, stands.seconds)]

@@ -11,7 +11,8 @@ from torch.distributed.tensor import DTensor
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.execution import Stepped, rows_at_once
 from proxy_trainer.models.kernels import document_mask, documents
-from proxy_trainer.sharded.model import ShardedModel, values_of_all
+from proxy_trainer.moments import Moments
+from proxy_trainer.sharded.model import ShardedModel, fill, values_of_all
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.spikes import SpikeGuard
 from regmix.sizes import ModelShape, TrainPlan
@@ -150,6 +151,40 @@ class Sharded:
         # Steps are left out for all parameters or none, so that one count stands for all.
         found["optimiser.step"] = state["step"]
         return found | {f"guard.{key}": x for key, x in self._guard.state(0).items()}
+
+    def moments(self, member: int) -> Moments:
+        """The optimiser's, gathered one by one; whole in the first process, elsewhere empty."""
+        assert member == 0
+        whole: dict[str, dict[str, Tensor]] = {kind: {} for kind in _MOMENTS}
+        step = 0.0
+        for name, parameter in self._parameters.items():
+            state = self._optimiser.state[parameter]
+            step = float(state["step"])
+            for kind in _MOMENTS:
+                gathered = state[kind].full_tensor()
+                if self._ranks.first:
+                    whole[kind][name] = gathered.cpu()
+        return Moments(step, whole["exp_avg"], whole["exp_avg_sq"])
+
+    @torch.no_grad()
+    def begin(self, weights: dict[str, Tensor], moments: Moments | None) -> None:
+        """Start from another model's weights and, if given, its optimiser's moments.
+
+        Args:
+            weights: whole, in every process.
+        """
+        for name, parameter in self._parameters.items():
+            fill(parameter, weights[name])
+        if moments is None:
+            return
+        tensors = self.tensors()
+        for name in self._parameters:
+            for kind in _MOMENTS:
+                into = tensors[f"optimiser.{name}.{kind}"]
+                assert isinstance(into, DTensor)
+                fill(into, getattr(moments, kind)[name])
+        tensors["optimiser.step"].fill_(moments.step)
+        self.restore(tensors)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what :meth:`tensors` gave and a checkpoint has filled."""

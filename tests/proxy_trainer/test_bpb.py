@@ -77,7 +77,7 @@ def test_equals_a_direct_computation_with_transformers(
         assert max(map(len, encoded)) > 32, "no document longer than the context"
         nats = sum(direct_nats(theirs, ids, manifest.eod_id, 32) for ids in encoded)
         size = sum(len(t.encode()) for t in texts)
-        assert found[domain] == pytest.approx(nats / math.log(2) / size, rel=1e-6)
+        assert found[f"bpb/{domain}"] == pytest.approx(nats / math.log(2) / size, rel=1e-6)
 
 
 def test_a_model_that_knows_nothing_pays_the_logarithm_of_the_vocabulary(
@@ -90,11 +90,11 @@ def test_a_model_that_knows_nothing_pays_the_logarithm_of_the_vocabulary(
     sets = bpb.load_eval_sets(study.layout, manifest, context=32, max_bytes=ALL)
     [found] = bpb.bits_per_byte(model, sets)
     for s in sets:
-        part = manifest.domain(s.domain).valid
+        part = manifest.domain(s.name.removeprefix("bpb/")).valid
         tokens = part.tokens - part.documents  # the end-of-document tokens are not scored
         assert s.tokens == tokens
         assert s.text_bytes == part.text_bytes
-        assert found[s.domain] == pytest.approx(tokens * math.log2(512) / part.text_bytes)
+        assert found[s.name] == pytest.approx(tokens * math.log2(512) / part.text_bytes)
 
 
 @pytest.mark.parametrize("context", [1, 5, 32, 1000])
@@ -103,7 +103,7 @@ def test_every_text_token_is_scored_once_after_the_token_before_it(
 ) -> None:
     study, manifest = data
     for s in bpb.load_eval_sets(study.layout, manifest, context=context, max_bytes=ALL):
-        tokens = DomainTokens(study.layout, manifest, s.domain, "valid")
+        tokens = DomainTokens(study.layout, manifest, s.name.removeprefix("bpb/"), "valid")
         documents = [tokens.document(i)[:-1].tolist() for i in range(tokens.documents)]
         assert all(len(i) == len(t) <= context for i, t in zip(s.inputs, s.targets, strict=True))
         # windows of one document follow each other; put together they are its text
@@ -149,11 +149,11 @@ def test_a_limit_cuts_at_a_token_and_counts_the_bytes_that_are_left(
     study, manifest = data
     tokenizer = tokenizers.load(study.layout.tokenizer)
     for s in bpb.load_eval_sets(study.layout, manifest, context=1000, max_bytes=room):
-        texts = set(valid_texts(study, s.domain))
+        texts = set(valid_texts(study, s.name.removeprefix("bpb/")))
         found = [tokenizer.decode(t.tolist()) for t in s.targets]
         assert sum(len(t.encode()) for t in found) == s.text_bytes
         assert all(any(t.startswith(f) for t in texts) for f in found)
-        if room < manifest.domain(s.domain).valid.text_bytes:
+        if room < manifest.domain(s.name.removeprefix("bpb/")).valid.text_bytes:
             assert abs(s.text_bytes - room) < 20, "further off than one token"
 
 

@@ -101,7 +101,10 @@ def _messages(
 
 def _form(where: str, row: Mapping[str, object], form: ChatFormat) -> ChatFormat:
     """What a row holds, made sure of."""
-    forms: dict[ChatFormat, tuple[str, ...]] = {"messages": ("messages",), "prompt_completion": _PAIR}
+    forms: dict[ChatFormat, tuple[str, ...]] = {
+        "messages": ("messages",),
+        "prompt_completion": _PAIR,
+    }
     there = [name for name, keys in forms.items() if all(row.get(k) is not None for k in keys)]
     if form == "auto" and len(there) == 2:
         raise UserError(

@@ -96,6 +96,13 @@ class ChatTemplate:
         write_text(folder / _FILE, self.text)
 
 
+def carry(chat: Path, model: Path) -> None:
+    """Put the template that conversations were built with beside a model's tokenizer."""
+    ours, theirs = read_json(chat / _SETTINGS), read_json(model / _SETTINGS)
+    write_json(model / _SETTINGS, {**theirs, **ours})
+    write_text(model / _FILE, (chat / _FILE).read_text("utf-8"))
+
+
 def find(given: Path | None, tokenizer: Path) -> ChatTemplate:
     """The template to use, checked.
 
@@ -220,7 +227,9 @@ def _check_rendered(template: ChatTemplate) -> None:
     try:
         text, spans = template.render(messages)
     except UserError as exc:
-        raise UserError(f"{template.origin}: cannot render a question and an answer; {exc}") from exc
+        raise UserError(
+            f"{template.origin}: cannot render a question and an answer; {exc}"
+        ) from exc
     trained = "\n".join(text[first:end] for first, end in spans)
     if _ANSWER not in trained:
         raise UserError(
