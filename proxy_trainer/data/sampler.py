@@ -198,8 +198,8 @@ class MixtureSampler:
 
 def ranks(order: npt.NDArray[np.int32], domains: int) -> IntArray:
     """For every block, how many earlier blocks came from its domain."""
-    ranks = np.empty(len(order), dtype=np.int64)
+    found = np.empty(len(order), dtype=np.int64)
     for domain in range(domains):
         where = np.flatnonzero(order == domain)
-        ranks[where] = np.arange(len(where))
-    return ranks
+        found[where] = np.arange(len(where))
+    return found

@@ -226,7 +226,7 @@ def tokenise(task: ChatTask) -> dict[str, Any]:
         counts["conversations"] += 1
         counts["tokens"] += len(kept.ids)
         counts["trained_tokens"] += int(kept.trained.sum())
-        counts["shared_tokens"] += kept.shared
+        counts["shared_tokens"] += int(kept.shared.sum())
         writer = writer or ChatShardWriter(task.shard, task.dtype)
         writer.add(kept.ids, kept.trained)
     shards = (writer.close(task.folder),) if writer else ()
@@ -254,7 +254,7 @@ def _fitted(encoded: Encoded, task: ChatTask, counts: dict[str, int]) -> Encoded
         return None
     counts["truncated"] += 1
     counts["cut_tokens"] += over
-    return Encoded(encoded.ids[: task.context], trained, encoded.shared)
+    return Encoded(encoded.ids[: task.context], trained, encoded.shared[: task.context])
 
 
 _SUMMED = tuple(f.name for f in fields(SourceManifest) if f.name not in ("name", "shards"))

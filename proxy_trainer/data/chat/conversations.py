@@ -75,21 +75,18 @@ def _messages(
                 "message, or remove the key"
             )
     if _form(where, row, form) == "prompt_completion":
-        given: object = [
-            {"role": role, "content": row.get(key)}
+        return tuple(
+            _message(f"{where}: {key}", {"role": role, "content": row.get(key)}, template)
             for role, key in zip(("user", "assistant"), _PAIR, strict=True)
-        ]
-        names = _PAIR
-    else:
-        given, names = row.get("messages"), ()
+        )
+    given = row.get("messages")
     if not isinstance(given, list) or not given:
         raise UserError(
             f"{where}: messages: expected a list of messages, found "
             + ("an empty list" if given == [] else _kind(given))
         )
     messages = tuple(
-        _message(f"{where}: {names[n] if names else f'messages[{n}]'}", message, template)
-        for n, message in enumerate(given)
+        _message(f"{where}: messages[{n}]", message, template) for n, message in enumerate(given)
     )
     if not any(m["role"] == "assistant" for m in messages):
         roles = ", ".join(dict.fromkeys(m["role"] for m in messages))

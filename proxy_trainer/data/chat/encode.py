@@ -31,7 +31,7 @@ class Encoded:
     trained: BoolArray
     """Which tokens carry loss: those that hold nothing but what the assistant wrote. The first
     never does, since nothing comes before it that it could be predicted from."""
-    shared: int
+    shared: BoolArray
     """Tokens that hold the assistant's text and the template's as well; they are not trained."""
 
 
@@ -149,8 +149,8 @@ class ChatEncoder:
                 )
 
 
-def _masked(offsets: IntArray, spans: Sequence[Span]) -> tuple[BoolArray, int]:
-    """Which tokens lie inside the assistant's characters, and how many only in part."""
+def _masked(offsets: IntArray, spans: Sequence[Span]) -> tuple[BoolArray, BoolArray]:
+    """Which tokens lie inside the assistant's characters, and which only in part."""
     first, end = offsets.T
     trained = np.zeros(len(offsets), dtype=np.bool_)
     shared = np.zeros(len(offsets), dtype=np.bool_)
@@ -160,7 +160,7 @@ def _masked(offsets: IntArray, spans: Sequence[Span]) -> tuple[BoolArray, int]:
         trained |= inside
         shared |= (first < stop) & (end > start) & ~inside
     trained[:1] = False
-    return trained, int(shared.sum())
+    return trained, shared
 
 
 def _holds(value: Any, text: str) -> bool:

@@ -118,6 +118,7 @@ class ChatSampler:
         self.blocks = int(counts.sum())
         """Blocks of the whole run."""
         self._schedule = schedule(counts / self.blocks, self.blocks, seed)
+        assert (np.bincount(self._schedule, minlength=len(counts)) == counts).all()
         self._rank = ranks(self._schedule, len(counts))
 
     @property
@@ -240,8 +241,8 @@ class _Plan:
             packed += [chosen[blocks[b]].tolist() for b in rng.permutation(len(blocks))]
         if not packed:
             raise UserError(
-                f"source '{source.source}': {epochs:.3g} epochs of its {source.tokens:,} tokens are "
-                "less than half a conversation; raise its share, or leave it out"
+                f"source '{source.source}': {epochs:.3g} epochs of its {source.tokens:,} tokens "
+                "are less than half a conversation; raise its share, or leave it out"
             )
         order = np.concatenate([np.asarray(block, dtype=np.int64) for block in packed])
         ends = np.cumsum([len(block) for block in packed])

@@ -70,10 +70,11 @@ class ChatTemplate:
         Raises:
             UserError: the template refuses the messages.
         """
-        from transformers.utils.chat_template_utils import render_jinja_template
+        from transformers.utils import chat_template_utils
 
+        render: Any = chat_template_utils.render_jinja_template  # its annotation is another's
         try:
-            texts, spans = render_jinja_template(
+            texts, spans = render(
                 conversations=[list(messages)],
                 chat_template=self.text,
                 return_assistant_tokens_mask=True,
@@ -122,7 +123,9 @@ def find(given: Path | None, tokenizer: Path) -> ChatTemplate:
     special = _special_tokens(found)
     if "eos_token" not in special:
         loaded = tokenizers.load(tokenizer)
-        special["eos_token"] = loaded.id_to_token(tokenizers.end_of_document(loaded, tokenizer))
+        special["eos_token"] = str(
+            loaded.id_to_token(tokenizers.end_of_document(loaded, tokenizer))
+        )
     text, origin = _text(given, tokenizer, found)
     tree = _parse(text, origin)
     read = {name.name for name in tree.find_all(nodes.Name)} | {"eos_token"}
