@@ -140,11 +140,6 @@ def assembled(
         trainee: their models at that step.
         rows: this process's part of every step's blocks.
     """
-    runs = []
-    for layout, own, seconds in group:
-        log = keeper.log(layout)
-        log.write("start", step=step, members=len(group), environment=keeper.environment())
-        runs.append(Run(layout, own, log, seconds))
     specs = [own for _, own, _ in group]
     feed = _chat_feed(study, specs, device) if specs[0].chat else None
     feed = feed or _mixture_feed(study, manifest, specs, device)
@@ -153,7 +148,12 @@ def assembled(
     )
     if specs[0].held_out:
         sets += load_chat_sets(study, specs[0].held_out, specs[0].plan.eval_bytes)
-    losses = DomainLosses(feed.names, len(runs), device)
+    losses = DomainLosses(feed.names, len(group), device)
+    runs = []
+    for layout, own, seconds in group:
+        log = keeper.log(layout)
+        log.write("start", step=step, members=len(group), environment=keeper.environment())
+        runs.append(Run(layout, own, log, seconds))
     return State(runs, trainee, keeper, feed, losses, sets, step, rows)
 
 

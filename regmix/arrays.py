@@ -14,10 +14,8 @@ def array_key(spec: RunSpec) -> str:
     """What the members of an array share: model, vocabulary, data and all of the plan but lr."""
     plan = asdict(spec.plan)
     del plan["lr"]
-    parts = [
-        asdict(spec.model), plan, spec.vocab_size, spec.data, spec.chat, spec.held_out, spec.numerics
-    ]  # fmt: skip
-    return fingerprint(parts)
+    text = [spec.vocab_size, spec.data, spec.chat, spec.held_out]
+    return fingerprint([asdict(spec.model), plan, *text, spec.numerics])
 
 
 def count_arrays(specs: Iterable[RunSpec], members: int) -> int:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.shards import dtype_for
+from proxy_trainer.data.sole import sole_builder
 from proxy_trainer.data.sources import Counts, Input, documents, expand
 from proxy_trainer.data.tokenise import Task, finished, is_valid_document, tokenise
 from proxy_trainer.data.workers import carry_out
-from proxy_trainer.launch.claims import Claim, Claimant
-from regmix import claims
+from proxy_trainer.launch.claims import Claim
 from regmix.config import Domain, Source, StudyConfig
 from regmix.errors import UserError
-from regmix.files import disk_errors, read_json, write_json, write_whole
+from regmix.files import read_json, write_json, write_whole
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest, split_from_dict
@@ -42,40 +39,10 @@ def build(
         RegmixError: a worker process was killed, or this process was silent for so long that
             another has taken over; running again goes on.
     """
-    with _claimed(layout, config.launch.claim_seconds) as claim:
+    with sole_builder(
+        layout.tokens, layout.tokens_claims, config.launch.claim_seconds, "`regmix data build`"
+    ) as claim:
         return _build(layout, config, workers, progress, claim)
-
-
-@contextmanager
-def _claimed(layout: StudyLayout, seconds: float) -> Iterator[Claim]:
-    """Claim the token shards as workers claim runs; given back at the end of the block."""
-    with disk_errors(layout.tokens):
-        layout.tokens.mkdir(parents=True, exist_ok=True)
-    name = f"{socket.gethostname()}.{os.getpid()}"
-    with Claimant(layout.tokens, name, seconds).at_work() as claimant:
-        claim = claimant.take_folder(layout.tokens_claims, str(layout.tokens))
-        if claim is None:
-            raise UserError(
-                f"{layout.tokens}: another `regmix data build` is at work there"
-                f"{_holder(layout.tokens_claims)}"
-            )
-        try:
-            yield claim
-        except BaseException as exc:
-            claimant.release_all(reason=str(exc) or type(exc).__name__)
-            raise
-        claimant.release_all(reason="done")
-
-
-def _holder(log: Path) -> str:
-    """Who has the claim, and what to do if that is no more; empty if it was just given back."""
-    entry = claims.last(log)
-    if entry is None or entry.kind == "released":
-        return ""
-    return (
-        f" (process {entry.process.pid} on {entry.process.host}); should that node be gone, its "
-        f"claim ends {entry.seconds:g} seconds after it was last heard of"
-    )
 
 
 def _build(

@@ -23,10 +23,10 @@ from proxy_trainer.data.chat.shards import (
 )
 from proxy_trainer.data.chat.template import ChatTemplate
 from proxy_trainer.data.shards import dtype_for
+from proxy_trainer.data.sole import sole_builder
 from proxy_trainer.data.sources import Input, expand
 from proxy_trainer.data.tokenise import BATCH_DOCUMENTS
 from proxy_trainer.data.workers import carry_out
-from proxy_trainer.processes import claimed
 from regmix.chat import ChatData, ChatFormat, ChatSource, TooLong
 from regmix.config import Source
 from regmix.errors import UserError
@@ -35,6 +35,8 @@ from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout, folder_name
 
 Progress = Callable[[int, int], None]
+CLAIM_SECONDS = 120.0
+"""Of silence after which another process may take over."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,7 @@ def build(
     inputs = {source.name: _inputs(source, folder) for source in data.sources}
     identity = _identity(data, inputs, template, tokenizer, context)
     own = layout.chat_data(identity)
-    with claimed(own / "lock") as mine:
-        if not mine:
-            raise UserError(f"{own}: another command is building these conversations")
+    with sole_builder(own, own / "claims", CLAIM_SECONDS, "command"):
         loaded = tokenizers.load(tokenizer)
         vocab_size = tokenizers.vocab_size(loaded)
         dtype = dtype_for(vocab_size)
