@@ -137,7 +137,7 @@ def _grad(parameter: nn.Parameter) -> Tensor:
 def learning_rate(plan: TrainPlan, step: int) -> float:
     """Learning rate of step ``step`` (from 0): linear warm-up, then the plan's schedule.
 
-    ``cosine`` falls to ``min_lr_ratio`` at the last step; ``wsd`` stays at the peak and falls
+    ``cosine`` and ``linear`` fall to ``min_lr_ratio`` at the last step; ``wsd`` stays at the peak and falls
     linearly to ``min_lr_ratio`` over the last ``decay_share`` of the steps (Hu et al. 2024,
     arXiv 2404.06395); ``constant`` stays.
     """
@@ -147,6 +147,8 @@ def learning_rate(plan: TrainPlan, step: int) -> float:
     progress = (step - warmup) / max(1, plan.steps - 1 - warmup)
     if plan.schedule == "cosine":
         fraction = 0.5 * (1 + math.cos(math.pi * progress))
+    elif plan.schedule == "linear":
+        fraction = 1 - progress
     elif plan.schedule == "wsd":
         left = (plan.steps - 1 - step) / max(1, round(plan.decay_share * plan.steps))
         fraction = min(1.0, left)

@@ -260,7 +260,7 @@ def sql(
     from regmix import console
     from regmix.study import Study
 
-    console.show_frame(Study.open(study).store.query(query), csv=csv)
+    console.show_frame(Study.open(study).store.query(query), csv=csv, rows=True)
 
 
 @app.command("import")
@@ -392,24 +392,62 @@ def diagnose(
 
 @app.command()
 def run(
-    stage: Annotated[Path, typer.Argument(metavar="STAGE.yaml", help="The stage file.")],
-    nproc: Annotated[
-        int | None,
-        typer.Option(min=1, help="Shard the model over so many processes of this machine."),
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Find what is wrong with it; train nothing.")
+    ] = False,
+    launcher: Annotated[
+        str | None, typer.Option(help="local, slurm, ray: where workers are started.")
     ] = None,
 ) -> None:
-    """Train one model on a mixture, at any size, and measure it."""
-    from proxy_trainer import stages, steps
+    """Take one model through the stages of a recipe: pretraining, mid-training, SFT."""
+    from proxy_trainer.stages import execute, resolve, tables
     from regmix import console
 
-    opened, spec = stages.plan(stage)
-    console.show_plan(spec)
-    with console.TerminalDisplay().training(opened, [spec.run_id], spec.name) as poll:
-        if nproc:
-            steps.train_sharded(opened, spec.run_id, nproc, poll)
-        elif steps.train(opened, [spec.run_id], poll).busy:
-            raise RegmixError(f"run {spec.run_id} is being trained by another command")
-    console.show_model(opened, spec)
+    found = resolve.resolve(recipe)
+    console.show_frame(tables.plan(found))
+    console.show_frame(tables.epochs(found))
+    if check:
+        console.say("nothing is wrong with it; nothing was trained")
+        return
+    shown = console.TerminalDisplay()
+    ended: list[execute.Ended] = []
+
+    def over(stage: execute.Ended) -> None:
+        ended.append(stage)
+        console.show_frame(tables.runs(stage))
+        if len(stage.tried) > 1:
+            console.say(f"standard deviation over runs: {stage.spread:.4g}")
+
+    model = execute.execute(
+        found,
+        settings=found.study.config.launch.overridden(launcher=launcher),
+        display=lambda ids, title: shown.training(found.study, ids, title),
+        on_stage=over,
+    )
+    console.show_frame(tables.metrics(ended))
+    console.say(f"model {model}", markup=False)
+
+
+@app.command()
+def merge(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Folders of models.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    weights: Annotated[
+        str | None, typer.Option(help="What each counts for, as in 2,1,1; default: the same.")
+    ] = None,
+) -> None:
+    """Average models of one architecture, tensor by tensor."""
+    from proxy_trainer import merging
+    from regmix import console
+    from regmix.errors import UserError
+
+    try:
+        given = None if weights is None else [float(w) for w in weights.split(",")]
+    except ValueError as exc:
+        raise UserError(f"--weights {weights}: numbers with commas between are needed") from exc
+    merging.merge_folders(models, output, given)
+    console.say(f"model {output}", markup=False)
 
 
 @app.command()

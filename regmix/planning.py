@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from regmix import design, sizes
-from regmix.config import RunConfig, StageConfig
+from regmix.config import RunConfig
 from regmix.errors import UserError
 from regmix.folder import StudyFolder
-from regmix.manifest import DataManifest
 from regmix.mixture import Mixture
 from regmix.records import read_runs
 from regmix.runs import RunSpec
@@ -58,23 +57,6 @@ def target_run(study: StudyFolder, name: str, mixture: Mixture, seed: int | None
         seed=study.config.seed if seed is None else seed,
         keep_model=True,
     )
-
-
-def stage_run(study: StudyFolder, stage: StageConfig, mixture: Mixture) -> RunSpec:
-    """See :meth:`regmix.study.Study.stage_run`."""
-    manifest = study.as_configured()
-    shared = template(study, RunConfig(model=stage.model, train=stage.train))
-    spec = replace(
-        shared,
-        name=stage.name,
-        role="target",
-        mixture=mixture,
-        seed=stage.seed,
-        keep_model=True,
-    )
-    if stage.max_epochs is not None:
-        _check_epochs(spec, manifest, stage.max_epochs)
-    return spec
 
 
 def add_run(study: StudyFolder, spec: RunSpec) -> bool:
@@ -132,15 +114,3 @@ def _matched(
         return plan
     tokens = plan.steps * plan.batch * model.context
     return replace(plan, data_share=min(1.0, tokens / budget))
-
-
-def _check_epochs(spec: RunSpec, manifest: DataManifest, limit: float) -> None:
-    for name, weight in spec.mixture.as_dict().items():
-        available = manifest.domain(name).train.tokens
-        epochs = weight * spec.tokens / available
-        if epochs > limit:
-            raise UserError(
-                f"domain '{name}': {weight:.3g} of {spec.tokens:,} tokens asks {epochs:.2f} epochs "
-                f"of its {available:,}; max_epochs is {limit:g}, short by "
-                f"{int(weight * spec.tokens - limit * available):,} tokens"
-            )

@@ -90,15 +90,6 @@ class Study(StudyFolder):
         """
         return planning.target_run(self, name, mixture, seed)
 
-    def stage_run(self, stage: config.StageConfig, mixture: Mixture) -> RunSpec:
-        """The specification that a stage file stands for.
-
-        Raises:
-            UserError: the data is not built, or not with the present settings; or the stage would
-                repeat a domain more often than its ``max_epochs``.
-        """
-        return planning.stage_run(self, stage, mixture)
-
     def add_run(self, spec: RunSpec) -> bool:
         """Write a run's specification unless it is there already; whether it was new."""
         return planning.add_run(self, spec)

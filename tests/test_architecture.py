@@ -175,7 +175,9 @@ TYPES = {
     "regmix.files", "regmix.hashing", "regmix.layout", "regmix.manifest", "regmix.mixture",
     "regmix.places", "regmix.recipe", "regmix.runs", "regmix.sizes", "regmix.strict",
 }  # fmt: skip
-ENTRANCES = {"proxy_trainer.stages", "proxy_trainer.steps"}
+ENTRANCES = {
+    "proxy_trainer.stages.execute", "proxy_trainer.stages.resolve", "proxy_trainer.steps"
+}  # fmt: skip
 """Where a command enters the trainer, with a study in its hand."""
 
 

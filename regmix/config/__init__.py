@@ -12,7 +12,7 @@ from regmix.config.read import (
     load_study,
     name_from,
 )
-from regmix.config.study import StageConfig, StudyConfig
+from regmix.config.study import StudyConfig
 from regmix.config.training import ModelConfig, RunConfig, TrainConfig
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "SlurmConfig",
     "Source",
     "SpaceConfig",
-    "StageConfig",
     "StudyConfig",
     "SwarmConfig",
     "TokenizerConfig",

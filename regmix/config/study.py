@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from regmix.config.base import AsTuple, Name, PositiveFloat, Strict
+from regmix.config.base import AsTuple, Name, Strict
 from regmix.config.data import DataConfig, Domain
 from regmix.config.deciding import FitConfig, ObjectiveConfig
 from regmix.config.launch import LaunchConfig
 from regmix.config.mixtures import SpaceConfig, SwarmConfig
-from regmix.config.training import ModelConfig, RunConfig, TrainConfig
+from regmix.config.training import ModelConfig, RunConfig
 
 
 class StudyConfig(Strict):
@@ -60,19 +60,3 @@ class StudyConfig(Strict):
     def domain_names(self) -> tuple[str, ...]:
         """Domain names in study order."""
         return tuple(d.name for d in self.domains)
-
-
-class StageConfig(Strict):
-    """A stage file for ``regmix run``: one model trained on one mixture of a study's data."""
-
-    kind: Literal["pretrain"] = "pretrain"
-    study: str
-    """Study folder whose token shards are used; relative to the stage file."""
-    mixture: str
-    """Mixture YAML; relative to the stage file."""
-    name: Name
-    seed: Annotated[int, Field(ge=0)] = 0
-    model: ModelConfig = ModelConfig()
-    train: TrainConfig = TrainConfig()
-    max_epochs: PositiveFloat | None = None
-    """Refuse to start if a domain would be repeated more often."""

@@ -34,7 +34,7 @@ class TrainConfig(Strict):
     """Where ``lr`` is empty. ``tiny``: a thirtieth of the rule's, since small models rank data more
     as large, tuned ones do at rates far below the best (arXiv 2512.24503; the factor is ours)."""
     min_lr_ratio: Share = 0.1
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     warmup_share: Share = 0.05
     decay_share: Share = 0.2
     """Share of the steps in which WSD decays."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from regmix.console.runs import (
         show_import,
         show_manifest,
-        show_model,
-        show_plan,
         show_proposed,
         show_trained,
     )
@@ -37,12 +35,10 @@ __all__ = [
     "show_imported_mixture",
     "show_log",
     "show_manifest",
-    "show_model",
     "show_notes",
     "show_outcome",
     "show_pareto",
     "show_places",
-    "show_plan",
     "show_proposed",
     "show_status",
     "show_submitted",
@@ -58,7 +54,7 @@ _MODULES = {
     "launches": ("show_estimate", "show_log", "show_submitted"),
     "progress": ("TerminalDisplay",),
     "runs": (
-        "show_import", "show_manifest", "show_model", "show_plan", "show_proposed", "show_trained",
+        "show_import", "show_manifest", "show_proposed", "show_trained",
     ),
     "state": ("show_status",),
     "terminal": ("console", "say", "show_frame", "show_notes"),

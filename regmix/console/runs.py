@@ -9,13 +9,10 @@ from rich.markup import escape
 
 from regmix.console.terminal import say, show, show_notes, table
 from regmix.direction import sign
-from regmix.errors import RegmixError
 from regmix.imports import ImportedRuns
 from regmix.manifest import DataManifest
 from regmix.planning import Proposed
 from regmix.quantities import amount, flops
-from regmix.records import RunRecord
-from regmix.runs import RunSpec
 from regmix.study import Study
 
 
@@ -99,33 +96,3 @@ def show_import(study: Study, runs: ImportedRuns) -> None:
         if group:
             more = f" … ({len(group)} in all)" if len(group) > 6 else ""
             say(f"{words}: {escape(', '.join(group[:6]))}{more}")
-
-
-def show_plan(spec: RunSpec) -> None:
-    """What a single run will train."""
-    say(
-        f"{escape(spec.name)}: {amount(spec.model.parameters)} non-embedding parameters, "
-        f"{amount(spec.tokens)} tokens, {flops(spec.flops)}, run {spec.run_id}"
-    )
-
-
-def show_model(study: Study, spec: RunSpec) -> None:
-    """A finished run's metrics and where its model is.
-
-    Raises:
-        RegmixError: the run did not finish.
-    """
-    record = RunRecord(study.layout.run(spec.run_id), spec)
-    if record.status == "failed":
-        raise RegmixError(f"run {spec.run_id} failed: {record.failure()['reason']}")
-    result = record.result()
-    shown = table(None, "metric", "value")
-    for name, value in result["metrics"].items():
-        shown.add_row(escape(name), f"{value:.4f}")
-    show(shown)
-    domains = table(None, "domain", "requested", "realised", "epochs")
-    for d in result["domains"]:
-        values = (d["requested"], d["realised"], d["epochs"])
-        domains.add_row(escape(d["domain"]), *(f"{v:.4f}" for v in values))
-    show(domains)
-    say(f"model {escape(str(record.layout.model))}")

@@ -38,8 +38,12 @@ def show(shown: Table) -> None:
     console.print(Segments(chain.from_iterable(lines)), crop=False, soft_wrap=True, end="")
 
 
-def show_frame(frame: pd.DataFrame, *, csv: bool) -> None:
-    """A query's result, as an aligned table or as CSV."""
+def show_frame(frame: pd.DataFrame, *, csv: bool = False, rows: bool = False) -> None:
+    """An aligned table, or CSV.
+
+    Args:
+        rows: say how many there are.
+    """
     if csv:
         console.file.write(frame.to_csv(index=False))
         return
@@ -47,7 +51,8 @@ def show_frame(frame: pd.DataFrame, *, csv: bool) -> None:
     for row in frame.itertuples(index=False):
         shown.add_row(*(escape(f"{v:.6g}" if isinstance(v, float) else str(v)) for v in row))
     show(shown)
-    say(f"[dim]{len(frame)} rows[/dim]")
+    if rows:
+        say(f"[dim]{len(frame)} rows[/dim]")
 
 
 def show_notes(notes: Sequence[str]) -> None:

@@ -1,0 +1,217 @@
+"""Recipes carried out: stage after stage, the runs of each, and what becomes of them."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from proxy_trainer import merging, steps
+from proxy_trainer.stages import ledger
+from proxy_trainer.stages.resolve import CHAT, Recipe, Stage
+from regmix.config import LaunchConfig
+from regmix.errors import RegmixError, UserError
+from regmix.files import write_json
+from regmix.records import RunRecord
+from regmix.runs import RunSpec, Start
+
+Display = Callable[[Sequence[str], str], AbstractContextManager[Callable[[], None]]]
+"""Shows how runs get on: given their ids and a title, yields what to call meanwhile."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One run of a stage, as it ended."""
+
+    spec: RunSpec
+    metrics: dict[str, float]
+    """Empty if it failed."""
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A stage that is over."""
+
+    stage: Stage
+    tried: tuple[Tried, ...]
+    metric: str
+    """What runs were compared by."""
+    chosen: Tried
+    """What the next stage goes on from: a run, or the average of all."""
+
+    def value(self, run: Tried) -> float:
+        """The metric of a run, lower is better; NaN if it failed."""
+        return value(run.metrics, self.metric)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the metric over the runs that ended; NaN of fewer than two."""
+        values = [self.value(t) for t in self.tried if not t.failure]
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def execute(
+    recipe: Recipe,
+    *,
+    settings: LaunchConfig | None = None,
+    display: Display,
+    on_stage: Callable[[Ended], None],
+) -> Path:
+    """Carry out all stages; what is done is kept. The folder of the final model.
+
+    Args:
+        settings: default: the study's ``launch``.
+        on_stage: called with each stage that is over.
+
+    Raises:
+        UserError: before anything starts, as :func:`proxy_trainer.stages.resolve.resolve`.
+        RegmixError: all runs of a stage failed, or training could not go on.
+    """
+    start: Start | None = None
+    ended: list[Ended] = []
+    for position, stage in enumerate(recipe.stages):
+        if start is not None:
+            start = replace(start, optimiser=stage.optimiser)
+        specs = stage.runs(start)
+        for spec in specs:
+            recipe.study.add_run(spec)
+        with display([s.run_id for s in specs], stage.config.name) as poll:
+            _train(recipe, specs, settings, poll)
+        ended.append(_ended(recipe, stage, specs))
+        on_stage(ended[-1])
+        start = Start(run=ended[-1].chosen.spec.run_id)
+        _record(recipe, ended, position + 1 == len(recipe.stages))
+    return _final(recipe, ended[-1])
+
+
+def _train(
+    recipe: Recipe,
+    specs: Sequence[RunSpec],
+    settings: LaunchConfig | None,
+    poll: Callable[[], None],
+) -> None:
+    ids = [s.run_id for s in specs]
+    if recipe.world > 1:
+        for run_id in ids:
+            steps.train_sharded(recipe.study, run_id, recipe.config.parallel.processes, poll)
+    elif steps.train(recipe.study, ids, poll, settings).busy:
+        raise RegmixError(f"{', '.join(ids)}: being trained by another command")
+
+
+def _ended(recipe: Recipe, stage: Stage, specs: Sequence[RunSpec]) -> Ended:
+    tried = tuple(_tried(recipe, spec) for spec in specs)
+    good = [t for t in tried if not t.failure]
+    if not good:
+        raise RegmixError(
+            f"stage '{stage.config.name}': all runs failed; the first: {tried[0].failure}"
+        )
+    metric = stage.config.metric or default_metric(stage, good[0].metrics)
+    if metric not in good[0].metrics and metric not in _MEANS:
+        raise UserError(
+            f"{recipe.path}: stage '{stage.config.name}': metric '{metric}' is not measured; "
+            f"there are {', '.join(good[0].metrics)}"
+        )
+    if stage.config.keep == "merge" or stage.config.orders > 1:
+        if len(good) < len(tried):
+            failed = ", ".join(t.spec.run_id for t in tried if t.failure)
+            raise RegmixError(
+                f"stage '{stage.config.name}': an average of all runs is asked for, and {failed} "
+                "failed"
+            )
+        chosen = _merged(recipe, [t.spec for t in good])
+    else:
+        chosen = min(good, key=lambda t: value(t.metrics, metric))
+    return Ended(stage, tried, metric, chosen)
+
+
+def _tried(recipe: Recipe, spec: RunSpec) -> Tried:
+    record = RunRecord(recipe.study.layout.run(spec.run_id), spec)
+    if record.status == "failed":
+        return Tried(spec, {}, str(record.failure()["reason"]))
+    return Tried(spec, dict(record.result()["metrics"]))
+
+
+def _merged(recipe: Recipe, specs: Sequence[RunSpec]) -> Tried:
+    """The average of some runs: a run of its own, measured as they are."""
+    if len(specs) == 1:
+        return _tried(recipe, specs[0])
+    spec = replace(
+        specs[0],
+        name=f"{specs[0].name}-merge",
+        merge=tuple(s.run_id for s in specs),
+        keep_state=False,
+    )
+    recipe.study.add_run(spec)
+    merging.carry_out(recipe.study.layout, spec)
+    return _tried(recipe, spec)
+
+
+_MEANS = {"mean bpb": "bpb/", "mean chat": CHAT}
+"""Names of means, and the metrics that they are over."""
+
+
+def default_metric(stage: Stage, metrics: dict[str, float]) -> str:
+    """After SFT the mean over conversations that were held out, if any were; else over domains."""
+    chat = stage.config.kind == "sft" and any(m.startswith(CHAT) for m in metrics)
+    return "mean chat" if chat else "mean bpb"
+
+
+def value(metrics: dict[str, float], metric: str) -> float:
+    """A metric, or a mean of some; NaN where there are none."""
+    if metric not in _MEANS:
+        return metrics.get(metric, math.nan)
+    own = [v for name, v in metrics.items() if name.startswith(_MEANS[metric])]
+    return math.fsum(own) / len(own) if own else math.nan
+
+
+def _record(recipe: Recipe, ended: Sequence[Ended], done: bool) -> None:
+    """What the recipe has come to so far."""
+    stages = [
+        {
+            "stage": e.stage.config.name,
+            "kind": e.stage.config.kind,
+            "metric": e.metric,
+            "chosen": e.chosen.spec.run_id,
+            "metrics": e.chosen.metrics,
+            "runs": [
+                {
+                    "run_id": t.spec.run_id,
+                    "lr": t.spec.plan.lr,
+                    "seed": t.spec.seed,
+                    "metrics": t.metrics,
+                    "failure": t.failure,
+                }
+                for t in e.tried
+            ],
+        }
+        for e in ended
+    ]
+    write_json(
+        _folder(recipe) / "recipe.json",
+        {
+            "recipe": recipe.config.name,
+            "done": done,
+            "stages": stages,
+            "epochs": ledger.totals(recipe.uses),
+        },
+    )
+
+
+def _final(recipe: Recipe, last: Ended) -> Path:
+    """The final model in the recipe's own folder, put there whole."""
+    target = _folder(recipe) / "model"
+    made = target.with_name(".model.tmp")
+    shutil.rmtree(made, ignore_errors=True)
+    shutil.copytree(recipe.study.layout.run(last.chosen.spec.run_id).model, made)
+    shutil.rmtree(target, ignore_errors=True)
+    made.rename(target)
+    return target
+
+
+def _folder(recipe: Recipe) -> Path:
+    return recipe.study.layout.recipes / recipe.config.name

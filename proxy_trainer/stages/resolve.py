@@ -1,0 +1,257 @@
+"""A recipe with nothing left open but which run a stage goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from proxy_trainer.data.chat import build as chat_build
+from proxy_trainer.data.chat.sampler import ChatSampler, source_epochs
+from proxy_trainer.data.chat.shards import ChatManifest, open_sources
+from proxy_trainer.optim import learning_rate
+from proxy_trainer.sharded.ranks import part
+from proxy_trainer.stages import ledger
+from proxy_trainer.stages.ledger import Use
+from regmix import sizes, strict
+from regmix.chat import ChatData
+from regmix.config import TrainConfig
+from regmix.errors import UserError, unknown_name
+from regmix.manifest import DataManifest
+from regmix.mixture import Mixture, MixtureFile
+from regmix.recipe import RecipeConfig, StageConfig
+from regmix.runs import RunSpec, Start
+from regmix.sizes import ModelShape, TrainPlan
+from regmix.study import Study
+
+CHAT = "chat/"
+"""Before the names of conversations, where domains are named too."""
+SFT_LR = 0.1
+"""Of the size's learning rate, where an SFT stage names none: our choice, to be swept."""
+SKIP_SIGMA = 6.0
+"""Default of stages: a step this far above the last ones is left out (as OLMo-core does)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, ready to be made into runs."""
+
+    config: StageConfig
+    variants: tuple[RunSpec, ...]
+    """The runs of its sweep, each whole but for its start."""
+    goes_on: bool
+    """From the stage before."""
+    optimiser: bool
+    uses: tuple[Use, ...]
+
+    def runs(self, start: Start | None) -> list[RunSpec]:
+        """The runs of the stage, from what the stage before came to."""
+        return [replace(v, start=start if self.goes_on else None) for v in self.variants]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as a whole."""
+
+    path: Path
+    config: RecipeConfig
+    study: Study
+    shape: ModelShape
+    stages: tuple[Stage, ...]
+
+    @property
+    def uses(self) -> list[Use]:
+        """What the final model reads: in the last stage from scratch and those after."""
+        found: list[Use] = []
+        for stage in self.stages:
+            found = [*found, *stage.uses] if stage.goes_on else list(stage.uses)
+        return found
+
+    @property
+    def world(self) -> int:
+        """Processes that train one run."""
+        return self.config.parallel.processes * self.config.parallel.nodes
+
+
+def resolve(path: Path) -> Recipe:
+    """Read a recipe and everything that it names; conversations are tokenised, nothing is trained.
+
+    Raises:
+        UserError: something in the recipe, the study, a mixture or the conversations is not as it
+            should be, a source would be read too often, or the processes do not divide a batch.
+    """
+    return _Resolver(path).recipe()
+
+
+class _Resolver:
+    """What the stages of one recipe share while they are resolved."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = strict.load(path, RecipeConfig)
+        self.folder = path.expanduser().resolve().parent
+        self.study = Study.open(self.folder / Path(self.config.study).expanduser())
+        self.manifest: DataManifest = self.study.as_configured()
+        if self.config.model is None:
+            raise UserError(f"{path}: model: a size is needed, as in `model: {{size: 60m}}`")
+        self.shape = sizes.shape(self.config.model)
+        self.held_out = self._chat(self.config.held_out) if self.config.held_out else None
+
+    def recipe(self) -> Recipe:
+        stages: list[Stage] = []
+        for index, config in enumerate(self.config.stages):
+            stages.append(self._stage(index, config, stages))
+        for index, after in enumerate(stages[1:]):
+            if after.optimiser:
+                kept = tuple(replace(v, keep_state=True) for v in stages[index].variants)
+                stages[index] = replace(stages[index], variants=kept)
+        found = Recipe(self.path, self.config, self.study, self.shape, tuple(stages))
+        if self.config.max_epochs is not None:
+            ledger.check(found.uses, self.config.max_epochs, str(self.path))
+        for stage in found.stages:
+            part(stage.variants[0].plan.batch, 0, found.world)
+        return found
+
+    def _stage(self, index: int, config: StageConfig, before: list[Stage]) -> Stage:
+        goes_on = self._goes_on(index, config)
+        if config.orders > 1 and not goes_on:
+            raise self._wrong(index, "orders", "what starts from scratch cannot be averaged")
+        keeps = config.optimiser or ("keep" if config.kind == "midtrain" else "fresh")
+        optimiser = goes_on and keeps == "keep"
+        if optimiser and _averages(before[-1].config):
+            raise self._wrong(
+                index, "optimiser",
+                f"stage '{before[-1].config.name}' ends in an average of runs, which has no "
+                "optimiser; give `optimiser: fresh`",
+            )  # fmt: skip
+        train = self._train(index, config, before[-1] if goes_on else None)
+        seed = self.config.seed + index if config.seed is None else config.seed
+        seeds = config.sweep.seed or tuple(seed + 1000 * i for i in range(config.orders))
+        make = self._sft if config.kind == "sft" else self._mixture
+        made = [make(index, config, train, own) for own in seeds]
+        variants = [
+            replace(spec, plan=replace(spec.plan, lr=lr))
+            for spec, _ in made
+            for lr in config.sweep.lr or (spec.plan.lr,)
+        ]
+        return Stage(config, tuple(variants), goes_on, optimiser, made[0][1])
+
+    def _goes_on(self, index: int, config: StageConfig) -> bool:
+        start = config.start or ("previous" if index else "scratch")
+        if start not in ("scratch", "previous"):
+            raise self._wrong(index, "start", f"'{start}' is neither 'scratch' nor 'previous'")
+        if start == "previous" and not index:
+            raise self._wrong(index, "start", "no stage is before the first")
+        if start == "scratch" and config.kind != "pretrain":
+            raise self._wrong(index, "start", f"{config.kind} goes on from a model")
+        return start == "previous"
+
+    def _train(self, index: int, config: StageConfig, before: Stage | None) -> TrainConfig:
+        """The stage's settings, with what its kind makes of those that are not given."""
+        given = config.train.model_fields_set
+        defaults: dict[str, Any] = {"skip_sigma": SKIP_SIGMA}
+        if config.kind != "pretrain":
+            defaults |= {"schedule": "linear", "min_lr_ratio": 0.0, "warmup_share": 0.0}
+        if config.kind == "midtrain" and before is not None:
+            plan = before.variants[0].plan
+            defaults["lr"] = learning_rate(plan, plan.steps - 1) or None
+            if not (defaults["lr"] or config.train.lr or config.sweep.lr):
+                raise self._wrong(
+                    index, "train.lr",
+                    f"stage '{before.config.name}' ends at a learning rate of 0; say what this one "
+                    "begins with",
+                )  # fmt: skip
+        if config.kind == "sft":
+            defaults |= {"warmup_share": 0.03, "lr": SFT_LR * sizes.default_lr(self.shape)}
+        return config.train.model_copy(
+            update={key: value for key, value in defaults.items() if key not in given}
+        )
+
+    def _spec(self, config: StageConfig, seed: int, mixture: Mixture, plan: TrainPlan) -> RunSpec:
+        return RunSpec(
+            name=f"{self.config.name}-{config.name}",
+            role="stage",
+            mixture=mixture,
+            model=self.shape,
+            plan=plan,
+            vocab_size=self.manifest.vocab_size,
+            data=self.manifest.fingerprint,
+            seed=seed,
+            keep_model=True,
+            held_out=self.held_out.fingerprint if self.held_out else "",
+        )
+
+    def _mixture(
+        self, index: int, config: StageConfig, train: TrainConfig, seed: int
+    ) -> tuple[RunSpec, tuple[Use, ...]]:
+        """A run on the study's domains, and what it reads of them."""
+        assert config.mixture is not None
+        path = self.folder / Path(config.mixture).expanduser()
+        mixture = MixtureFile.load(path, self.study.domains).mixture
+        if config.microanneal is not None:
+            source, share = config.microanneal.source, config.microanneal.share
+            if source not in mixture.domains:
+                where = strict.place(self.path, ("stages", index, "microanneal", "source"))
+                raise unknown_name("domain", source, mixture.domains, where)
+            mixture = Mixture.of(
+                {d: (1 - share) * w + share * (d == source) for d, w in mixture.as_dict().items()}
+            )
+        spec = self._spec(config, seed, mixture, sizes.plan(train, self.shape))
+        uses = tuple(
+            Use(config.name, d, w * spec.tokens, self.manifest.domain(d).train.tokens)
+            for d, w in mixture.as_dict().items()
+            if w
+        )
+        return spec, uses
+
+    def _sft(
+        self, index: int, config: StageConfig, train: TrainConfig, seed: int
+    ) -> tuple[RunSpec, tuple[Use, ...]]:
+        """A run on conversations, and what it reads of them."""
+        assert config.data is not None
+        manifest = self._chat(config.data)
+        epochs = source_epochs(config.data, manifest, train.tokens)
+        read = {name: e * manifest.source(name).tokens for name, e in epochs.items()}
+        batch = sizes.plan(
+            train.model_copy(update={"tokens": int(sum(read.values()))}), self.shape
+        ).batch
+        sampler = ChatSampler(
+            open_sources(self.study.layout.chat_data(manifest.fingerprint), manifest),
+            epochs,
+            context=self.shape.context,
+            seed=seed,
+            pad_id=manifest.eod_id,
+        )
+        a_step = batch * self.shape.context
+        update = {"tokens": sampler.steps(batch) * a_step, "batch_tokens": a_step}
+        plan = sizes.plan(train.model_copy(update=update), self.shape)
+        total = sum(read.values())
+        mixture = Mixture.of({name: tokens / total for name, tokens in read.items()})
+        spec = replace(
+            self._spec(config, seed, mixture, plan),
+            chat=manifest.fingerprint,
+            epochs=tuple(epochs.items()),
+        )
+        uses = tuple(
+            Use(config.name, CHAT + name, tokens, manifest.source(name).tokens)
+            for name, tokens in read.items()
+        )
+        return spec, uses
+
+    def _chat(self, data: ChatData) -> ChatManifest:
+        return chat_build.build(
+            self.study.layout,
+            data,
+            folder=self.folder,
+            tokenizer=self.study.layout.tokenizer,
+            context=self.shape.context,
+        )
+
+    def _wrong(self, index: int, key: str, what: str) -> UserError:
+        place = strict.place(self.path, ("stages", index, *key.split(".")))
+        return UserError(f"{place}: {what}")
+
+
+def _averages(config: StageConfig) -> bool:
+    """Whether a stage ends in an average of its runs."""
+    return config.orders > 1 or config.keep == "merge"
