@@ -106,10 +106,11 @@ def by_prefix(theirs: Any, messages: Sequence[dict[str, str]]) -> list[bool]:
         if message["role"] != "assistant":
             continue
         upto = theirs.apply_chat_template(list(messages[: index + 1]))["input_ids"]
-        before = (
-            theirs.apply_chat_template(list(messages[:index]), add_generation_prompt=True)
-            ["input_ids"] if index else theirs("<|assistant|>\n", add_special_tokens=False).input_ids
-        )  # fmt: skip
+        if index:
+            prompt = theirs.apply_chat_template(list(messages[:index]), add_generation_prompt=True)
+        else:
+            prompt = theirs("<|assistant|>\n", add_special_tokens=False)
+        before = prompt["input_ids"]
         assert whole[: len(upto)] == upto
         assert whole[: len(before)] == before
         trained[len(before) : len(upto)] = [True] * (len(upto) - len(before))
@@ -129,11 +130,9 @@ def test_masks_are_those_of_prefixes_and_of_transformers(
         assert encoded.trained.tolist() == by_prefix(theirs, messages)
         assert not encoded.shared.any()
         differ = np.asarray(expected["assistant_masks"], dtype=bool) != encoded.trained
-        # GPT-NeoX trims white space off its offsets, and with them transformers loses tokens.
-        assert all(
-            kind == "gptneox" and encoded.trained[i] and not theirs.decode([encoded.ids[i]]).strip()
-            for i in np.flatnonzero(differ)
-        )
+        # GPT-NeoX trims white space off its offsets, and where a turn begins with a space
+        # transformers then masks all of that turn away.
+        assert not differ.any() or (kind == "gptneox" and encoded.trained[differ].all())
 
 
 @pytest.mark.slow
@@ -193,10 +192,8 @@ def test_any_text_is_kept_and_masked(setting: Callable[[str], Setting], talk: Co
     assert (encoded.ids == tokenizer.token_to_id(END)).sum() == talk.turns
     assert not (encoded.trained & encoded.shared).any()
     ours = bytes_of(tokenizer, encoded, encoded.trained)
-    if not encoded.shared.any():
-        assert ours == "".join(text[a:b] for a, b in spans).encode()
-    else:
-        assert 0 < len("".join(text[a:b] for a, b in spans).encode()) - len(ours)
+    written = "".join(text[a:b] for a, b in spans).encode()
+    assert len(ours) < len(written) if encoded.shared.any() else ours == written
 
 
 def bytes_of(tokenizer: Tokenizer, encoded: Encoded, which: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""A template is taken only if it trains what the assistant writes, and its end, and nothing else."""
+"""A template is taken only if it trains what the assistant writes, its end, and nothing else."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ MESSAGES = "{%- for m in messages -%}"
         (CHATML + "{{ strftime_now('%d') }}", "reads the clock"),
         (CHATML + "\n{% if %}", r"own\.jinja:\d+: not a Jinja template \(Expected an expression"),
         (CHATML.replace("{%- endgeneration -%}", ""), "not a Jinja template"),
-        (CHATML + "{{ raise_exception('never') }}", "cannot render a question and an answer; .* never"),
+        (CHATML + "{{ raise_exception('never') }}", "cannot render a question and .* never"),
         (CHATML + "{{ messages.x.y }}", "cannot render a question and an answer"),
         (CHATML + "{{ ''.__class__.__mro__ }}", "cannot render .* unsafe"),
         ("", "has no .* block"),
