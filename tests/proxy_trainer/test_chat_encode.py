@@ -56,12 +56,13 @@ def metaspace(path: Path) -> Path:
     """As SentencePiece's models are: spaces as ▁, one put before the text, bytes for the rest."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")  # type: ignore[assignment]
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")  # type: ignore[assignment]
+    tokenizer.decoder = decoders.Sequence(  # type: ignore[assignment]
+        [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")]
+    )
     given = ["<unk>", "</s>", *(f"<0x{b:02X}>" for b in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=given, show_progress=False)
     tokenizer.train_from_iterator(TEXTS, trainer)
-    plain = Tokenizer.from_str(tokenizer.to_str())
-    tokenizers.save(plain, path)
+    tokenizers.save(tokenizer, path)
     return path
 
 
@@ -225,17 +226,23 @@ def test_a_token_that_holds_both_is_counted_and_not_trained(
     assert tokenizer.decode(encoded.ids[encoded.trained].tolist(), False) == f"\nyes{END}"
 
 
-def test_a_spelled_end_token_is_text_in_every_role(setting: Callable[[str], Setting]) -> None:
-    for kind in ("byte_level", "gptneox"):
-        path, template, _ = setting(kind)
-        tokenizer = tokenizers.load(path)
-        talk = conversation([("user", f"say {END}!"), ("assistant", f"{END}{END} said{END}")])
-        encoded = ChatEncoder(path, template).encode([talk])[0]
-        assert (encoded.ids == tokenizer.token_to_id(END)).sum() == 1
-        assert encoded.ids[-1] == tokenizer.token_to_id(END)
-        assert tokenizer.decode(encoded.ids[encoded.trained].tolist(), False) == (
-            f"{END}{END} said{END}{END}"
-        )
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_spelled_end_token_is_text_in_every_role(
+    setting: Callable[[str], Setting], kind: str
+) -> None:
+    path, template, _ = setting(kind)
+    end = template.special_tokens["eos_token"]
+    tokenizer = tokenizers.load(path)
+    talk = conversation([("user", f"say {end}!"), ("assistant", f"{end}{end} said{end}")])
+    encoded = ChatEncoder(path, template).encode([talk])[0]
+    assert np.flatnonzero(encoded.ids == tokenizer.token_to_id(end)).tolist() == [
+        len(encoded.ids) - 1
+    ]
+    decoded = tokenizer.decode(encoded.ids.tolist(), skip_special_tokens=False)
+    assert decoded == f"<|user|>\nsay {end}!\n<|assistant|>\n{end}{end} said{end}{end}"
+    prompt = f"<|user|>\nsay {end}!\n<|assistant|>\n"
+    untrained = tokenizer.decode(encoded.ids[~encoded.trained].tolist(), False)
+    assert untrained == prompt
 
 
 def test_the_first_token_is_never_trained(

@@ -189,8 +189,7 @@ def test_part_of_an_epoch_is_a_seeded_part(sampler: Make, epochs: float, seed: i
 def test_parts_of_other_seeds_hold_other_conversations(sampler: Make) -> None:
     parts = [{i for block in read(sampler(seed, a=0.5)) for i in block} for seed in range(8)]
     assert len({frozenset(part) for part in parts}) == 8
-    # Over the seeds every conversation is likely to be in one: none is left out for good.
-    assert set().union(*parts) >= set(list(numbers("a"))[:1])
+    # None is left out for good: of 300, eight halves miss 1.2 on average.
     assert len(set().union(*parts)) > 0.95 * SIZES["a"]
 
 
@@ -222,9 +221,9 @@ def test_shares_of_tokens_are_within_half_a_block(
 
 def test_sources_are_interleaved_evenly(sampler: Make) -> None:
     made = sampler(a=1, b=2, c=3)
-    of = [made.conversations(i)[0] for i in range(made.blocks)]
+    of = made.places(0, made.blocks)[:, 0]
     for told in made.realised():
-        counts = np.cumsum([name == told.domain for name in of])
+        counts = np.cumsum(of == made.names.index(told.domain))
         expected = np.arange(1, made.blocks + 1) * told.blocks / made.blocks
         assert (np.abs(counts - expected) < 2).all()
 
@@ -268,13 +267,12 @@ def test_the_last_step_is_filled_with_padding(sampler: Make) -> None:
             made.block(index)
 
 
-def test_a_block_tells_its_conversations(sampler: Make, sources: Mapping[str, ChatTokens]) -> None:
-    made = sampler(a=1, b=1)
-    for index in range(made.blocks):
-        name, held = made.conversations(index)
-        assert [BASE[name] + i for i in held.tolist()] == conversations(made.block(index))
-        for i in held.tolist():
-            assert sources[name].conversation(i)[0].tolist() == [BASE[name] + i] * length(i)
+def test_conversations_are_numbered_through_the_shards(sources: Mapping[str, ChatTokens]) -> None:
+    for name, size in SIZES.items():
+        for i in range(size):
+            ids, trained = sources[name].conversation(i)
+            assert ids.tolist() == [BASE[name] + i] * length(i)
+            assert (trained == mask(i)).all()
 
 
 def test_epochs_of_sources(manifest: ChatManifest) -> None:
