@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import processors
+from tokenizers import Tokenizer, processors
 
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.chat.conversations import Conversation
@@ -58,11 +58,8 @@ class ChatEncoder:
             UserError: it does not read one of the template's special tokens as one token.
         """
         self._path, self._template = tokenizer, template
-        self._as_text = tokenizers.load(tokenizer)
-        self._tokenizer = tokenizers.load(tokenizer)
+        self._as_text, self._tokenizer = _load(tokenizer), _load(tokenizer)
         self._tokenizer.encode_special_tokens = False
-        # Others trim white space off the offsets, and a token of nothing else has none left.
-        self._tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._special = sorted((t.content for t in added if t.special), key=len, reverse=True)
         self._check_special()
@@ -124,12 +121,12 @@ class ChatEncoder:
             if token is None:
                 continue
             own = np.flatnonzero((offsets[:, 0] <= place) & (offsets[:, 1] > place))
-            if not len(own) or (offsets[own] != (place, place + 1)).any():
+            spelled = self._spelled(token, character)
+            if not spelled or not len(own) or (offsets[own] != (place, place + 1)).any():
                 raise UserError(
                     f"{conversation.where}: the tokenizer cannot keep the text '{token}' apart "
                     "from the token of that name; write it in another way"
                 )
-            spelled = self._as_text.encode(token, add_special_tokens=False).ids
             all_ids += [ids[done : own[0]], np.asarray(spelled)]
             all_offsets += [offsets[done : own[0]], np.full((len(spelled), 2), (place, place + 1))]
             done = int(own[-1]) + 1
@@ -137,6 +134,17 @@ class ChatEncoder:
             np.concatenate([*all_ids, ids[done:]]).astype(np.int64),
             np.concatenate([*all_offsets, offsets[done:]]).astype(np.int64),
         )
+
+    def _spelled(self, token: str, character: str) -> list[int]:
+        """A special token's letters as tokens, after the character; none if one holds both.
+
+        Some tokenizers put a space before a text, which is not before the letters then.
+        """
+        encoding = self._as_text.encode(character + token, add_special_tokens=False)
+        if any(first < 1 < end for first, end in encoding.offsets):
+            return []
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        return [number for number, (first, _) in pairs if first >= 1]
 
     def _check_special(self) -> None:
         for name, token in self._template.special_tokens.items():
@@ -147,6 +155,16 @@ class ChatEncoder:
                     f"{self._path}: does not read {name} '{token}' as one token; add it to "
                     "added_tokens there"
                 )
+
+
+def _load(path: Path) -> Tokenizer:
+    """A tokenizer whose offsets are those of all characters.
+
+    Some trim white space off them, and a token of nothing else has none left.
+    """
+    tokenizer = tokenizers.load(path)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return tokenizer
 
 
 def _masked(offsets: IntArray, spans: Sequence[Span]) -> tuple[BoolArray, BoolArray]:

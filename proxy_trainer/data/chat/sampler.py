@@ -170,15 +170,6 @@ class ChatSampler:
         source, number = self.places(index, 1)[0]
         return self._block(int(source), int(number))
 
-    def conversations(self, index: int) -> tuple[str, IntArray]:
-        """A block's source, and the numbers in it of the conversations that the block holds.
-
-        Raises:
-            IndexError: there is no such block.
-        """
-        source, number = self.places(index, 1)[0]
-        return self.names[source], self._plans[source].block(int(number))
-
     def realised(self) -> list[RealisedSource]:
         """Requested and realised share of the tokens, and epochs, by source over the whole run."""
         asked = [e * s.tokens for e, s in zip(self._epochs, self._sources, strict=True)]
