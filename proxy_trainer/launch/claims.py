@@ -103,8 +103,13 @@ class Claim:
     def _next(self) -> Path:
         return claims.released(self._entry, "", failed=False).path
 
+    @property
+    def lost(self) -> bool:
+        """Whether it is known not to be this process's any more."""
+        return self._lost or self._given_up
+
     def _raise_if_lost(self) -> None:
-        if self._lost or self._given_up:
+        if self.lost:
             raise Lost(f"{self._title}: taken over by another worker")
 
 
@@ -259,10 +264,10 @@ class Claimant:
         while not self._end.wait(pause):
             # Beats are counted, not a clock: a process that was stopped, or a laptop asleep, made
             # no step either, and does not hang.
-            self._idle = self._idle + pause if self._held else 0.0
+            working = any(not claim.lost for claim in self.held)
+            self._idle = self._idle + pause if working else 0.0
             if self._stall is not None and self._idle > self._stall.seconds:
                 self._give_up(self._stall)
-                return
             for claim in self.held:
                 with suppress(Lost):  # the worker is told when it next asks
                     claim.renew()
