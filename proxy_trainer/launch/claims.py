@@ -32,7 +32,7 @@ from regmix.layout import RunLayout
 
 
 class Lost(RegmixError):
-    """Another worker has it now: stop at once, and write nothing more to it."""
+    """It is not this worker's any more: stop at once, and write nothing more to it."""
 
 
 class Claim:
@@ -56,11 +56,16 @@ class Claim:
         """Folder of the log that the claim stands in."""
         return self._entry.path.parent
 
+    @property
+    def lost(self) -> bool:
+        """Whether it is known not to be this process's any more."""
+        return self._lost or self._given_up
+
     def renew(self) -> None:
         """Show that this worker lives, and hear whether it still has what it claimed.
 
         Raises:
-            Lost: it is not.
+            Lost: it has not.
         """
         with self._turn:
             asked = elapsed()
@@ -79,7 +84,7 @@ class Claim:
         """Make sure that it still has it; asks only if it has not heard for a while.
 
         Raises:
-            Lost: it is not.
+            Lost: it has not.
         """
         self._raise_if_lost()
         if elapsed() - self._heard > self._entry.seconds / 3:
@@ -103,14 +108,12 @@ class Claim:
     def _next(self) -> Path:
         return claims.released(self._entry, "", failed=False).path
 
-    @property
-    def lost(self) -> bool:
-        """Whether it is known not to be this process's any more."""
-        return self._lost or self._given_up
-
     def _raise_if_lost(self) -> None:
         if self.lost:
-            raise Lost(f"{self._title}: taken over by another worker")
+            how = (
+                "given back as its step hung" if self._given_up else "taken over by another worker"
+            )
+            raise Lost(f"{self._title}: {how}")
 
 
 class RunClaim(Claim):

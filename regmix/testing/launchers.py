@@ -177,10 +177,11 @@ def _submitted(
     try:
         yield trial
     finally:
-        launcher.cancel(trial.root, trial.ids)
-        trial.finished()
-        close = getattr(launcher, "close", None)
-        if close:
+        close = getattr(launcher, "close", lambda: None)
+        try:
+            launcher.cancel(trial.root, trial.ids)
+            trial.finished()
+        finally:
             close()
 
 
