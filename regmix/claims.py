@@ -10,6 +10,8 @@ compared with each other alone, as the file server sets them: a node whose clock
 loses its claims nor takes those of others. A holder on this machine whose process is gone is known
 to be dead at once.
 
+Whoever builds token shards claims them in the same way, in ``tokens/.claims/``.
+
 Writing is the trainer's (`proxy_trainer.launch.claims`).
 """
 

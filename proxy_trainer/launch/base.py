@@ -51,7 +51,7 @@ class Launcher(Protocol):
     """Starts workers on one kind of system.
 
     Job ids are all that has to be kept between :meth:`submit` and the other calls, which may come
-    from another process on another day.
+    from another process on another day. What all of this comes to, `regmix.testing` tries.
     """
 
     name: ClassVar[str]

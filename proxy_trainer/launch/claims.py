@@ -32,7 +32,7 @@ from regmix.layout import RunLayout
 
 
 class Lost(RegmixError):
-    """Another worker has it now: stop at once, and write nothing more to it."""
+    """It is not this worker's any more: stop at once, and write nothing more to it."""
 
 
 class Claim:
@@ -56,11 +56,16 @@ class Claim:
         """Folder of the log that the claim stands in."""
         return self._entry.path.parent
 
+    @property
+    def lost(self) -> bool:
+        """Whether it is known not to be this process's any more."""
+        return self._lost or self._given_up
+
     def renew(self) -> None:
         """Show that this worker lives, and hear whether it still has what it claimed.
 
         Raises:
-            Lost: it is not.
+            Lost: it has not.
         """
         with self._turn:
             asked = elapsed()
@@ -79,7 +84,7 @@ class Claim:
         """Make sure that it still has it; asks only if it has not heard for a while.
 
         Raises:
-            Lost: it is not.
+            Lost: it has not.
         """
         self._raise_if_lost()
         if elapsed() - self._heard > self._entry.seconds / 3:
@@ -104,8 +109,11 @@ class Claim:
         return claims.released(self._entry, "", failed=False).path
 
     def _raise_if_lost(self) -> None:
-        if self._lost or self._given_up:
-            raise Lost(f"{self._title}: taken over by another worker")
+        if self.lost:
+            how = (
+                "given back as its step hung" if self._given_up else "taken over by another worker"
+            )
+            raise Lost(f"{self._title}: {how}")
 
 
 class RunClaim(Claim):
@@ -259,10 +267,10 @@ class Claimant:
         while not self._end.wait(pause):
             # Beats are counted, not a clock: a process that was stopped, or a laptop asleep, made
             # no step either, and does not hang.
-            self._idle = self._idle + pause if self._held else 0.0
+            working = any(not claim.lost for claim in self.held)
+            self._idle = self._idle + pause if working else 0.0
             if self._stall is not None and self._idle > self._stall.seconds:
                 self._give_up(self._stall)
-                return
             for claim in self.held:
                 with suppress(Lost):  # the worker is told when it next asks
                     claim.renew()

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
-from proxy_trainer.launch.base import Job
+from proxy_trainer.launch.base import Job, Order, command
 from regmix.errors import RegmixError, UserError
 from regmix.files import read_json, write_json, write_text
 
@@ -147,6 +147,32 @@ class Crew:
         cores = sorted(os.sched_getaffinity(0))
         share = len(cores) // self.workers
         return [set(cores[i * share : (i + 1) * share]) for i in range(self.workers)]
+
+
+Settings = TypeVar("Settings")
+
+
+class CrewLauncher(Generic[Settings]):
+    """What launchers share that send crews through another system."""
+
+    name: ClassVar[str]
+
+    def __init__(self, config: Settings, *, worker: Sequence[str] | None = None) -> None:
+        """A launcher with the study's settings.
+
+        Args:
+            config: the section of ``launch`` that has the launcher's name.
+            worker: what starts a worker, in place of the trainer's own.
+        """
+        self._config = config
+        self._command = tuple(worker) if worker else None
+
+    def _crew(self, order: Order, workers: int) -> Crew:
+        """So many of an order's workers, for one job."""
+        return Crew(order.study, workers, order.gpus, self._command or tuple(command(order)))
+
+    def _files(self, study: Path, job_id: str) -> JobFiles:
+        return JobFiles.of(study, self.name, job_id)
 
 
 def ask_to_stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:

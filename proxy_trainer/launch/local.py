@@ -131,7 +131,8 @@ class LocalLauncher:
         for job_id in job_ids:
             job = _JobId.parse(job_id)
             if self._is_mine(job_id):
-                self._end()
+                if self._look_after(job_id).state == "running":  # else it stays as it ended
+                    self._end()
             elif not job.here:
                 raise UserError(f"job {job_id}: started on {job.host}; run `regmix cancel` there")
             elif job.lives:

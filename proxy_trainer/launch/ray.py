@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from proxy_trainer.launch.base import Job, Order, command
-from proxy_trainer.launch.crew import Crew, JobFiles, missing
+from proxy_trainer.launch.base import Job, Order
+from proxy_trainer.launch.crew import CrewLauncher, JobFiles, missing
 from proxy_trainer.launch.ray_keeper import Keeper
 from regmix.config import RayConfig
 from regmix.errors import RegmixError, UserError
@@ -41,20 +40,10 @@ def _ray() -> ModuleType:
     return module
 
 
-class Ray:
+class Ray(CrewLauncher[RayConfig]):
     """Workers as actors, one each; Ray places them where their cores and devices are free."""
 
     name: ClassVar[str] = "ray"
-
-    def __init__(self, config: RayConfig, *, worker: Sequence[str] | None = None) -> None:
-        """A launcher with the study's settings.
-
-        Args:
-            config: ``launch.ray``.
-            worker: what starts a worker, in place of the trainer's own.
-        """
-        self._config = config
-        self._command = tuple(worker) if worker else None
 
     def check(self, order: Order) -> None:
         """See :meth:`Launcher.check`; starts a cluster on this machine if there is none."""
@@ -84,7 +73,7 @@ class Ray:
         ray = self._connected(start=True)
         batch = secrets.token_hex(4)
         job_ids = [f"{batch}-{i}" for i in range(order.workers)]
-        crew = Crew(order.study, 1, order.gpus, self._command or tuple(command(order)))
+        crew = self._crew(order, workers=1)
         for job_id in job_ids:
             ray.remote(Keeper).options(
                 name=job_id,
@@ -99,7 +88,7 @@ class Ray:
 
     def poll(self, study: Path, job_ids: list[str]) -> list[Job]:
         """See :meth:`Launcher.poll`; asks the cluster only for jobs that left no ending."""
-        files = [JobFiles.of(study, self.name, job_id) for job_id in job_ids]
+        files = [self._files(study, job_id) for job_id in job_ids]
         settled = {f.job_id: job for f in files if (job := f.ended())}
         waiting = [f for f in files if f.job_id not in settled]
         try:
@@ -128,7 +117,7 @@ class Ray:
             j.job_id for j in self.poll(study, job_ids) if j.state in ("waiting", "running")
         ]
         for job_id in open_jobs:
-            JobFiles.of(study, self.name, job_id).cancel()
+            self._files(study, job_id).cancel()
         if not open_jobs:
             return
         actors = self._actors(study, open_jobs)
@@ -138,7 +127,7 @@ class Ray:
 
     def logs(self, study: Path, job_ids: list[str]) -> list[Path]:
         """See :meth:`Launcher.logs`."""
-        return [p for i in job_ids for p in JobFiles.of(study, self.name, i).worker_logs()]
+        return [p for i in job_ids for p in self._files(study, i).worker_logs()]
 
     def _actors(self, study: Path, job_ids: list[str]) -> dict[str, Any]:
         """The jobs' actors that the cluster has, running or not."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from proxy_trainer.launch.base import Job, JobState, Order, command
-from proxy_trainer.launch.crew import Crew, JobFiles, missing
+from proxy_trainer.launch.base import Job, JobState, Order
+from proxy_trainer.launch.crew import Crew, CrewLauncher, JobFiles, missing
 from proxy_trainer.launch.slurm_job import SlurmJob
 from proxy_trainer.launch.slurm_system import Partition, ask, partitions, queue
 from regmix.config import SlurmConfig
@@ -57,20 +56,10 @@ class Shape:
     """Of each job."""
 
 
-class Slurm:
+class Slurm(CrewLauncher[SlurmConfig]):
     """Workers as an array of jobs, each on one node."""
 
     name: ClassVar[str] = "slurm"
-
-    def __init__(self, config: SlurmConfig, *, worker: Sequence[str] | None = None) -> None:
-        """A launcher with the study's settings.
-
-        Args:
-            config: ``launch.slurm``.
-            worker: what starts a worker, in place of the trainer's own.
-        """
-        self._config = config
-        self._command = tuple(worker) if worker else None
 
     def shape(self, order: Order) -> Shape:
         """Jobs, and the workers and devices of each."""
@@ -171,7 +160,7 @@ class Slurm:
     def submit(self, order: Order) -> list[str]:
         """See :meth:`Launcher.submit`; one array of jobs."""
         submitit, shape = _submitit(), self.shape(order)
-        folder = JobFiles.of(order.study, self.name, "").folder
+        folder = self._files(order.study, "").folder
         folder.mkdir(parents=True, exist_ok=True)
         executor = submitit.SlurmExecutor(folder=folder)
         options = self._options(shape)
@@ -200,20 +189,13 @@ class Slurm:
     def _crews(self, order: Order, shape: Shape) -> list[Crew]:
         left, crews = order.workers, []
         for _ in range(shape.jobs):
-            crews.append(
-                Crew(
-                    order.study,
-                    min(shape.workers, left),
-                    order.gpus,
-                    self._command or tuple(command(order)),
-                )
-            )
+            crews.append(self._crew(order, min(shape.workers, left)))
             left -= shape.workers
         return crews
 
     def poll(self, study: Path, job_ids: list[str]) -> list[Job]:
         """See :meth:`Launcher.poll`; asks Slurm only for jobs that have not written their end."""
-        files = [JobFiles.of(study, self.name, job_id) for job_id in job_ids]
+        files = [self._files(study, job_id) for job_id in job_ids]
         known = {f.job_id: job for f in files if (job := f.ended())}
         states = queue([f.job_id for f in files if f.job_id not in known])
         return [known.get(f.job_id) or _job(f, *states.get(f.job_id, ("", ""))) for f in files]
@@ -225,7 +207,7 @@ class Slurm:
         if not open_jobs:
             return
         for job_id in open_jobs:
-            JobFiles.of(study, self.name, job_id).cancel()
+            self._files(study, job_id).cancel()
         # scancel alone would kill within Slurm's KillWait. Waiting jobs first: one that starts
         # between the calls is then asked by signal, and by the file if that comes too early.
         ask("scancel", "--state=PENDING", *open_jobs)
@@ -235,7 +217,7 @@ class Slurm:
         """See :meth:`Launcher.logs`; the workers' own, then what Slurm said about the job."""
         found: list[Path] = []
         for job_id in job_ids:
-            files = JobFiles.of(study, self.name, job_id)
+            files = self._files(study, job_id)
             found += files.worker_logs()
             found += sorted(files.folder.glob(f"{job_id}_*_log.out"))
         return found

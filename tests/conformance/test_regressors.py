@@ -26,6 +26,7 @@ from regmix.regressors import (
     restore,
 )
 from regmix.regressors.base import NOTHING
+from regmix.testing.regressors import draw, surface
 
 BUILT_IN = tuple(registry.BUILT_IN)
 
@@ -102,8 +103,8 @@ def test_plug_in(check: Callable[[type[Regressor]], None]) -> None:
 def test_a_plug_in_is_known_by_name_beside_the_others() -> None:
     assert names() == (*BUILT_IN, "nearest")
     assert regressor("nearest") is Nearest
-    x = testing.draw(8)
-    model = regressor("nearest").fit_all(x, testing.surface(x)[:, None])[0]
+    x = draw(8)
+    model = regressor("nearest").fit_all(x, surface(x)[:, None])[0]
     assert restore("nearest", model.state()).mean(x) == pytest.approx(model.mean(x))
     with pytest.raises(UserError, match="unknown regressor 'nearst'; did you mean 'nearest'"):
         regressor("nearst")

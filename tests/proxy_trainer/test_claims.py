@@ -364,7 +364,7 @@ def test_a_heartbeat_stops_vouching_for_work_that_gets_nowhere(study: StudyLayou
         while not told:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        with pytest.raises(Lost, match="r0: taken over"):
+        with pytest.raises(Lost, match="run r0: given back as its step hung"):
             who.check()
         assert not mine.release("asked to end")
     (reason,) = told

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +24,7 @@ from regmix.errors import UserError
 from regmix.layout import RunLayout
 from regmix.quantities import flops
 from regmix.study import Study
+from regmix.testing.launchers import until
 
 Regmix = Callable[..., subprocess.Popen[str]]
 LONG = 128 * 3000
@@ -85,13 +85,6 @@ def here(
         return int(end.value.code or 0), found.out + found.err
 
     return run
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_launchers_are_known_by_name() -> None:
@@ -235,8 +228,8 @@ def test_a_command_that_is_cancelled_leaves_checkpoints_and_a_code_for_scheduler
     path.write_text(path.read_text().replace("checkpoint_seconds: 0.05", "members: 1"))
     runs = [study.layout.run(s.run_id) for s in study.propose().specs]
     command = regmix("train", study.layout.root)
-    wait_for(lambda: sum(holder(run) is not None for run in runs) == 2)
-    wait_for(lambda: any(run.events.exists() and run.events.stat().st_size > 600 for run in runs))
+    until(lambda: sum(holder(run) is not None for run in runs) == 2)
+    until(lambda: any(run.events.exists() and run.events.stat().st_size > 600 for run in runs))
     if how == "cancel":
         output, errors = regmix("cancel", study.layout.root).communicate(timeout=60)
         assert output == "1 jobs told to end\n", errors

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,15 @@ import pytest
 
 from proxy_trainer.launch.base import Job, Order
 from proxy_trainer.launch.ray import Ray, namespace
+from regmix import testing
 from regmix.config import RayConfig
 from regmix.errors import UserError
 from regmix.study import Study
+from regmix.testing import Bench
+from regmix.testing.launchers import PATIENCE_SECONDS as PATIENCE
+from regmix.testing.launchers import finished, until
 
 WORKER = Path(__file__).resolve().parents[1] / "services" / "worker.py"
-PATIENCE = 90.0
 ALONE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's name for "nodes are on the loopback interface"; it replaces 127.0.0.1 otherwise.
@@ -71,16 +73,9 @@ def launcher(cluster: Any, study: Path) -> Iterator[Callable[..., Ray]]:
         ray.kill(ray.get_actor(**actor), no_restart=True)
 
 
-def until(ready: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not ready():
-        assert time.monotonic() < deadline, "took too long"
-        time.sleep(0.2)
-
-
-def finished(ray: Ray, study: Path, ids: list[str]) -> list[Job]:
-    until(lambda: all(j.state in ("ended", "failed") for j in ray.poll(study, ids)))
-    return ray.poll(study, ids)
+@pytest.fixture(scope="module")
+def bench_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bench")
 
 
 def done(study: Path) -> list[str]:
@@ -89,6 +84,15 @@ def done(study: Path) -> list[str]:
 
 def text(ray: Ray, study: Path, ids: list[str]) -> str:
     return "".join(p.read_text() for p in ray.logs(study, ids))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", testing.LAUNCHER_CHECKS, ids=lambda c: c.__name__)
+def test_it_does_what_every_launcher_must(
+    check: Callable[[Bench], None], cluster: Any, bench_folder: Path
+) -> None:
+    settings = RayConfig(address=cluster.address)
+    check(Bench(lambda: Ray(settings), bench_folder, library="ray"))
 
 
 @pytest.mark.slow

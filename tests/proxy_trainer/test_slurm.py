@@ -14,12 +14,15 @@ import pytest
 from proxy_trainer.launch.base import Job, Order
 from proxy_trainer.launch.slurm import Slurm
 from proxy_trainer.launch.slurm_system import gpus, minutes
+from regmix import testing
 from regmix.config import SlurmConfig
 from regmix.errors import UserError
 from regmix.study import Study
+from regmix.testing import Bench
+from regmix.testing.launchers import PATIENCE_SECONDS as PATIENCE
+from regmix.testing.launchers import finished, until
 
 SERVICES = Path(__file__).resolve().parents[1] / "services"
-PATIENCE = 120.0
 
 
 @pytest.fixture(scope="session")
@@ -63,20 +66,13 @@ def slurm(cluster: Path, study: Path) -> Iterator[Callable[..., Slurm]]:
     until(lambda: not call("squeue", "--noheader", f"--name=regmix-{study.name}"))
 
 
+@pytest.fixture(scope="module")
+def bench_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bench")
+
+
 def call(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-
-def until(ready: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not ready():
-        assert time.monotonic() < deadline, "took too long"
-        time.sleep(0.2)
-
-
-def finished(launcher: Slurm, study: Path, ids: list[str]) -> list[Job]:
-    until(lambda: all(j.state in ("ended", "failed") for j in launcher.poll(study, ids)))
-    return launcher.poll(study, ids)
 
 
 def done(study: Path) -> list[str]:
@@ -89,6 +85,15 @@ def started(study: Path) -> bool:
 
 def logs(study: Path) -> list[Path]:
     return sorted((study / "launch" / "slurm").glob("*.worker-*.log"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", testing.LAUNCHER_CHECKS, ids=lambda c: c.__name__)
+def test_it_does_what_every_launcher_must(
+    check: Callable[[Bench], None], cluster: Path, bench_folder: Path
+) -> None:
+    settings = SlurmConfig(hours=0.1, signal_seconds=60)
+    check(Bench(lambda: Slurm(settings), bench_folder, library="submitit"))
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from regmix.layout import RunLayout
 from regmix.records import read_events
 from regmix.status import status
 from regmix.study import Study
+from regmix.testing.launchers import until
 
 LONG = 128 * 1500
 
@@ -166,13 +167,6 @@ def workers() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_submission_round_trips(study: Study) -> None:
     made = submitted(study, planned(study, 2), jobs=("1", "2"))
     assert Submission.load(study.layout, made.submission_id) == made
@@ -220,7 +214,7 @@ def test_told_to_end_it_leaves_a_checkpoint_and_the_run_comes_to_the_same_bits(
     study, whole = Study.open(study.layout.root), Study.open(whole.layout.root)
     submission = submitted(study, [run])
     process = workers(study, "--submission", submission.submission_id, "--name", "first")
-    wait_for(lambda: any(e["type"] == "step" for e in read_events(run.events)))
+    until(lambda: any(e["type"] == "step" for e in read_events(run.events)))
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == REQUEUE, errors
@@ -248,11 +242,11 @@ def test_a_frozen_worker_loses_its_run_and_writes_nothing_when_it_wakes(
     (run,) = planned(study, 1)
     submission = submitted(study, [run])
     process = workers(study, "--submission", submission.submission_id, "--name", "frozen")
-    wait_for(lambda: checkpoint.saved_step(run.checkpoints) > 0)
+    until(lambda: checkpoint.saved_step(run.checkpoints) > 0)
     process.send_signal(signal.SIGSTOP)
     with Claimant(study.layout.runs, "other", 120.0).at_work() as other:
         assert other.take(run) is None, "taken from a worker that was heard of just now"
-    wait_for(lambda: not status(study.layout).count("running"), 5)
+    until(lambda: not status(study.layout).count("running"), 5)
     assert made(study, [run], claim_seconds=1.0).run() == OK
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.root.rglob("*") if p.is_file()}
     process.send_signal(signal.SIGCONT)
@@ -320,7 +314,7 @@ def test_a_run_whose_step_never_ends_is_tried_again_and_the_reason_kept(
     (run,), (expected,) = planned(study, 1), planned(whole, 1)
     submission = submitted(study, [run])
     process = workers(study, "--submission", submission.submission_id, "--name", "hung")
-    wait_for(one_hangs.exists)
+    until(one_hangs.exists)
     with Claimant(study.layout.runs, "other", 120.0).at_work() as other:
         time.sleep(1.5)  # longer than a claim lives without a heartbeat
         assert other.take(run) is None, "taken although its holder's heart beats"
@@ -367,7 +361,7 @@ def test_killed_again_and_again_before_it_gets_anywhere_a_run_fails(
     submission = submitted(study, [run])
     for attempt in (1, 2):
         process = workers(study, "--submission", submission.submission_id)
-        wait_for(lambda n=attempt: len(claims.log(run.claims)) == n)
+        until(lambda n=attempt: len(claims.log(run.claims)) == n)
         process.kill()
         process.communicate()
     assert made(study, [run]).run() == OK

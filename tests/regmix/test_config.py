@@ -64,7 +64,7 @@ objective: {weights: {bpb/web: 1}, directions: {x: higher}}
     [
         ("sed: 1", r":9: sed: unknown key 'sed'; did you mean 'seed'\?"),
         ("launch: {stall_minutes: 1}",
-         r"stall_minutes: 1 \(60 seconds\) is shorter than claim_seconds: 120"),
+         r":9: launch: stall_minutes: 1 \(60 seconds\) is shorter than claim_seconds: 120"),
         ("swarm:\n  runs: 3\n  replicatess: 2",
          r":11: swarm\.replicatess: unknown key 'replicatess'; did you mean 'replicates'\?"),
         ("proxy:\n  model: {d_modle: 3}",

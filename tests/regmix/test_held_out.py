@@ -17,7 +17,7 @@ from regmix.regressors import CANDIDATES, Context, Prediction, Shape, regressor
 from regmix.regressors.base import NOTHING
 from regmix.regressors.ensemble import Ensemble, Share, combine, stack, stacked_held_out, weigh
 from regmix.regressors.held_out import Folds, HeldOut, conformal_scale, held_out
-from regmix.testing import draw, surface
+from regmix.testing.regressors import draw, surface
 
 
 @given(st.integers(3, 60), st.integers(2, 10), st.integers(1, 4))

@@ -21,7 +21,7 @@ from regmix.regressors.lightgbm import BoostedTrees
 from regmix.regressors.loglinear import LogLinear
 from regmix.regressors.powerlaw import PowerLaw
 from regmix.regressors.ridge import PENALTIES, Linear, SqrtRidge
-from regmix.testing import draw, surface
+from regmix.testing.regressors import draw, surface
 
 
 def one(name: str, x: FloatArray, y: FloatArray, noise: FloatArray | None = None) -> Regressor:

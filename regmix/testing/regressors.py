@@ -1,13 +1,6 @@
-"""Conformance: what every plug-in must do, as plain functions for any test runner.
+"""What every regressor must do.
 
-A regressor of your own passes when this does::
-
-    @pytest.mark.parametrize("check", testing.REGRESSOR_CHECKS)
-    def test_mine(check):
-        check(Mine)
-
-Each check raises ``AssertionError`` with what was expected and what was found. Data are drawn from
-fixed seeds, so that a check that passes once passes always.
+Data are drawn from fixed seeds, so that a check that passes once passes always.
 """
 
 from __future__ import annotations
@@ -21,8 +14,6 @@ from scipy import stats
 
 from regmix.mixture import FloatArray
 from regmix.regressors import Context, Prediction, Regressor
-
-__all__ = ["REGRESSOR_CHECKS", "check_regressor"]
 
 Kind = type[Regressor]
 RANKS = 0.8
