@@ -137,9 +137,9 @@ def _grad(parameter: nn.Parameter) -> Tensor:
 def learning_rate(plan: TrainPlan, step: int) -> float:
     """Learning rate of step ``step`` (from 0): linear warm-up, then the plan's schedule.
 
-    ``cosine`` and ``linear`` fall to ``min_lr_ratio`` at the last step; ``wsd`` stays at the peak and falls
-    linearly to ``min_lr_ratio`` over the last ``decay_share`` of the steps (Hu et al. 2024,
-    arXiv 2404.06395); ``constant`` stays.
+    ``cosine`` and ``linear`` fall to ``min_lr_ratio`` at the last step; ``wsd`` stays at the peak
+    and falls linearly to ``min_lr_ratio`` over the last ``decay_share`` of the steps (Hu et al.
+    2024, arXiv 2404.06395); ``constant`` stays.
     """
     warmup = round(plan.warmup_share * plan.steps)
     if step < warmup:

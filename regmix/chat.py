@@ -25,7 +25,15 @@ class ChatSource(Strict):
     epochs: PositiveFloat | None = None
     """Passes over the source; of a fractional one the last is a seeded part."""
     format: ChatFormat = "auto"
-    """What a row holds: ``messages``, or ``prompt`` and ``completion``; auto: what it has."""
+    """What a row holds: ``messages``, or a prompt and its completion; auto: what it has."""
+    prompt_field: str = "prompt"
+    completion_field: str = "completion"
+    """Keys of a prompt and its completion."""
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The keys of a prompt and of its completion."""
+        return self.prompt_field, self.completion_field
 
 
 class ChatData(Strict):

@@ -49,6 +49,7 @@ class ChatTask:
     index: int
     item: Input
     form: ChatFormat
+    pair: tuple[str, str]
     template: ChatTemplate
     tokenizer: Path
     context: int
@@ -104,8 +105,8 @@ def build(
         dtype = dtype_for(vocab_size)
         tasks = [
             ChatTask(
-                layout, own, source.name, index, item, source.format, template, tokenizer, context,
-                data.max_length, dtype,
+                layout, own, source.name, index, item, source.format, source.pair, template, tokenizer,
+                context, data.max_length, dtype,
             )
             for source in data.sources
             for index, item in enumerate(inputs[source.name])
@@ -160,7 +161,9 @@ def _identity(
     context: int,
 ) -> str:
     """Covers the content of everything that the shards follow from; no path and no time."""
-    sources = [[s.name, s.format, [_digest(i) for i in inputs[s.name]]] for s in data.sources]
+    sources = [
+        [s.name, s.format, s.pair, [_digest(i) for i in inputs[s.name]]] for s in data.sources
+    ]
     return fingerprint(
         [
             VERSION, template.identity, tokenizers.fingerprint(tokenizer), context,
@@ -237,7 +240,7 @@ def tokenise(task: ChatTask) -> dict[str, Any]:
 
 def _encoded(encoder: ChatEncoder, task: ChatTask) -> Iterator[tuple[Conversation, Encoded]]:
     assert task.item.path is not None  # see _inputs
-    stream = conversations(task.item.path, task.form, task.template)
+    stream = conversations(task.item.path, task.form, task.template, task.pair)
     while batch := list(islice(stream, BATCH_DOCUMENTS)):
         yield from zip(batch, encoder.encode(batch), strict=True)
 

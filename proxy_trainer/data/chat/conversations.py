@@ -18,7 +18,7 @@ SUFFIXES = JSON_LINES + PARQUET
 _PAIR = ("prompt", "completion")
 _TOOLS = ("tools", "functions", "documents")
 """What a template could be given beside messages, and is not given here."""
-_COLUMNS = ("messages", *_PAIR, *_TOOLS)
+_COLUMNS = ("messages", *_TOOLS)
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,14 @@ class Conversation:
         return sum(m["role"] == "assistant" for m in self.messages)
 
 
-def conversations(path: Path, form: ChatFormat, template: ChatTemplate) -> Iterator[Conversation]:
+def conversations(
+    path: Path, form: ChatFormat, template: ChatTemplate, pair: tuple[str, str] = _PAIR
+) -> Iterator[Conversation]:
     """Every conversation of a file, in order.
 
     Args:
         form: what a row holds.
+        pair: keys of a prompt and of its completion.
         template: says which roles and which keys of a message there are.
 
     Raises:
@@ -47,16 +50,16 @@ def conversations(path: Path, form: ChatFormat, template: ChatTemplate) -> Itera
             has no turn of the assistant, or holds something that the template would leave out.
     """
     found = False
-    for where, row in _rows(path):
+    for where, row in _rows(path, pair):
         found = True
-        yield Conversation(where, _messages(where, row, form, template))
+        yield Conversation(where, _messages(where, row, form, template, pair))
     if not found:
         raise UserError(f"{path}: holds no conversation")
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _rows(path: Path, pair: tuple[str, str]) -> Iterator[tuple[str, Mapping[str, object]]]:
     if path.name.endswith(PARQUET):
-        for number, row in parquet_rows(path, _COLUMNS):
+        for number, row in parquet_rows(path, (*_COLUMNS, *pair)):
             yield f"{path}: row {number}", row
         return
     for number, record in json_lines(path):
@@ -66,7 +69,11 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
 
 
 def _messages(
-    where: str, row: Mapping[str, object], form: ChatFormat, template: ChatTemplate
+    where: str,
+    row: Mapping[str, object],
+    form: ChatFormat,
+    template: ChatTemplate,
+    pair: tuple[str, str],
 ) -> tuple[Mapping[str, Any], ...]:
     for key in _TOOLS:
         if row.get(key):
@@ -74,10 +81,10 @@ def _messages(
                 f"{where}: '{key}' would not be seen by the template; render them into a system "
                 "message, or remove the key"
             )
-    if _form(where, row, form) == "prompt_completion":
+    if _form(where, row, form, pair) == "prompt_completion":
         return tuple(
             _message(f"{where}: {key}", {"role": role, "content": row.get(key)}, template)
-            for role, key in zip(("user", "assistant"), _PAIR, strict=True)
+            for role, key in zip(("user", "assistant"), pair, strict=True)
         )
     given = row.get("messages")
     if not isinstance(given, list) or not given:
@@ -96,16 +103,18 @@ def _messages(
     return messages
 
 
-def _form(where: str, row: Mapping[str, object], form: ChatFormat) -> ChatFormat:
+def _form(
+    where: str, row: Mapping[str, object], form: ChatFormat, pair: tuple[str, str]
+) -> ChatFormat:
     """What a row holds, made sure of."""
     forms: dict[ChatFormat, tuple[str, ...]] = {
         "messages": ("messages",),
-        "prompt_completion": _PAIR,
+        "prompt_completion": pair,
     }
     there = [name for name, keys in forms.items() if all(row.get(k) is not None for k in keys)]
     if form == "auto" and len(there) == 2:
         raise UserError(
-            f"{where}: has 'messages' as well as 'prompt' and 'completion'; set the source's "
+            f"{where}: has 'messages' as well as '{pair[0]}' and '{pair[1]}'; set the source's "
             "format to messages or to prompt_completion"
         )
     if form == "auto" and there:
@@ -113,7 +122,7 @@ def _form(where: str, row: Mapping[str, object], form: ChatFormat) -> ChatFormat
     if form in there:
         return form
     keys = " and ".join(f"'{k}'" for k in forms.get(form, ("messages",)))
-    other = ", nor 'prompt' and 'completion'" if form == "auto" else ""
+    other = f", nor '{pair[0]}' and '{pair[1]}'" if form == "auto" else ""
     has = ", ".join(map(str, row)) or "(none)"
     raise UserError(f"{where}: no {keys}{other}; its keys: {has}")
 
