@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "regmix.layout",
         "regmix.quantities",
     ),
-    ("regmix.files", "regmix.yaml_io"),
+    ("regmix.files", "regmix.keys", "regmix.yaml_io"),
     ("regmix.strict",),
     ("regmix.config", "regmix.direction", "regmix.mixture"),
     (
@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "regmix.polytope",
         "regmix.sizes",
     ),
-    ("regmix.noise", "regmix.space"),
+    ("regmix.families", "regmix.noise", "regmix.space"),
     ("regmix.design", "regmix.runs", "regmix.surrogate"),
     ("regmix.arrays", "regmix.fit", "regmix.outline"),
     ("regmix.records",),
@@ -168,7 +168,8 @@ def test_study_api_loads_no_torch(name: str) -> None:
 
 TRAINER = modules("proxy_trainer")
 TYPES = {
-    "regmix", "regmix.arrays", "regmix.claims", "regmix.config", "regmix.errors", "regmix.files",
+    "regmix", "regmix.arrays", "regmix.claims", "regmix.config", "regmix.errors",
+    "regmix.families", "regmix.files",
     "regmix.hashing", "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.runs",
     "regmix.sizes", "regmix.strict",
 }  # fmt: skip
