@@ -22,6 +22,7 @@ from proxy_trainer.evals.bpb import EvalSet, Measured, bits_per_byte, load_eval_
 from proxy_trainer.events import EventLog
 from proxy_trainer.members import Members
 from proxy_trainer.models import hf
+from proxy_trainer.models.card import Origin
 from proxy_trainer.optim import learning_rate
 from regmix.arrays import array_key
 from regmix.errors import UserError
@@ -350,7 +351,11 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
         if not state.keeper.writes:
             continue
         if weights is not None:
-            hf.save(weights, run.spec.model, run.layout.model, study.tokenizer, manifest.eod_id)
+            seen, environment = run.sampler.realised(), state.keeper.environment()
+            hf.save(
+                weights, run.spec.model, run.layout.model, study.tokenizer, manifest.eod_id,
+                origin=Origin(run.spec, manifest, run.metrics, seen, environment),
+            )  # fmt: skip
         _finish(state, k, run)
     return _ended(state, done=tuple(run.spec.run_id for _, run in state.alive))
 

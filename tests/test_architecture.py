@@ -171,7 +171,7 @@ TYPES = {
     "regmix", "regmix.arrays", "regmix.claims", "regmix.config", "regmix.errors",
     "regmix.families", "regmix.files",
     "regmix.hashing", "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.runs",
-    "regmix.sizes", "regmix.strict",
+    "regmix.sizes", "regmix.strict", "regmix.yaml_io",
 }  # fmt: skip
 ENTRANCES = {"proxy_trainer.stages", "proxy_trainer.steps"}
 """Where a command enters the trainer, with a study in its hand."""

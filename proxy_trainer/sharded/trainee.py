@@ -13,7 +13,8 @@ from proxy_trainer.models.kernels import document_mask
 from proxy_trainer.sharded.model import ShardedModel, values_of_all
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.spikes import SpikeGuard
-from regmix.sizes import ModelShape, TrainPlan
+from regmix.families import Shape
+from regmix.sizes import TrainPlan
 
 _TRUNK = "_proj.weight"
 """How the names of parameters end that weight decay is for."""
@@ -29,7 +30,7 @@ class Sharded:
 
     def __init__(
         self,
-        shape: ModelShape,
+        shape: Shape,
         vocab_size: int,
         plan: TrainPlan,
         seed: int | None,
@@ -37,15 +38,16 @@ class Sharded:
         *,
         separator: int,
         recompute: bool = False,
+        compiled: bool = False,
         rows: int | None = None,
         half_precision: bool | None = None,
     ) -> None:
         """A model as its seed initialises it.
 
         Args:
-            seed: None where a checkpoint will fill the model.
+            seed: None where a checkpoint or a folder will fill the model.
             separator: the token that ends documents; for masks between them.
-            recompute: of :class:`ShardedModel`.
+            recompute, compiled: of :class:`ShardedModel`.
             rows: sequences that a process computes at once, the gradients of the others added; as
                 many as every process's memory holds if not given.
             half_precision: of :class:`ShardedModel`; on GPUs if not given.
@@ -53,7 +55,13 @@ class Sharded:
         if half_precision is None:
             half_precision = ranks.device.type == "cuda"
         self.array = ShardedModel(
-            shape, vocab_size, seed, ranks, recompute=recompute, half_precision=half_precision
+            shape,
+            vocab_size,
+            seed,
+            ranks,
+            recompute=recompute,
+            compiled=compiled,
+            half_precision=half_precision,
         )
         self._plan, self._ranks, self._separator = plan, ranks, separator
         own = plan.batch // ranks.world
