@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from proxy_trainer.data.batch import Batch
-from regmix.sizes import ModelShape
+from regmix.families import Shape
 
 Execution = Literal["eager", "compiled", "graph"]
 
@@ -42,7 +42,7 @@ def default_execution(device: torch.device) -> Execution:
     return "graph" if device.type == "cuda" else "eager"
 
 
-def rows_at_once(shape: ModelShape, batch: int, members: int, device: torch.device) -> int:
+def rows_at_once(shape: Shape, batch: int, members: int, device: torch.device) -> int:
     """Sequences a member whose activations fit into half of a GPU's free memory; all on a CPU."""
     if device.type != "cuda":
         return batch

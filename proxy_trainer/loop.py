@@ -12,6 +12,7 @@ from proxy_trainer.data.chat import template
 from proxy_trainer.evals.bpb import bits_per_byte
 from proxy_trainer.execution import Stepped
 from proxy_trainer.models import hf
+from proxy_trainer.models.card import Origin
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.state import Run, State
 from regmix.files import to_json, write_new
@@ -86,7 +87,11 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
         if moments is not None:
             moments.save(run.layout.state)
         if weights is not None:
-            hf.save(weights, run.spec.model, run.layout.model, study.tokenizer, manifest.eod_id)
+            seen, environment = state.feed.realised(k), state.keeper.environment()
+            hf.save(
+                weights, run.spec.model, run.layout.model, study.tokenizer, manifest.eod_id,
+                origin=Origin(run.spec, manifest, run.metrics, seen, environment),
+            )  # fmt: skip
             if run.spec.chat:
                 template.carry(study.chat_data(run.spec.chat), run.layout.model)
         _finish(state, k, run)

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "regmix.layout",
         "regmix.quantities",
     ),
-    ("regmix.files", "regmix.yaml_io"),
+    ("regmix.files", "regmix.keys", "regmix.yaml_io"),
     ("regmix.strict",),
     ("regmix.config", "regmix.direction", "regmix.mixture"),
     (
@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "regmix.polytope",
         "regmix.sizes",
     ),
-    ("regmix.noise", "regmix.recipe", "regmix.space"),
+    ("regmix.families", "regmix.noise", "regmix.recipe", "regmix.space"),
     ("regmix.design", "regmix.folder", "regmix.runs", "regmix.surrogate"),
     ("regmix.arrays", "regmix.fit", "regmix.outline"),
     ("regmix.records",),
@@ -173,8 +173,9 @@ def test_study_api_loads_no_torch(name: str) -> None:
 TRAINER = modules("proxy_trainer")
 TYPES = {
     "regmix", "regmix.arrays", "regmix.chat", "regmix.claims", "regmix.config", "regmix.errors",
-    "regmix.files", "regmix.hashing", "regmix.layout", "regmix.manifest", "regmix.mixture",
-    "regmix.places", "regmix.recipe", "regmix.runs", "regmix.sizes", "regmix.strict",
+    "regmix.families", "regmix.files", "regmix.hashing", "regmix.keys", "regmix.layout",
+    "regmix.manifest", "regmix.mixture", "regmix.places", "regmix.quantities", "regmix.recipe",
+    "regmix.records", "regmix.runs", "regmix.sizes", "regmix.strict", "regmix.yaml_io",
 }  # fmt: skip
 ENTRANCES = {
     "proxy_trainer.stages.execute", "proxy_trainer.stages.resolve", "proxy_trainer.steps"

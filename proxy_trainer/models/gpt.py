@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from proxy_trainer.models.decoder import Decoder
 from regmix.sizes import ModelShape
 
 ROPE_THETA = 10_000.0
@@ -88,13 +88,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block.
-
-    With ``recompute`` its activations are not kept for the gradients but computed again: a third
-    more work for much less memory, and the same figures.
-    """
-
-    recompute = False
+    """Pre-norm transformer block."""
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -107,14 +101,6 @@ class Block(nn.Module):
         self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """One block; output ``(B, T, D)``."""
-        if not (self.recompute and torch.is_grad_enabled()):
-            return self._mixed(x_BTD, cos_TE, sin_TE, mask)
-        found: Tensor = checkpoint(
-            self._mixed, x_BTD, cos_TE, sin_TE, mask, use_reentrant=False, preserve_rng_state=False
-        )
-        return found
-
-    def _mixed(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None) -> Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE, mask)
         out_BTD: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return out_BTD
@@ -130,9 +116,11 @@ class Trunk(nn.Module):
         self.norm = RMSNorm(shape.d_model)
 
 
-class GPT(nn.Module):
+class GPT(Decoder):
     """Decoder-only language model."""
 
+    shape: ModelShape
+    model: Trunk
     cos_TE: Tensor
     sin_TE: Tensor
 
@@ -147,18 +135,8 @@ class GPT(nn.Module):
         self.register_buffer("cos_TE", cos_TE, persistent=False)
         self.register_buffer("sin_TE", sin_TE, persistent=False)
 
-    def initialise(self, seed: int) -> None:
-        """N(0, 0.02) truncated at 3 σ for every matrix; norms 1. A function of the seed alone."""
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in self.parameters():
-            initialise_(parameter, generator)
-
     def hidden(self, ids_BT: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Final normalised hidden states, ``(B, T, D)``.
-
-        Args:
-            mask: positions that may be attended to, ``(B, 1, T, T)``; causal if not given.
-        """
+        """Final normalised hidden states; of :meth:`Decoder.hidden`."""
         T = ids_BT.shape[1]
         x_BTD = self.model.embed_tokens(ids_BT)
         for block in self.model.layers:
@@ -166,20 +144,18 @@ class GPT(nn.Module):
         normed: Tensor = self.model.norm(x_BTD)
         return normed
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """Logits, ``(B, T, V)``."""
-        logits_BTV: Tensor = self.lm_head(self.hidden(ids_BT))
-        return logits_BTV
+    def draw_(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        """N(0, 0.02) truncated at 3 σ for every matrix; norms 1."""
+        if parameter.dim() >= 2:
+            nn.init.trunc_normal_(
+                parameter, std=INIT_STD, a=-3 * INIT_STD, b=3 * INIT_STD, generator=generator
+            )
+        else:
+            nn.init.ones_(parameter)
 
-
-def initialise_(parameter: Tensor, generator: torch.Generator) -> None:
-    """One parameter's share of :meth:`GPT.initialise`, drawn in the order of ``parameters()``."""
-    if parameter.dim() >= 2:
-        nn.init.trunc_normal_(
-            parameter, std=INIT_STD, a=-3 * INIT_STD, b=3 * INIT_STD, generator=generator
-        )
-    else:
-        nn.init.ones_(parameter)
+    def place_(self) -> None:
+        """Rotary cosines and sines."""
+        self.cos_TE, self.sin_TE = rope_table(self.shape.context, self.shape.head_dim)
 
 
 def rope_table(length: int, width: int) -> tuple[Tensor, Tensor]:

@@ -47,6 +47,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--recompute", action="store_true", help="keep no activations: less memory, more work"
     )
+    parser.add_argument("--compile", action="store_true", help="compile blocks with torch.compile")
     parser.add_argument("--rows", type=int, help="sequences a process computes at once")
     parser.add_argument(
         "--timeout-seconds", type=float, default=600.0, help="how long a silent process is awaited"
@@ -67,7 +68,7 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
     run = study.run(asked.run_id)
     if not run.spec.exists():
         raise UserError(f"{run.spec}: no such run")
-    settings = Settings(asked.checkpoint_seconds, asked.recompute, asked.rows)
+    settings = Settings(asked.checkpoint_seconds, asked.recompute, asked.compile, asked.rows)
     with ExitStack() as stack:
         mine = stack.enter_context(_claimed(study, run)) if ranks.first else _Nobodys()
         busy, done = ranks.any(mine.busy, ranks.first and run.done.exists())

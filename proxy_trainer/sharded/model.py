@@ -1,4 +1,4 @@
-"""The native decoder with its parameters spread over processes (FSDP2).
+"""A decoder with its parameters spread over processes (FSDP2).
 
 One unit a block, so that a process holds one block's parameters at a time; embedding, head and
 final norm are the root's. Losses are taken inside the wrapped forward pass, where the head is
@@ -6,6 +6,9 @@ whole: full logits never exist.
 """
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,15 +20,20 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.checkpoint import checkpoint
 
 from proxy_trainer.loss import cross_entropy, token_nats
-from proxy_trainer.models.gpt import GPT, Block, initialise_, rope_table
+from proxy_trainer.models.decoder import Decoder
+from proxy_trainer.models.family import FamilyDecoder
+from proxy_trainer.models.folder import Weights
+from proxy_trainer.models.gpt import GPT
 from proxy_trainer.sharded.ranks import Ranks
+from regmix.families import Shape
 from regmix.sizes import ModelShape
 
 
-class LossGPT(GPT):
-    """The decoder as a function from text to its loss."""
+class Losses(Decoder):
+    """A decoder as a function from text to its loss."""
 
     half_precision = False
 
@@ -42,7 +50,7 @@ class LossGPT(GPT):
         Args:
             share_BT: what each target counts for; the mean over all if not given.
         """
-        with self._autocast():
+        with self._autocast(ids_BT):
             hidden_ND = self.hidden(ids_BT, mask).flatten(0, 1)
             # The loss sums gradients over chunks, which half precision is too coarse for.
             loss_K, nats_KN = cross_entropy(
@@ -56,7 +64,7 @@ class LossGPT(GPT):
 
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
         """Total nats of the targets at the positions that are kept, a scalar."""
-        with self._autocast():
+        with self._autocast(ids_BT):
             hidden_ND = self.hidden(ids_BT)[keep_BT]
             return (
                 token_nats(hidden_ND[None].float(), self._head_1DV, target_N[None]).double().sum()
@@ -64,11 +72,18 @@ class LossGPT(GPT):
 
     @property
     def _head_1DV(self) -> Tensor:  # noqa: N802
-        return self.lm_head.weight.float().t()[None]
+        return self.head_VD.float().t()[None]
 
-    def _autocast(self) -> torch.autocast:
-        device = self.cos_TE.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.half_precision)
+    def _autocast(self, ids_BT: Tensor) -> torch.autocast:
+        return torch.autocast(ids_BT.device.type, torch.bfloat16, enabled=self.half_precision)
+
+
+class LossGPT(Losses, GPT):
+    """The native decoder's loss."""
+
+
+class LossFamily(Losses, FamilyDecoder):
+    """The loss of transformers' modules."""
 
 
 class ShardedModel:
@@ -78,23 +93,25 @@ class ShardedModel:
 
     def __init__(
         self,
-        shape: ModelShape,
+        shape: Shape,
         vocab_size: int,
         seed: int | None,
         ranks: Ranks,
         *,
         recompute: bool,
         half_precision: bool,
+        compiled: bool = False,
     ) -> None:
         """The weights that the seed gives a single model, of which a process keeps its shards.
 
         No process ever holds more than one block and the embeddings whole.
 
         Args:
-            seed: None leaves open what the weights are, for a checkpoint to fill.
+            seed: None leaves open what the weights are, for a checkpoint or a folder to fill.
             recompute: compute blocks' activations again for the gradients instead of keeping them.
             half_precision: compute and gather in bfloat16; shards, their gradients and all sums
                 over processes stay in single precision.
+            compiled: compute blocks as torch.compile has them, gathering left outside.
         """
         self._ranks = ranks
         self._shape = shape
@@ -103,22 +120,16 @@ class ShardedModel:
             self._policy = MixedPrecisionPolicy(
                 torch.bfloat16, torch.float32, cast_forward_inputs=False
             )
-        with torch.device("meta"):
-            model = LossGPT(shape, vocab_size)
+        model = _without_weights(shape, vocab_size)
         model.half_precision = half_precision
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        _materialise(model.model.embed_tokens, generator)
-        for block in model.model.layers:
-            assert isinstance(block, Block)
-            _materialise(block, generator)
-            block.recompute = recompute
-            self._shard(block)
-        _materialise(model.model.norm, generator)
-        if shape.tied_embeddings:
-            model.lm_head.weight = model.model.embed_tokens.weight
-        else:
-            _materialise(model.lm_head, generator)
-        model.cos_TE, model.sin_TE = rope_table(shape.context, shape.head_dim)
+        blocks = set(model.blocks)
+        for unit in model.units:
+            model.fill_(unit, generator)
+            if unit in blocks:
+                _carry_out(unit, recompute=recompute, compiled=compiled)
+                self._shard(unit)
+        model.complete_()
         self._shard(model)
         for name in ("loss", "nats"):
             register_fsdp_forward_method(model, name)
@@ -134,6 +145,19 @@ class ShardedModel:
             assert isinstance(parameter, DTensor)
             found[name] = parameter
         return found
+
+    @torch.no_grad()
+    def load(self, weights: Weights) -> None:
+        """Take over a folder's weights, tensor by tensor: no process holds more than one whole.
+
+        Raises:
+            UserError: another architecture, vocabulary or tokenizer than this model's, or tensors
+                that are missing, not known or of another size.
+        """
+        own = self.parameters()
+        weights.check(self._shape, {name: tuple(p.shape) for name, p in own.items()})
+        for name, whole in weights:
+            fill(own[name], whole)
 
     @torch.no_grad()
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
@@ -171,7 +195,7 @@ class ShardedModel:
 
 
 def fill(into: DTensor, whole: Tensor) -> None:
-    """Set this process's shard from the whole tensor."""
+    """Set this process's shard from the whole tensor, which every process has read."""
     own = distribute_tensor(
         whole.to(into.device, into.dtype), into.device_mesh, into.placements, src_data_rank=None
     )
@@ -189,9 +213,29 @@ def values_of_all(value_X: Tensor, ranks: Ranks) -> Tensor:
     return torch.stack(found)
 
 
-def _materialise(module: nn.Module, generator: torch.Generator | None) -> None:
-    module.to_empty(device="cpu")
-    if generator is None:
-        return
-    for parameter in module.parameters():
-        initialise_(parameter, generator)
+def _without_weights(shape: Shape, vocab_size: int) -> Losses:
+    with torch.device("meta"):
+        if isinstance(shape, ModelShape):
+            return LossGPT(shape, vocab_size)
+        return LossFamily(shape, vocab_size)
+
+
+def _carry_out(block: nn.Module, *, recompute: bool, compiled: bool) -> None:
+    """Change how a block is computed, not what; its parameters' names stay.
+
+    Only its forward pass is wrapped, so that the hooks by which it is gathered and let go run
+    outside of compiled code, and once where activations are computed again.
+    """
+    forward = block.forward
+    if compiled:
+        forward = torch.compile(forward)
+    if recompute:
+        forward = partial(_recomputed, forward)
+    block.forward = forward
+
+
+def _recomputed(forward: Any, *inputs: Any, **named: Any) -> Any:
+    """Activations are not kept for the gradients but computed again: more work, less memory."""
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)

@@ -24,11 +24,13 @@ from regmix.manifest import DataManifest
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is carried out; none of it enters the run's identity or changes its figures."""
+    """How a run is carried out; nothing here is in its identity, or changes more than rounding."""
 
     checkpoint_seconds: float
     recompute: bool = False
     """Compute activations again for the gradients instead of keeping them."""
+    compiled: bool = False
+    """Compute blocks as torch.compile has them."""
     rows: int | None = None
     """Sequences that a process computes at once; as many as fit if not given."""
 
@@ -68,6 +70,7 @@ def train_sharded(
         ranks,
         separator=manifest.eod_id,
         recompute=settings.recompute,
+        compiled=settings.compiled,
         rows=settings.rows,
     )
     if begun is not None:

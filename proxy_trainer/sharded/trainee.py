@@ -15,7 +15,8 @@ from proxy_trainer.moments import Moments
 from proxy_trainer.sharded.model import ShardedModel, fill, values_of_all
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.spikes import SpikeGuard
-from regmix.sizes import ModelShape, TrainPlan
+from regmix.families import Shape
+from regmix.sizes import TrainPlan
 
 _TRUNK = "_proj.weight"
 """How the names of parameters end that weight decay is for."""
@@ -31,7 +32,7 @@ class Sharded:
 
     def __init__(
         self,
-        shape: ModelShape,
+        shape: Shape,
         vocab_size: int,
         plan: TrainPlan,
         seed: int | None,
@@ -39,15 +40,16 @@ class Sharded:
         *,
         separator: int,
         recompute: bool = False,
+        compiled: bool = False,
         rows: int | None = None,
         half_precision: bool | None = None,
     ) -> None:
         """A model as its seed initialises it.
 
         Args:
-            seed: None where a checkpoint will fill the model.
+            seed: None where a checkpoint or a folder will fill the model.
             separator: the token that ends documents; for masks between them.
-            recompute: of :class:`ShardedModel`.
+            recompute, compiled: of :class:`ShardedModel`.
             rows: sequences that a process computes at once, the gradients of the others added; as
                 many as every process's memory holds if not given.
             half_precision: of :class:`ShardedModel`; on GPUs if not given.
@@ -55,7 +57,13 @@ class Sharded:
         if half_precision is None:
             half_precision = ranks.device.type == "cuda"
         self.array = ShardedModel(
-            shape, vocab_size, seed, ranks, recompute=recompute, half_precision=half_precision
+            shape,
+            vocab_size,
+            seed,
+            ranks,
+            recompute=recompute,
+            compiled=compiled,
+            half_precision=half_precision,
         )
         self._plan, self._ranks, self._separator = plan, ranks, separator
         own = plan.batch // ranks.world

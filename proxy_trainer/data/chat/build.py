@@ -105,8 +105,8 @@ def build(
         dtype = dtype_for(vocab_size)
         tasks = [
             ChatTask(
-                layout, own, source.name, index, item, source.format, source.pair, template, tokenizer,
-                context, data.max_length, dtype,
+                layout, own, source.name, index, item, source.format, source.pair, template,
+                tokenizer, context, data.max_length, dtype,
             )
             for source in data.sources
             for index, item in enumerate(inputs[source.name])
