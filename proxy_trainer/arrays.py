@@ -11,7 +11,7 @@ from proxy_trainer.data.batch import Batch
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome
 from proxy_trainer.members import Members
-from proxy_trainer.train import choose_device, train
+from proxy_trainer.train import choose_device, native, train
 from regmix.errors import RegmixError
 from regmix.layout import RunLayout, StudyLayout
 from regmix.runs import RunSpec
@@ -94,7 +94,7 @@ def best_members(spec: RunSpec, limit: int) -> int:
 def _rate(spec: RunSpec, members: int, device: torch.device) -> tuple[float, float]:
     """Tokens a second of an array, and seconds a step, on random tokens."""
     made = Members(
-        spec.model, spec.vocab_size, spec.plan, range(members), device=device, separator=0
+        native(spec), spec.vocab_size, spec.plan, range(members), device=device, separator=0
     )
     size = (members, spec.plan.batch, spec.model.context + 1)
     batch = torch.randint(spec.vocab_size, size, generator=torch.Generator().manual_seed(0))

@@ -15,9 +15,9 @@ from proxy_trainer.checkpoint import write_tensors
 from proxy_trainer.environment import describe
 from proxy_trainer.evals.bpb import bits_per_byte, load_eval_sets
 from proxy_trainer.evals.chat import load_chat_sets
+from proxy_trainer.evals.whole import WholeModel
 from proxy_trainer.events import EventLog
-from proxy_trainer.models.array import ModelArray
-from proxy_trainer.starts import load_weights
+from proxy_trainer.models.folder import load_folder
 from regmix.errors import UserError
 from regmix.files import read_json, to_json, write_new
 from regmix.layout import StudyLayout
@@ -44,7 +44,7 @@ def average(folders: Sequence[Path], weights: Sequence[float] | None = None) -> 
     total: dict[str, Tensor] = {}
     kinds: dict[str, torch.dtype] = {}
     for folder, share in zip(folders, shares, strict=True):
-        found = load_weights(folder)
+        found = dict(load_folder(folder)[1])
         _check_alike(folders[0], total or found, folder, found)
         for name, tensor in found.items():
             kinds.setdefault(name, tensor.dtype)
@@ -69,8 +69,6 @@ def merge_folders(
             if _content(folder / name) != _content(folders[0] / name):
                 raise UserError(f"{folder / name}: differs from {folders[0] / name}")
     merged = average(folders, weights)
-    if _content(folders[0] / "config.json").get("tie_word_embeddings"):
-        merged.pop("lm_head.weight", None)
     shutil.copytree(folders[0], output, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin"))
     write_tensors(output / "model.safetensors", merged, {"format": "pt"})
 
@@ -89,14 +87,13 @@ def carry_out(study: StudyLayout, spec: RunSpec) -> None:
     shutil.rmtree(run.model, ignore_errors=True)
     merge_folders(folders, run.model)
     manifest = DataManifest.load(study.manifest)
-    array = ModelArray(spec.model, spec.vocab_size, 1)
-    array.load_member(0, load_weights(run.model))
+    merged = WholeModel(load_folder(run.model, spec.model.context)[1])
     sets = load_eval_sets(
         study, manifest, context=spec.model.context, max_bytes=spec.plan.eval_bytes
     )
     if spec.held_out:
         sets += load_chat_sets(study, spec.held_out, spec.plan.eval_bytes)
-    [metrics] = bits_per_byte(array, sets)
+    [metrics] = bits_per_byte(merged, sets)
     with EventLog(run.events) as log:
         log.write("start", step=0, members=1, environment=describe())
         for name, value in metrics.items():

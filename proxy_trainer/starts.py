@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from proxy_trainer.models.folder import Weights, load_folder
 from proxy_trainer.moments import Moments
-from regmix.errors import UserError
+from regmix.families import Shape
+from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
 from regmix.runs import Start
+
+_TAKEN = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
+"""Files of a model that are taken into a study."""
+_CHUNK = 2**24
 
 
 def model_folder(study: StudyLayout, start: Start) -> Path:
@@ -19,31 +25,57 @@ def model_folder(study: StudyLayout, start: Start) -> Path:
     return study.run(start.run).model if start.run else study.starts / start.folder
 
 
-def load(study: StudyLayout, start: Start) -> tuple[dict[str, Tensor], Moments | None]:
-    """Weights in transformers' names, and the optimiser's moments if they are to go on.
+def weights(study: StudyLayout, start: Start, context: int) -> Weights:
+    """The model's tensors, to be read one by one.
 
     Raises:
         UserError: they are not there, or cannot be read.
     """
-    weights = load_weights(model_folder(study, start))
-    return weights, Moments.load(study.run(start.run).state) if start.optimiser else None
+    return load_folder(model_folder(study, start), context)[1]
 
 
-def load_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a Hugging Face folder; a tied head is that of the embeddings.
+def moments(study: StudyLayout, start: Start) -> Moments | None:
+    """The optimiser's moments, if they are to go on.
 
     Raises:
-        UserError: there are none as safetensors, or a file cannot be read.
+        UserError: they are not there, or cannot be read.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder}: no *.safetensors in it; is it a Hugging Face model folder?")
-    found: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            found |= load_file(file)
-        except SafetensorError as exc:
-            raise UserError(f"{file}: not a safetensors file ({exc})") from exc
-    if "model.embed_tokens.weight" in found:
-        found.setdefault("lm_head.weight", found["model.embed_tokens.weight"])
-    return found
+    return Moments.load(study.run(start.run).state) if start.optimiser else None
+
+
+def whole(found: Weights) -> dict[str, Tensor]:
+    """All tensors of a model at once; a tied head is that of the embeddings."""
+    table = dict(found)
+    table.setdefault("lm_head.weight", table["model.embed_tokens.weight"])
+    return table
+
+
+def take_in(study: StudyLayout, folder: Path, context: int | None) -> tuple[str, Shape]:
+    """Copy a model from elsewhere into the study, once; its fingerprint and shape.
+
+    Args:
+        context: tokens a training sequence; as many as its config has positions if not given.
+
+    Raises:
+        UserError: not a model folder that can be started from.
+    """
+    shape, _ = load_folder(folder, context)
+    files = sorted({path for pattern in _TAKEN for path in folder.glob(pattern)})
+    identity = fingerprint([[path.name, _digest(path)] for path in files])
+    target = study.starts / identity
+    if not target.exists():
+        made = target.with_name(f".{identity}.tmp-taken")
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        for path in files:
+            shutil.copyfile(path, made / path.name)
+        made.rename(target)
+    return identity, shape
+
+
+def _digest(path: Path) -> str:
+    content = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            content.update(chunk)
+    return content.hexdigest()

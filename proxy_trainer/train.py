@@ -20,6 +20,7 @@ from regmix.errors import UserError
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
 from regmix.runs import NUMERICS, RunSpec
+from regmix.sizes import ModelShape
 
 
 def train(
@@ -83,6 +84,20 @@ def checked(run: RunLayout, study: StudyLayout, manifest: DataManifest) -> RunSp
     return spec
 
 
+def native(spec: RunSpec) -> ModelShape:
+    """The shape of a run that arrays can train.
+
+    Raises:
+        UserError: it is one of transformers' families, which are trained sharded.
+    """
+    if not isinstance(spec.model, ModelShape):
+        raise UserError(
+            f"run {spec.run_id}: a model of transformers' family {spec.model.family}; workers "
+            "train native ones, `regmix run` trains this one"
+        )
+    return spec.model
+
+
 def _prepare(
     study: StudyLayout,
     manifest: DataManifest,
@@ -92,7 +107,7 @@ def _prepare(
     spec = group[0][1]
     device = choose_device()
     members = Members(
-        spec.model,
+        native(spec),
         spec.vocab_size,
         spec.plan,
         [s.seed for _, s, _ in group],
@@ -103,7 +118,8 @@ def _prepare(
         if found is not None:
             members.load(k, found)
         elif own.start is not None:
-            members.begin(k, *starts.load(study, own.start))
+            found_weights = starts.weights(study, own.start, own.model.context)
+            members.begin(k, starts.whole(found_weights), starts.moments(study, own.start))
     begun = [(run, own, found.seconds if found else 0.0) for run, own, found in group]
     return assembled(study, manifest, begun, step, device, members, Alone(members))
 

@@ -110,6 +110,8 @@ class RecipeConfig(Strict):
     folder."""
     transformers: str | None = None
     """A ``config.json`` of a family that is supported, relative to the recipe."""
+    context: Positive | None = None
+    """Tokens a sequence, where the model is transformers'; empty: all its positions."""
     max_epochs: PositiveFloat | None = None
     """Refuse to start if a source would be repeated more often over all stages."""
     parallel: ParallelConfig = ParallelConfig()

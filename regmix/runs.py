@@ -8,10 +8,11 @@ from typing import Any
 
 from regmix import yaml_io
 from regmix.errors import UserError
+from regmix.families import Shape, shape_from_json, shape_to_json
 from regmix.files import write_text
 from regmix.hashing import fingerprint
 from regmix.mixture import Mixture
-from regmix.sizes import ModelShape, TrainPlan
+from regmix.sizes import TrainPlan
 
 NUMERICS = 3
 """Raised whenever a change of the training code changes the figures a run comes to."""
@@ -39,7 +40,7 @@ class RunSpec:
     """``swarm``, ``baseline``, ``replicate`` or ``target``; not part of its identity."""
     mixture: Mixture
     """Of the study's domains, or of the sources of ``chat``."""
-    model: ModelShape
+    model: Shape
     plan: TrainPlan
     vocab_size: int
     data: str
@@ -69,7 +70,7 @@ class RunSpec:
         return fingerprint(
             {
                 "mixture": self.mixture.id,
-                "model": asdict(self.model),
+                "model": shape_to_json(self.model),
                 "plan": asdict(self.plan),
                 "vocab_size": self.vocab_size,
                 "data": self.data,
@@ -120,7 +121,7 @@ class RunSpec:
             "data": self.data,
             "vocab_size": self.vocab_size,
             "keep_model": self.keep_model,
-            "model": asdict(self.model),
+            "model": shape_to_json(self.model),
             "plan": asdict(self.plan),
             "weights": self.mixture.as_dict(),
             **self._stage(),
@@ -143,7 +144,7 @@ class RunSpec:
                 name=raw["name"],
                 role=raw["role"],
                 mixture=Mixture.of(raw["weights"], where=f"{path}: weights"),
-                model=ModelShape(**raw["model"]),
+                model=shape_from_json(raw["model"], f"{path}: model"),
                 plan=_plan(raw["plan"]),
                 vocab_size=raw["vocab_size"],
                 data=raw["data"],

@@ -7,6 +7,7 @@ a swarm can be planned, hashed and priced without torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from regmix.config import ModelConfig, TrainConfig
 from regmix.errors import UserError, unknown_name
@@ -76,6 +77,18 @@ class ModelShape:
         return 6.0 * weights + 6.0 * self.layers * self.context * self.d_model
 
 
+class Sized(Protocol):
+    """What settings follow from: any model's."""
+
+    @property
+    def parameters(self) -> int:
+        """Non-embedding parameters."""
+
+    @property
+    def context(self) -> int:
+        """Tokens a sequence."""
+
+
 @dataclass(frozen=True)
 class TrainPlan:
     """Training settings with nothing left open; every field enters the run's identity."""
@@ -131,7 +144,7 @@ def shape(config: ModelConfig) -> ModelShape:
     )
 
 
-def plan(config: TrainConfig, model: ModelShape) -> TrainPlan:
+def plan(config: TrainConfig, model: Sized) -> TrainPlan:
     """The training settings that follow from a config and a model.
 
     Tokens are rounded down to whole batches: a run trains ``steps * batch * context`` tokens.
@@ -180,7 +193,7 @@ def round_log2(value: float) -> int:
     return max(0, round(math.log2(max(value, 1.0))))
 
 
-def default_lr(model: ModelShape) -> float:
+def default_lr(model: Sized) -> float:
     """Peak learning rate by size: 0.0047 · (N / 108M)^(-1/3) / 2, at most 4e-3.
 
     The rule is OLMo-core's model ladder; the cap is where our smallest proxies were most

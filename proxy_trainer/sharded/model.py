@@ -120,7 +120,7 @@ class ShardedModel:
             self._policy = MixedPrecisionPolicy(
                 torch.bfloat16, torch.float32, cast_forward_inputs=False
             )
-        model = _without_weights(shape, vocab_size)
+        model = without_weights(shape, vocab_size)
         model.half_precision = half_precision
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         blocks = set(model.blocks)
@@ -213,7 +213,8 @@ def values_of_all(value_X: Tensor, ranks: Ranks) -> Tensor:
     return torch.stack(found)
 
 
-def _without_weights(shape: Shape, vocab_size: int) -> Losses:
+def without_weights(shape: Shape, vocab_size: int) -> Losses:
+    """A decoder on no device; :meth:`Decoder.fill_` gives it memory unit by unit."""
     with torch.device("meta"):
         if isinstance(shape, ModelShape):
             return LossGPT(shape, vocab_size)

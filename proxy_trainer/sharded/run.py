@@ -78,7 +78,8 @@ def train_sharded(
         checkpoints.load(tensors, begun)
         trainee.restore(tensors)
     elif spec.start is not None:
-        trainee.begin(*starts.load(study, spec.start))
+        weights = starts.weights(study, spec.start, spec.model.context)
+        trainee.begin(weights, starts.moments(study, spec.start))
     stands = begun or Progress()
     keeper = _Together(ranks, trainee, checkpoints)
     begun_at = [(run, spec, stands.seconds)]

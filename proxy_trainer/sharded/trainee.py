@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.execution import Stepped, rows_at_once
+from proxy_trainer.models.folder import Weights
 from proxy_trainer.models.kernels import document_mask, documents
 from proxy_trainer.moments import Moments
 from proxy_trainer.sharded.model import ShardedModel, fill, values_of_all
@@ -175,14 +176,13 @@ class Sharded:
         return Moments(step, whole["exp_avg"], whole["exp_avg_sq"])
 
     @torch.no_grad()
-    def begin(self, weights: dict[str, Tensor], moments: Moments | None) -> None:
+    def begin(self, weights: Weights, moments: Moments | None) -> None:
         """Start from another model's weights and, if given, its optimiser's moments.
 
-        Args:
-            weights: whole, in every process.
+        Raises:
+            UserError: the weights are another architecture's.
         """
-        for name, parameter in self._parameters.items():
-            fill(parameter, weights[name])
+        self.array.load(weights)
         if moments is None:
             return
         tensors = self.tensors()

@@ -18,6 +18,7 @@ from regmix.errors import RegmixError, UserError
 from regmix.files import write_json
 from regmix.records import RunRecord
 from regmix.runs import RunSpec, Start
+from regmix.sizes import ModelShape
 
 Display = Callable[[Sequence[str], str], AbstractContextManager[Callable[[], None]]]
 """Shows how runs get on: given their ids and a title, yields what to call meanwhile."""
@@ -96,7 +97,7 @@ def _train(
     poll: Callable[[], None],
 ) -> None:
     ids = [s.run_id for s in specs]
-    if recipe.world > 1:
+    if recipe.world > 1 or not isinstance(recipe.shape, ModelShape):
         for run_id in ids:
             steps.train_sharded(recipe.study, run_id, recipe.config.parallel.processes, poll)
     elif steps.train(recipe.study, ids, poll, settings).busy:

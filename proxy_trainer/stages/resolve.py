@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from proxy_trainer import starts
 from proxy_trainer.data.chat import build as chat_build
 from proxy_trainer.data.chat.sampler import ChatSampler, source_epochs
 from proxy_trainer.data.chat.shards import ChatManifest, open_sources
@@ -17,15 +18,17 @@ from regmix import sizes, strict
 from regmix.chat import ChatData
 from regmix.config import TrainConfig
 from regmix.errors import UserError, unknown_name
+from regmix.families import Shape, TransformersShape
 from regmix.manifest import DataManifest
 from regmix.mixture import Mixture, MixtureFile
 from regmix.recipe import RecipeConfig, StageConfig
 from regmix.runs import RunSpec, Start
-from regmix.sizes import ModelShape, TrainPlan
+from regmix.sizes import TrainPlan
 from regmix.study import Study
 
 CHAT = "chat/"
 """Before the names of conversations, where domains are named too."""
+_WORDS = ("scratch", "previous")
 SFT_LR = 0.1
 """Of the size's learning rate, where an SFT stage names none: our choice, to be swept."""
 SKIP_SIGMA = 6.0
@@ -46,7 +49,7 @@ class Stage:
 
     def runs(self, start: Start | None) -> list[RunSpec]:
         """The runs of the stage, from what the stage before came to."""
-        return [replace(v, start=start if self.goes_on else None) for v in self.variants]
+        return [replace(v, start=start) if self.goes_on else v for v in self.variants]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Recipe:
     path: Path
     config: RecipeConfig
     study: Study
-    shape: ModelShape
+    shape: Shape
     stages: tuple[Stage, ...]
 
     @property
@@ -92,9 +95,9 @@ class _Resolver:
         self.folder = path.expanduser().resolve().parent
         self.study = Study.open(self.folder / Path(self.config.study).expanduser())
         self.manifest: DataManifest = self.study.as_configured()
-        if self.config.model is None:
-            raise UserError(f"{path}: model: a size is needed, as in `model: {{size: 60m}}`")
-        self.shape = sizes.shape(self.config.model)
+        self.taken: dict[int, str] = {}
+        """Fingerprints of the models from elsewhere, by the stage that starts from them."""
+        self.shape: Shape = self._shape()
         self.held_out = self._chat(self.config.held_out) if self.config.held_out else None
 
     def recipe(self) -> Recipe:
@@ -136,10 +139,39 @@ class _Resolver:
         ]
         return Stage(config, tuple(variants), goes_on, optimiser, made[0][1])
 
+    def _shape(self) -> Shape:
+        """The model of all stages: the recipe's, or that of the folder that they start from."""
+        found: Shape | None = None
+        if self.config.transformers is not None:
+            path = self.folder / Path(self.config.transformers).expanduser()
+            found = TransformersShape.load(path, self.config.context)
+        elif self.config.model is not None:
+            found = sizes.shape(self.config.model)
+        for index, stage in enumerate(self.config.stages):
+            if stage.start in (None, *_WORDS):
+                continue
+            folder = self.folder / Path(stage.start).expanduser()
+            if not folder.is_dir():
+                raise self._wrong(
+                    index, "start",
+                    f"'{stage.start}' is neither 'scratch' nor 'previous' nor a model's folder",
+                )  # fmt: skip
+            context = self.config.context if found is None else found.context
+            self.taken[index], theirs = starts.take_in(self.study.layout, folder, context)
+            if found is not None and theirs != found:
+                raise self._wrong(
+                    index, "start", f"{folder}: another architecture than the recipe's"
+                )
+            found = theirs
+        if found is None:
+            raise UserError(
+                f"{self.path}: model: a size is needed, as in `model: {{size: 60m}}`, or "
+                "`transformers: config.json`, or a folder that the first stage starts from"
+            )
+        return found
+
     def _goes_on(self, index: int, config: StageConfig) -> bool:
         start = config.start or ("previous" if index else "scratch")
-        if start not in ("scratch", "previous"):
-            raise self._wrong(index, "start", f"'{start}' is neither 'scratch' nor 'previous'")
         if start == "previous" and not index:
             raise self._wrong(index, "start", "no stage is before the first")
         if start == "scratch" and config.kind != "pretrain":
@@ -167,7 +199,9 @@ class _Resolver:
             update={key: value for key, value in defaults.items() if key not in given}
         )
 
-    def _spec(self, config: StageConfig, seed: int, mixture: Mixture, plan: TrainPlan) -> RunSpec:
+    def _spec(
+        self, index: int, config: StageConfig, seed: int, mixture: Mixture, plan: TrainPlan
+    ) -> RunSpec:
         return RunSpec(
             name=f"{self.config.name}-{config.name}",
             role="stage",
@@ -179,6 +213,7 @@ class _Resolver:
             seed=seed,
             keep_model=True,
             held_out=self.held_out.fingerprint if self.held_out else "",
+            start=Start(folder=self.taken[index]) if index in self.taken else None,
         )
 
     def _mixture(
@@ -196,7 +231,7 @@ class _Resolver:
             mixture = Mixture.of(
                 {d: (1 - share) * w + share * (d == source) for d, w in mixture.as_dict().items()}
             )
-        spec = self._spec(config, seed, mixture, sizes.plan(train, self.shape))
+        spec = self._spec(index, config, seed, mixture, sizes.plan(train, self.shape))
         uses = tuple(
             Use(config.name, d, w * spec.tokens, self.manifest.domain(d).train.tokens)
             for d, w in mixture.as_dict().items()
@@ -228,7 +263,7 @@ class _Resolver:
         total = sum(read.values())
         mixture = Mixture.of({name: tokens / total for name, tokens in read.items()})
         spec = replace(
-            self._spec(config, seed, mixture, plan),
+            self._spec(index, config, seed, mixture, plan),
             chat=manifest.fingerprint,
             epochs=tuple(epochs.items()),
         )

@@ -1,0 +1,36 @@
+"""A finished model, of any shape, as what can be measured."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from proxy_trainer.models.folder import Weights
+from proxy_trainer.sharded.model import without_weights
+
+
+class WholeModel:
+    """One model in this process's memory; :class:`proxy_trainer.evals.bpb.Measured`."""
+
+    members = 1
+
+    def __init__(self, weights: Weights) -> None:
+        """Read a folder's weights.
+
+        Raises:
+            UserError: the tensors are not those of its config.
+        """
+        self._model = without_weights(weights.shape, weights.vocab_size)
+        for unit in self._model.units:
+            self._model.fill_(unit, None)
+        self._model.complete_()
+        own = dict(self._model.named_parameters())
+        weights.check(weights.shape, {name: tuple(p.shape) for name, p in own.items()})
+        with torch.no_grad():
+            for name, tensor in weights:
+                own[name].copy_(tensor)
+
+    @torch.no_grad()
+    def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
+        """Total nats of the targets, ``(1,)``."""
+        return self._model.nats(ids_BT, keep_BT, target_N)[None]
