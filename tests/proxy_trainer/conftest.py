@@ -9,12 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from proxy_trainer import steps
 from proxy_trainer.data import build
@@ -183,3 +184,47 @@ def regmix() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+RECIPE = """\
+kind: recipe
+name: tiny
+study: study
+seed: 3
+model: {size: 50k, d_model: 16, layers: 1, heads: 2, context: 64}
+held_out: {sources: [{name: answers, files: [answers.jsonl], epochs: 1}]}
+stages:
+  - {name: pretrain, kind: pretrain, mixture: mix.yaml,
+     train: {tokens: 5120, batch_tokens: 256, lr: 0.005, eval_bytes: 1000}}
+  - {name: midtrain, kind: midtrain, train: {tokens: 2560, batch_tokens: 256, eval_bytes: 1000},
+     mixture: mix.yaml}
+  - {name: sft, kind: sft, train: {batch_tokens: 256, eval_bytes: 1000},
+     sweep: {lr: [0.001, 0.003]},
+     data: {sources: [{name: chat, files: [chat.jsonl], epochs: 2}]}}
+"""
+
+
+def _chat(rng: random.Random) -> str:
+    a, b = rng.randint(0, 9), rng.randint(0, 9)
+    turns = (("user", f"{a} + {b}?"), ("assistant", f"{a + b}."))
+    return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]})
+
+
+@pytest.fixture
+def recipe(study: Study) -> Callable[..., Path]:
+    """Writes a recipe of three stages beside the study, with a part of its text replaced."""
+    folder = study.layout.root.parent
+    for name, count in (("chat", 40), ("answers", 10)):
+        rng = random.Random(name)
+        (folder / f"{name}.jsonl").write_text("\n".join(_chat(rng) for _ in range(count)) + "\n")
+
+    def write(old: str = "", new: str = "", weights: Mapping[str, float] | None = None) -> Path:
+        given = weights or {"prose": 0.5, "sums": 0.3, "code": 0.2}
+        mixture = {"kind": "mixture", "name": "mix", "weights": dict(given)}
+        (folder / "mix.yaml").write_text(yaml.safe_dump(mixture, sort_keys=False))
+        assert old in RECIPE
+        path = folder / "recipe.yaml"
+        path.write_text(RECIPE.replace(old, new, 1) if old else RECIPE)
+        return path
+
+    return write

@@ -24,7 +24,6 @@ from proxy_trainer.data.shards import DomainTokens
 from proxy_trainer.data.tokenise import is_valid_document
 from proxy_trainer.launch.claims import Claimant, Lost
 from regmix import claims
-from regmix.config import StageConfig
 from regmix.errors import UserError
 from regmix.files import write_text
 from regmix.layout import StudyLayout
@@ -401,10 +400,9 @@ def test_settings_changed_since_the_build_are_named_before_anything_is_planned(
     study.layout.config.write_text(text.replace(before, after))
     changed = Study.open(study.layout.root)
     mixture = specs[0].mixture
-    stage = StageConfig(study=".", mixture="m.yaml", name="final")
     for attempt in (
         changed.propose, changed.open_runs, lambda: changed.target_run("t", mixture),
-        lambda: changed.stage_run(stage, mixture), lambda: steps.train(changed, [specs[0].run_id]),
+        lambda: steps.train(changed, [specs[0].run_id]),
         lambda: build.load_manifest(changed.layout, changed.config),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):

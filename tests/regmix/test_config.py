@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 
 from regmix.config import (
-    StageConfig,
     StudyConfig,
     check_name,
     load_study,
     name_from,
 )
 from regmix.errors import UserError
-from regmix.strict import load
 
 BASE = """\
 name: s
@@ -139,16 +137,6 @@ def test_a_faulty_domain_is_named_with_its_place(
 def test_a_missing_name_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"study\.yaml: name: Field required"):
         study(tmp_path, "domains:\n  - {name: web, train: a}\n")
-
-
-def test_stage_files_are_as_strict(tmp_path: Path) -> None:
-    path = tmp_path / "stage.yaml"
-    path.write_text("study: .\nmixture: m.yaml\nname: x\ntrian: {}\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"stage\.yaml:4: trian: unknown key 'trian'.*'train'"):
-        load(path, StageConfig)
-    path.write_text("kind: sft0\nstudy: .\nmixture: m.yaml\nname: x\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"stage\.yaml:1: kind: unknown value 'sft0'.*pretrain"):
-        load(path, StageConfig)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regmix import fit, imports, yaml_io
+from regmix import fit, imports, sizes, yaml_io
 from regmix.comparison import gains, measured
 from regmix.config import (
     FitConfig,
@@ -22,7 +23,6 @@ from regmix.config import (
     ObjectiveConfig,
     RunConfig,
     SpaceConfig,
-    StageConfig,
     StudyConfig,
 )
 from regmix.errors import UserError
@@ -342,8 +342,8 @@ def test_a_larger_model_alone_does_not_hide_the_comparison(trained: Study, worke
         spec = trained.target_run(name, mixture)
         trained.add_run(spec)
         _finish_target(trained, worker, spec.run_id, 2.0 + number)
-    alone = StageConfig(study=".", mixture="best.yaml", name="alone", model=ModelConfig(size="60m"))
-    spec = trained.stage_run(alone, trained.best())
+    larger = sizes.shape(ModelConfig(size="60m"))
+    spec = replace(trained.target_run("alone", trained.best()), model=larger)
     trained.add_run(spec)
     _finish_target(trained, worker, spec.run_id, 1.0)
     found = trained.comparison()
@@ -403,22 +403,6 @@ def test_a_noisy_swarm_is_called_a_coin_toss(make_study: Make, worker: Any) -> N
     warnings = study.fit(settings=QUICK).diagnostics["warnings"]
     assert any("spread is" in w and "coin toss" in w for w in warnings)
     assert any("held-out rank correlation" in w and "take the proposal" in w for w in warnings)
-
-
-def test_a_stage_that_repeats_too_often_is_refused_with_numbers(make_study: Make) -> None:
-    study = make_study(tokens={"web": 600_000, "code": 300_000, "math": 1000})
-    settings: dict[str, Any] = {
-        "study": ".", "mixture": "m.yaml", "name": "final",
-        "model": {"size": "50k"}, "train": {"tokens": 20_480, "batch_tokens": 1024},
-    }  # fmt: skip
-    stage = StageConfig.model_validate({**settings, "max_epochs": 4.0})
-    mixture = Mixture.of({"web": 0.25, "code": 0.25, "math": 0.5})
-    with pytest.raises(UserError) as error:
-        study.stage_run(stage, mixture)
-    assert "domain 'math': 0.5 of 20,480 tokens asks 10.24 epochs of its 1,000" in str(error.value)
-    assert "max_epochs is 4, short by 6,240 tokens" in str(error.value)
-    free = StageConfig.model_validate(settings)
-    assert study.stage_run(free, mixture).tokens == 20_480
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,150 @@
+"""Recipes are planned as they are written, or refused with the place and the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxy_trainer.optim import learning_rate
+from proxy_trainer.stages import ledger, tables
+from proxy_trainer.stages.ledger import Use
+from proxy_trainer.stages.resolve import resolve
+from regmix.errors import UserError
+from regmix.runs import RunSpec, Start
+from regmix.study import Study
+
+WEIGHTS = {"prose": 0.5, "sums": 0.3, "code": 0.2}
+
+
+def test_stages_are_what_they_say(recipe: Callable[..., Path], study: Study) -> None:
+    found = resolve(recipe())
+    assert found.study.layout == study.layout
+    pretrain, midtrain, sft = found.stages
+    [first] = pretrain.variants
+    assert first.mixture.as_dict() == WEIGHTS
+    assert (first.role, first.name, first.keep_model, first.keep_state) == (
+        "stage", "tiny-pretrain", True, True,
+    )  # fmt: skip
+    assert (first.plan.steps, first.plan.batch, first.model.context) == (20, 4, 64)
+    assert not pretrain.goes_on
+    [second] = midtrain.variants
+    assert (midtrain.goes_on, midtrain.optimiser, second.keep_state) == (True, True, False)
+    assert second.plan.schedule == "linear"
+    assert second.plan.lr == learning_rate(first.plan, first.plan.steps - 1) > 0
+    assert learning_rate(second.plan, second.plan.steps - 1) == 0
+    assert second.seed != first.seed
+    assert [v.plan.lr for v in sft.variants] == [1e-3, 3e-3]
+    assert (sft.goes_on, sft.optimiser) == (True, False)
+    assert all(v.chat and v.held_out for v in sft.variants)
+    assert sft.variants[0].mixture.domains == ("chat",)
+
+
+def test_runs_go_on_from_what_the_stage_before_came_to(recipe: Callable[..., Path]) -> None:
+    stages = resolve(recipe()).stages
+    start = Start(run="0123456789ab", optimiser=True)
+    assert [s.start for s in stages[0].runs(start)] == [None]
+    assert [s.start for s in stages[1].runs(start)] == [start]
+    other = Start(run="ba9876543210", optimiser=True)
+    assert stages[1].runs(start)[0].run_id != stages[1].runs(other)[0].run_id
+
+
+def test_a_run_specification_of_a_stage_is_read_as_it_was_written(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    spec = resolve(recipe()).stages[2].runs(Start(run="0123456789ab"))[0]
+    path = tmp_path / spec.run_id / "spec.yaml"
+    spec.save(path)
+    assert RunSpec.load(path) == spec
+
+
+def test_a_micro_anneal_is_half_of_the_source(recipe: Callable[..., Path]) -> None:
+    path = recipe("mixture: mix.yaml}", "mixture: mix.yaml, microanneal: {source: code}}")
+    [spec] = resolve(path).stages[1].variants
+    assert spec.mixture.as_dict() == pytest.approx({"prose": 0.25, "sums": 0.15, "code": 0.6})
+
+
+def test_data_orders_differ_in_their_seed_alone(recipe: Callable[..., Path]) -> None:
+    stage = resolve(recipe("mixture: mix.yaml}", "mixture: mix.yaml, orders: 3}")).stages[1]
+    assert len({v.seed for v in stage.variants}) == 3
+    assert len({(v.plan, v.mixture) for v in stage.variants}) == 1
+
+
+def test_epochs_add_up_over_stages_and_a_cap_has_its_numbers(
+    recipe: Callable[..., Path], study: Study
+) -> None:
+    assert study.manifest is not None
+    available = study.manifest.domain("code").train.tokens
+    found = resolve(recipe())
+    each = [0.2 * s.variants[0].tokens / available for s in found.stages[:2]]
+    assert ledger.totals(found.uses)["code"] == pytest.approx(sum(each))
+    assert ledger.totals(found.uses)["chat/chat"] == 2
+    shown = tables.epochs(found).set_index("epochs of")
+    assert shown.loc["code", "all stages"] == pytest.approx(sum(each), abs=1e-3)
+    with pytest.raises(UserError) as caught:
+        resolve(recipe("seed: 3", "seed: 3\nmax_epochs: 1.5"))
+    assert "'chat/chat' would be read 2.00 times (2.00 in 'sft')" in str(caught.value)
+    assert "max_epochs is 1.5, short by" in str(caught.value)
+
+
+def test_a_stage_from_scratch_begins_the_count_anew() -> None:
+    uses = [Use("a", "code", 30, 10), Use("b", "code", 5, 10)]
+    ledger.check(uses, 3.5, "recipe")
+    with pytest.raises(
+        UserError, match=r"3\.50 times \(3\.00 in 'a' \+ 0\.50 in 'b'\).*short by 5 "
+    ):
+        ledger.check(uses, 3.0, "recipe")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("kind: midtrain", "kind: midtrian", r"kind: unknown value 'midtrian'.*midtrain"),
+        ("seed: 3", "sed: 3", r"recipe\.yaml:4: sed: unknown key 'sed'; did you mean 'seed'"),
+        ("name: midtrain,", "name: pretrain,", "stage 'pretrain' is named twice"),
+        ("kind: midtrain, ", "kind: midtrain, start: scratch, ", "midtrain goes on from a model"),
+        ("kind: pretrain, ", "kind: pretrain, start: previous, ", "no stage is before the first"),
+        ("kind: pretrain, ", "kind: pretrain, orders: 2, ", "what starts from scratch cannot be"),
+        ("kind: pretrain, ", "kind: pretrain, start: nowhere, ", "'nowhere' is neither"),
+        ("mixture: mix.yaml}", "microanneal: {source: code}}", "midtrain needs mixture"),
+        (
+            "mixture: mix.yaml}", "mixture: mix.yaml, microanneal: {source: cod}}",
+            r"stages\.1\.microanneal\.source: unknown domain 'cod'; did you mean 'code'",
+        ),
+        ("lr: [0.001, 0.003]", "lr: [0.001, 0.001]", "names a value twice"),
+        ("model: {", "transformers: config.json\nmodel: {", "give 'model' or 'transformers'"),
+        ("{name: chat,", "{name: chat, weight: 1.0,", "give every source a 'weight', or every"),
+        ("seed: 3", "seed: 3\nparallel: {processes: 3}", "cannot be divided among 3 processes"),
+        ("lr: 0.005, ", "lr: 0.005, min_lr_ratio: 0.0, ", "ends at a learning rate of 0"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_before_anything_is_trained(
+    recipe: Callable[..., Path], study: Study, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(recipe(old, new))
+    assert study.runs() == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"prose": 0.5, "sums": 0.3, "programs": 0.2}, "unknown domain 'programs'"),
+        ({"prose": 0.5, "sums": 0.5}, "no weight for 'code'"),
+        ({"prose": 0.5, "sums": 0.5, "code": 0.2}, "weights sum to 1.2, not 1"),
+        ({"prose": 1.5, "sums": -0.5, "code": 0.0}, "weight of 'sums' is -0.5"),
+    ],
+)
+def test_a_mixture_that_does_not_fit_is_refused(
+    recipe: Callable[..., Path], weights: dict[str, float], message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"mix\.yaml: .*{message}"):
+        resolve(recipe(weights=weights))
+
+
+def test_an_average_has_no_optimiser_to_go_on(recipe: Callable[..., Path]) -> None:
+    again = "\n  - {name: again, kind: midtrain, mixture: mix.yaml}\n  - {name: sft,"
+    path = recipe("mixture: mix.yaml}\n  - {name: sft,", f"mixture: mix.yaml, orders: 2}}{again}")
+    with pytest.raises(UserError, match="'midtrain' ends in an average of runs.*optimiser: fresh"):
+        resolve(path)
