@@ -31,7 +31,9 @@ class FamilyDecoder(Decoder):
         config = AutoConfig.for_model(
             **shape.to_config(),
             vocab_size=vocab_size,
-            **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
         )
         with torch.device("meta"):  # units are filled one by one, by draw_ or from a file
             whole = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]

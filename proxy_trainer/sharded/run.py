@@ -21,9 +21,7 @@ from regmix.manifest import DataManifest
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is carried out; none of it enters the run's identity or changes its figures but
-    for rounding.
-    """
+    """How a run is carried out: not part of its identity, and figures change by rounding alone."""
 
     checkpoint_seconds: float
     recompute: bool = False
