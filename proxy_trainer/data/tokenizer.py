@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -67,6 +70,61 @@ def load(path: Path) -> Tokenizer:
 def vocab_size(tokenizer: Tokenizer) -> int:
     """One more than the largest id: some tokenizers leave ids out."""
     return 1 + max(tokenizer.get_vocab().values())
+
+
+def check_same(theirs: Path, ours: Path) -> None:
+    """Refuse a tokenizer that writes texts in other tokens than the study's.
+
+    Files are compared as the library understands them, so that the order of keys, older ways to
+    write merges, and what only concerns decoding, padding or templates do not count.
+
+    Args:
+        theirs: of a model to start from.
+        ours: of the study.
+
+    Raises:
+        UserError: the first difference, or a file that is no tokenizer.
+    """
+    found, wanted = load(theirs), load(ours)
+    told = _differing_token(found.get_vocab(), wanted.get_vocab()) or _differing_part(
+        json.loads(found.to_str()), json.loads(wanted.to_str())
+    )
+    if told:
+        raise UserError(f"{theirs}: not the tokenizer of {ours}: {told}")
+
+
+def _differing_token(found: dict[str, int], wanted: dict[str, int]) -> str:
+    """The token of the smallest id that is not the same in both."""
+    differing = set(found.items()) ^ set(wanted.items())
+    if not differing:
+        return ""
+    number = min(token_id for _, token_id in differing)
+    first, second = (
+        sorted(token for token, token_id in vocab.items() if token_id == number)
+        for vocab in (found, wanted)
+    )
+    return f"token {number} is {_quoted(first)}, the study's is {_quoted(second)}"
+
+
+def _quoted(tokens: list[str]) -> str:
+    return " and ".join(map(repr, tokens)) or "not there"
+
+
+def _differing_part(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The first setting that is not the same in both, beside the vocabulary."""
+    merges = found["model"].pop("merges", []), wanted["model"].pop("merges", [])
+    for rank, (first, second) in enumerate(zip_longest(*merges)):
+        if first != second:
+            return f"merge {rank} is {first}, the study's is {second}"
+    for key, second in wanted["model"].items():
+        if key != "vocab" and found["model"].get(key) != second:
+            return f"model.{key} is {found['model'].get(key)!r}, the study's is {second!r}"
+    if found["model"] != wanted["model"]:  # of other kinds, or scores of tokens
+        return "models or scores of tokens differ"
+    for key in ("added_tokens", "normalizer", "pre_tokenizer"):
+        if found[key] != wanted[key]:
+            return f"{key} is {found[key]!r}, the study's is {wanted[key]!r}"
+    return ""
 
 
 def fingerprint(path: Path) -> str:

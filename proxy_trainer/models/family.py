@@ -28,9 +28,13 @@ class FamilyDecoder(Decoder):
         from transformers import AutoConfig, AutoModelForCausalLM
 
         self.shape, self.vocab_size = shape, vocab_size
-        settings: dict[str, Any] = {**shape.to_config(), "vocab_size": vocab_size}
-        settings |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-        config = AutoConfig.for_model(**settings)
+        config = AutoConfig.for_model(
+            **shape.to_config(),
+            vocab_size=vocab_size,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
         with torch.device("meta"):  # units are filled one by one, by draw_ or from a file
             whole = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
                 config, attn_implementation="sdpa"

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.models import hf
 from regmix.errors import UserError
 from regmix.families import Shape, TransformersShape
@@ -77,6 +78,20 @@ class Weights:
                 f"wants {rows:,}"
             )
         self._check_tensors(sizes)
+
+    def check_tokenizer(self, ours: Path) -> None:
+        """Refuse a folder whose tokenizer is not the study's: its tokens mean something else.
+
+        Raises:
+            UserError: the first difference, or that the folder has none.
+        """
+        theirs = self.folder / "tokenizer.json"
+        if not theirs.is_file():
+            raise UserError(
+                f"{theirs}: no such file, so that nobody can tell whether tokens mean the same; "
+                "transformers' AutoTokenizer writes it, with save_pretrained"
+            )
+        tokenizers.check_same(theirs, ours)
 
     def _check_tensors(self, sizes: Sizes) -> None:
         wrong = [f"{name} missing" for name in sizes if name not in self.sizes]

@@ -151,8 +151,8 @@ class ShardedModel:
         """Take over a folder's weights, tensor by tensor: no process holds more than one whole.
 
         Raises:
-            UserError: another architecture, vocabulary or tokenizer than this model's, or tensors
-                that are missing, not known or of another size.
+            UserError: another architecture or vocabulary than this model's, or tensors that are
+                missing, not known or of another size.
         """
         own = self.parameters()
         weights.check(self._shape, {name: tuple(p.shape) for name, p in own.items()})

@@ -24,7 +24,7 @@ from regmix.manifest import DataManifest
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is carried out; nothing here is in its identity, or changes more than rounding."""
+    """How a run is carried out: not part of its identity, and figures change by rounding alone."""
 
     checkpoint_seconds: float
     recompute: bool = False

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +16,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 
 from proxy_trainer import steps
 from proxy_trainer.data import build
 from proxy_trainer.launch.running import Outcome
+from proxy_trainer.sharded.ranks import Ranks, join
 from regmix import claims
 from regmix.layout import RunLayout
 from regmix.study import Study
@@ -91,6 +94,21 @@ def write_study(root: Path, tokens: int = TOKENS) -> Study:
 def one_thread() -> None:
     """As workers train: one thread, so that figures are the same to the bit."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    """A group of this process alone."""
+    with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
+        free.bind(("127.0.0.1", 0))
+        place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+        for name, value in place.items():
+            patch.setenv(name, str(value))
+        patch.setenv("MASTER_ADDR", "127.0.0.1")
+        patch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+        free.close()
+        yield join(hybrid=False, timeout_seconds=60)
+        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
@@ -28,21 +25,6 @@ SHAPES = {
     "grouped": {"heads": 4, "kv_heads": 2},
     "qwen3 tied": {"qk_norm": True, "tied_embeddings": True},
 }
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    """A group of this process alone."""
-    with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
-        free.bind(("127.0.0.1", 0))
-        place = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
-        for name, value in place.items():
-            patch.setenv(name, str(value))
-        patch.setenv("MASTER_ADDR", "127.0.0.1")
-        patch.setenv("MASTER_PORT", str(free.getsockname()[1]))
-        free.close()
-        yield join(hybrid=False, timeout_seconds=60)
-        dist.destroy_process_group()
 
 
 def small(name: str = "llama") -> ModelShape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from pathlib import Path
@@ -107,3 +108,71 @@ def test_a_text_that_spells_a_special_token_is_text(trained: Tokenizer, tmp_path
 def test_vocabulary_reaches_the_largest_id_even_where_ids_have_gaps() -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 7, "</s>": 70_000}, unk_token="a"))
     assert tokenizers.vocab_size(tokenizer) == 70_001
+
+
+def changed(trained: Tokenizer, change: str) -> str:
+    """The tokenizer's file with one thing changed."""
+    raw = json.loads(trained.to_str())
+    vocab = raw["model"]["vocab"]
+    if change == "token":
+        vocab["zz"] = vocab.pop(next(t for t, i in vocab.items() if i == 399))
+        raw["model"]["merges"].pop()
+    elif change == "order":
+        raw["model"]["merges"][1:3] = reversed(raw["model"]["merges"][1:3])
+    elif change == "fewer":
+        raw["model"]["merges"].pop()
+    elif change == "setting":
+        raw["model"]["byte_fallback"] = True
+    elif change == "normalizer":
+        raw["normalizer"] = {"type": "NFC"}
+    elif change == "added":
+        raw["added_tokens"][0]["lstrip"] = True
+    elif change == "outward":
+        raw["truncation"] = {"max_length": 8, "strategy": "LongestFirst", "stride": 0,
+                             "direction": "Right"}  # fmt: skip
+        raw["model"]["merges"] = [" ".join(pair) for pair in raw["model"]["merges"]]
+        raw["decoder"] = None
+        raw = dict(reversed(raw.items()))
+    return json.dumps(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("token", r"theirs\.json: not the tokenizer of .*ours\.json: token 399 is 'zz', the study"),
+        ("order", r"merge 1 is \[.*\], the study's is \["),
+        ("fewer", r"merge \d+ is None, the study's is \["),
+        ("setting", r"model\.byte_fallback is True, the study's is False"),
+        ("normalizer", r"normalizer is \{'type': 'NFC'\}, the study's is None"),
+        ("added", r"added_tokens is .*'lstrip': True.*, the study's is"),
+    ],
+)
+def test_another_tokenizer_is_told_by_its_first_difference(
+    trained: Tokenizer, tmp_path: Path, change: str, message: str
+) -> None:
+    ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
+    tokenizers.save(trained, ours)
+    theirs.write_text(changed(trained, change))
+    with pytest.raises(UserError, match=message):
+        tokenizers.check_same(theirs, ours)
+
+
+def test_a_token_more_is_a_difference(trained: Tokenizer, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
+    tokenizers.save(trained, ours)
+    more = Tokenizer.from_str(trained.to_str())
+    more.add_special_tokens(["<|im_start|>"])
+    tokenizers.save(more, theirs)
+    with pytest.raises(UserError, match=r"token 400 is '<\|im_start\|>', the study's is not there"):
+        tokenizers.check_same(theirs, ours)
+    with pytest.raises(UserError, match=r"token 400 is not there, the study's is '<\|im_start\|>'"):
+        tokenizers.check_same(ours, theirs)
+
+
+def test_what_does_not_change_the_tokens_is_no_difference(
+    trained: Tokenizer, tmp_path: Path
+) -> None:
+    ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.json"
+    tokenizers.save(trained, ours)
+    theirs.write_text(changed(trained, "outward"))
+    tokenizers.check_same(theirs, ours)
