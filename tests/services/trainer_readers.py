@@ -56,16 +56,20 @@ def olmo_core(file: str, tokens: int, dtype: str, sequence: int, batch: int) -> 
     return {s.name: sum(p.tokens for p in s.path_tokens) for s in built.sources}
 
 
-def olmo_core_shard(path: str, tokens: int, dtype: str) -> list[int]:
-    """All ids of a shard."""
+def olmo_core_shards(tokens: dict[str, int], dtype: str) -> dict[str, list[int]]:
+    """All ids of each shard, by its path."""
     from olmo_core.data.utils import load_array_slice
 
-    found: list[int] = load_array_slice(path, 0, tokens, getattr(np, dtype)).tolist()
-    return found
+    kind = getattr(np, dtype)
+    return {path: load_array_slice(path, 0, n, kind).tolist() for path, n in tokens.items()}
 
 
-def megatron_blend(words: list[str], samples: int) -> dict[str, int]:
-    """Samples that are drawn from each prefix."""
+def megatron_blends(lists: dict[str, list[str]], samples: int) -> dict[str, dict[str, int]]:
+    """Samples that are drawn from each prefix, by split."""
+    return {split: _blend(words, samples) for split, words in lists.items()}
+
+
+def _blend(words: list[str], samples: int) -> dict[str, int]:
     from megatron.core.datasets import helpers
     from megatron.core.datasets.utils import get_blend_from_list, normalize
 
@@ -80,16 +84,19 @@ def megatron_blend(words: list[str], samples: int) -> dict[str, int]:
     return {prefix: int((which == i).sum()) for i, prefix in enumerate(prefixes)}
 
 
-def megatron_shard(prefix: str) -> dict[str, Any]:
-    """Every document, and what the index says of them."""
+def megatron_shards(prefixes: list[str]) -> dict[str, Any]:
+    """Every document of each prefix, and what its index says of them."""
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-    data = IndexedDataset(prefix)
+    opened = {prefix: IndexedDataset(prefix) for prefix in prefixes}
     return {
-        "documents": [data[i].tolist() for i in range(len(data))],
-        "bounds": data.document_indices.tolist(),
-        "lengths": data.sequence_lengths.tolist(),
-        "dtype": np.dtype(data.index.dtype).name,
+        prefix: {
+            "documents": [data[i].tolist() for i in range(len(data))],
+            "bounds": data.document_indices.tolist(),
+            "lengths": data.sequence_lengths.tolist(),
+            "dtype": np.dtype(data.index.dtype).name,
+        }
+        for prefix, data in opened.items()
     }
 
 
@@ -194,22 +201,15 @@ def llama_factory(file: str, documents: int) -> dict[str, list[str]]:
     assert given.pop("stage") == "pt"
     arguments = DataArguments(**given)
     folder = os.path.join(os.path.dirname(file), arguments.dataset_dir)
-    parts = [
-        load_dataset(
-            "json",
-            data_files=os.path.join(folder, found.dataset_name),
-            split=found.split,
-            streaming=arguments.streaming,
-        ).rename_column(found.prompt, "text")
-        if found.prompt != "text"
-        else load_dataset(
+    parts = []
+    for found in get_dataset_list(arguments.dataset, folder):
+        part = load_dataset(
             "json",
             data_files=os.path.join(folder, found.dataset_name),
             split=found.split,
             streaming=arguments.streaming,
         )
-        for found in get_dataset_list(arguments.dataset, folder)
-    ]
+        parts.append(part.select_columns([found.prompt]))
     merged = merge_dataset(parts, arguments, seed=0)
     return _by_domain(row["text"] for row in merged.take(documents))
 
@@ -249,8 +249,8 @@ def _by_domain(texts: Any) -> dict[str, list[str]]:
 READERS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
-        olmo_core, olmo_core_shard, megatron_blend, megatron_shard, litgpt, streaming, torchtitan,
-        trl, llama_factory, axolotl,
+        olmo_core, olmo_core_shards, megatron_blends, megatron_shards, litgpt, streaming,
+        torchtitan, trl, llama_factory, axolotl,
     )
 }  # fmt: skip
 
