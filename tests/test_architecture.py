@@ -47,7 +47,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("regmix.choosing", "regmix.planning"),
     ("regmix.study",),
     ("regmix.intake",),
-    ("regmix.demo", "regmix.export", "regmix.report", "regmix.template", "regmix.testing"),
+    ("regmix.demo", "regmix.export", "regmix.report", "regmix.template"),
+    ("regmix.testing",),
     ("regmix.console",),
     ("regmix.cli",),
 )

@@ -1,6 +1,6 @@
 """Mixtures in the formats of other trainers, and back: one file each, one list of names."""
 
-from regmix.export.base import Exporter, Part, Parts, Request, Stage, Unit, Written
+from regmix.export.base import Exporter, Part, Parts, Read, Request, Stage, Unit, Written
 from regmix.export.command import Asked, Exported, export, import_mixture
 from regmix.export.locate import Located, locate, settled, stages, study_of
 from regmix.export.registry import exporter, names
@@ -12,6 +12,7 @@ __all__ = [
     "Located",
     "Part",
     "Parts",
+    "Read",
     "Request",
     "Stage",
     "Unit",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from regmix.errors import UserError
 from regmix.export import base, text_files
 from regmix.export.base import Part, Parts, Read, Request, Unit, Written
 
@@ -26,6 +27,12 @@ class Trl:
 
     def write(self, request: Request) -> Written:
         """One dataset a domain."""
+        fields = sorted({place.text_field for place in request.places.values()})
+        if len(fields) > 1:
+            raise UserError(
+                f"text_field is {' and '.join(map(repr, fields))}, and TRL concatenates columns of "
+                "one name; give files with one field in the mapping file (--paths)"
+            )
         datasets = [
             {
                 "path": text_files.builder(request, name),
