@@ -1,0 +1,146 @@
+"""Recipes from their file to a model, through real runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from proxy_trainer import moments
+from proxy_trainer.data.batch import Batch
+from proxy_trainer.members import Members
+from proxy_trainer.stages import execute
+from proxy_trainer.stages.execute import Ended
+from proxy_trainer.stages.resolve import resolve
+from regmix.config import ModelConfig, TrainConfig
+from regmix.records import read_events
+from regmix.sizes import plan, shape
+from regmix.study import Study
+
+
+@contextmanager
+def unseen(*_: object) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+def carried_out(path: Path) -> tuple[Path, list[Ended]]:
+    ended: list[Ended] = []
+    model = execute.execute(resolve(path), display=unseen, on_stage=ended.append)
+    return model, ended
+
+
+def losses(study: Study, run_id: str) -> list[float]:
+    events = read_events(study.layout.run(run_id).events)
+    return [e["loss"] for e in events if e["type"] == "step"]
+
+
+@pytest.mark.slow
+def test_from_the_recipe_to_a_model_that_answers(
+    recipe: Callable[..., Path], study: Study, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    path = recipe("name: chat, files", "name: chat, files")
+    command = regmix("run", path)
+    output, errors = command.communicate(timeout=240)
+    assert command.returncode == 0, errors
+    result = json.loads((study.layout.recipes / "tiny" / "recipe.json").read_text())
+    assert result["done"]
+    assert [s["stage"] for s in result["stages"]] == ["pretrain", "midtrain", "sft"]
+    pretrain, midtrain, sft = result["stages"]
+    assert sft["metric"] == "mean chat"
+    best = min(sft["runs"], key=lambda r: r["metrics"]["chat/answers"])
+    assert sft["chosen"] == best["run_id"]
+    assert sft["metrics"]["chat/answers"] < midtrain["metrics"]["chat/answers"]
+    first, second = (losses(study, s["chosen"]) for s in (pretrain, midtrain))
+    assert abs(second[0] - first[-1]) < 0.5 < first[0] - second[0], "midtrain began anew"
+
+    folder = study.layout.recipes / "tiny" / "model"
+    assert str(folder) in output
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    asked = [{"role": "user", "content": "3 + 4?"}]
+    ids = tokenizer.apply_chat_template(
+        asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    with torch.no_grad():
+        answer = model.generate(**ids, max_new_tokens=4, do_sample=False)
+    assert answer.shape[1] > ids["input_ids"].shape[1]
+    assert "sft" in (folder / "README.md").read_text()
+
+    stamps = {r.spec.run_id: r.stamp for r in study.runs()}
+    again = regmix("run", path)
+    assert again.wait(timeout=120) == 0
+    assert {r.spec.run_id: r.stamp for r in study.runs()} == stamps, "trained again"
+    assert re.search(r"chat/answers +\d", output)
+
+
+@pytest.mark.slow
+def test_data_orders_are_averaged_and_the_average_is_measured(
+    recipe: Callable[..., Path], study: Study
+) -> None:
+    path = recipe(
+        "mixture: mix.yaml}\n  - {name: sft", "mixture: mix.yaml, orders: 2}\n  - {name: sft"
+    )
+    _, (_, midtrain, sft) = carried_out(path)
+    assert midtrain.chosen.spec.merge == tuple(t.spec.run_id for t in midtrain.tried)
+    assert midtrain.chosen.metrics.keys() == midtrain.tried[0].metrics.keys()
+    assert sft.tried[0].spec.start is not None
+    assert sft.tried[0].spec.start.run == midtrain.chosen.spec.run_id
+    parts = [
+        AutoModelForCausalLM.from_pretrained(study.layout.run(t.spec.run_id).model).state_dict()
+        for t in midtrain.tried
+    ]
+    merged = AutoModelForCausalLM.from_pretrained(
+        study.layout.run(midtrain.chosen.spec.run_id).model
+    ).state_dict()
+    for name, tensor in merged.items():
+        mean = torch.stack([p[name].double() for p in parts]).mean(0)
+        torch.testing.assert_close(tensor.double(), mean, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.slow
+def test_a_folder_can_be_started_from(recipe: Callable[..., Path], study: Study) -> None:
+    """The first loss is that of the model as it was saved, wherever it was trained."""
+    _, ended = carried_out(recipe())
+    folder = study.layout.run(ended[0].chosen.spec.run_id).model
+    path = recipe("kind: pretrain, ", f"kind: pretrain, start: {folder}, ")
+    _, again = carried_out(path)
+    spec = again[0].chosen.spec
+    assert spec.start is not None
+    assert (study.layout.starts / spec.start.folder / "config.json").exists()
+    assert losses(study, spec.run_id)[0] < losses(study, ended[0].chosen.spec.run_id)[0] - 0.5
+
+
+def test_a_model_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    """Weights and moments by way of files, in transformers' names: the same losses."""
+    config = ModelConfig(
+        size="50k", d_model=32, layers=2, heads=4, kv_heads=2, context=16, qk_norm=True
+    )
+    settings = TrainConfig(tokens=16 * 16 * 4, batch_tokens=64, schedule="constant")
+    size = shape(config)
+    settled = plan(settings, size)
+    data = torch.randint(64, (16, 1, 4, 17), generator=torch.Generator().manual_seed(0))
+
+    def begun() -> Members:
+        return Members(size, 64, settled, [0], device=torch.device("cpu"), separator=0)
+
+    def train(members: Members, steps: range) -> list[float]:
+        return [float(members.step(t, Batch(data[t]), [1e-3]).loss_K) for t in steps]
+
+    whole = begun()
+    train(whole, range(8))
+    whole.moments(0).save(tmp_path)
+    weights = whole.array.member(0)
+    rest = train(whole, range(8, 16))
+    other = begun()
+    other.begin(0, weights, moments.Moments.load(tmp_path))
+    assert train(other, range(8, 16)) == rest
+    fresh = begun()
+    fresh.begin(0, weights, None)
+    assert train(fresh, range(8, 16)) != rest
