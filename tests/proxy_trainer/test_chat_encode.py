@@ -231,8 +231,8 @@ def test_so_is_one_at_the_end_of_a_turn(setting: Callable[[str], Setting], tmp_p
     path = setting("byte_level")[0]
     (tmp_path / "t.jinja").write_text(
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
-        "{{ m.content + '\n###\n' }}{% endgeneration %}{{ '\n\n' }}"
-        "{% else %}{{ m.content + ':\\n' }}{% endif %}{% endfor %}"
+        "{{ m.content + '\n###\n' }}{% endgeneration %}{{ '' if loop.last else '\n\n' }}"
+        "{% else %}{{ m.content + ':\n' }}{% endif %}{% endfor %}"
     )
     template = templates.find(tmp_path / "t.jinja", path)
     talk = conversation([("user", "?"), ("assistant", "yes"), ("user", "!")])
