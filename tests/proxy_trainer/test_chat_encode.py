@@ -211,10 +211,11 @@ def _byte_letters() -> dict[int, str]:
     return {b: chr(b) for b in shown} | {b: chr(256 + n) for n, b in enumerate(hidden)}
 
 
+@pytest.mark.parametrize("kind", ["byte_level", "gptneox"])
 def test_a_token_that_holds_both_is_counted_and_not_trained(
-    setting: Callable[[str], Setting],
+    setting: Callable[[str], Setting], kind: str
 ) -> None:
-    path, template, _ = setting("byte_level")
+    path, template, _ = setting(kind)
     tokenizer = tokenizers.load(path)
     whole = tokenizer.encode("<|assistant|>\n\n\nyes").tokens
     assert "ĊĊ" in whole, "the tokenizer joins line feeds, or this shows nothing"
@@ -224,6 +225,45 @@ def test_a_token_that_holds_both_is_counted_and_not_trained(
     assert encoded.shared.sum() == 1
     assert tokenizer.decode(encoded.ids[encoded.shared].tolist()) == "\n\n"
     assert tokenizer.decode(encoded.ids[encoded.trained].tolist(), False) == f"\nyes{END}"
+
+
+def test_so_is_one_at_the_end_of_a_turn(setting: Callable[[str], Setting], tmp_path: Path) -> None:
+    path = setting("byte_level")[0]
+    (tmp_path / "t.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
+        "{{ m.content + '\n###\n' }}{% endgeneration %}{{ '' if loop.last else '\n\n' }}"
+        "{% else %}{{ m.content + ':\n' }}{% endif %}{% endfor %}"
+    )
+    template = templates.find(tmp_path / "t.jinja", path)
+    talk = conversation([("user", "?"), ("assistant", "yes"), ("user", "!")])
+    encoded = ChatEncoder(path, template).encode([talk])[0]
+    tokenizer = tokenizers.load(path)
+    assert tokenizer.decode(encoded.ids[encoded.shared].tolist()) == "\n\n"
+    assert tokenizer.decode(encoded.ids[encoded.trained].tolist()) == "yes\n###"
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "gptneox"])
+def test_a_template_that_shares_a_token_with_every_turn_is_refused(
+    setting: Callable[[str], Setting], tmp_path: Path, kind: str
+) -> None:
+    path = setting(kind)[0]
+    text = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}A: {% generation %}"
+        "{{ m.content + eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}"
+        "{% endfor %}"
+    )
+    (tmp_path / "t.jinja").write_text(text)
+    with pytest.raises(
+        UserError, match=r"t\.jinja: begins or ends the assistant's words inside a token \('Ġ"
+    ):
+        ChatEncoder(path, templates.find(tmp_path / "t.jinja", path))
+    inside = text.replace("A: {%", "A:{%").replace("m.content + eos", "' ' + m.content + eos")
+    (tmp_path / "t.jinja").write_text(inside)
+    encoded = ChatEncoder(path, templates.find(tmp_path / "t.jinja", path)).encode(
+        [conversation([("user", "?"), ("assistant", "It is")])]
+    )[0]
+    trained = tokenizers.load(path).decode(encoded.ids[encoded.trained].tolist(), False)
+    assert trained == f" It is{END}"
 
 
 @pytest.mark.parametrize("kind", KINDS)

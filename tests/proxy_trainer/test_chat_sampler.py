@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,25 @@ def test_a_source_is_read_alike_whatever_stands_beside_it(
         {n: sources[n] for n in ("b", "a")}, {"a": 2, "b": 1}, context=CONTEXT, seed=0, pad_id=PAD
     )
     assert [b for b in read(turned) if b[0] in numbers("a")] == alone
+
+
+def test_sources_are_not_shuffled_alike(sources: Mapping[str, ChatTokens]) -> None:
+    twin = copy(sources["a"])
+    twin.source = "twin"
+    one, other = (
+        ChatSampler({t.source: t}, {t.source: 1}, context=CONTEXT, seed=0, pad_id=PAD)
+        for t in (sources["a"], twin)
+    )
+    assert read(one) != read(other)
+
+
+def test_long_conversations_stand_anywhere_in_an_epoch(sampler: Make) -> None:
+    """Though the longest are packed first."""
+    longest = BASE["a"] + max(range(SIZES["a"]), key=length)
+    found = [read(sampler(seed, a=1)) for seed in range(12)]
+    places = [next(n for n, b in enumerate(run) if longest in b) / len(run) for run in found]
+    assert min(places) < 0.4
+    assert max(places) > 0.6
 
 
 def test_a_longer_run_begins_with_the_whole_epochs_of_a_shorter_one(sampler: Make) -> None:

@@ -96,6 +96,7 @@ def build(
     """
     given = None if data.template is None else folder / Path(data.template).expanduser()
     template = templates.find(given, tokenizer)
+    ChatEncoder(tokenizer, template)  # refuses a pair that does not go together, before any work
     inputs = {source.name: _inputs(source, folder) for source in data.sources}
     identity = _identity(data, inputs, template, tokenizer, context)
     own = layout.chat_data(identity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer, processors
 
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.chat.conversations import Conversation
-from proxy_trainer.data.chat.template import ChatTemplate, Span
+from proxy_trainer.data.chat.template import ChatTemplate, Span, exchange
 from proxy_trainer.data.shards import IntArray
 from regmix.errors import UserError
 
@@ -55,7 +56,8 @@ class ChatEncoder:
         """Load the tokenizer.
 
         Raises:
-            UserError: it does not read one of the template's special tokens as one token.
+            UserError: it does not read one of the template's special tokens as one token, or joins
+                the template's last character before a turn with the turn's first word.
         """
         self._path, self._template = tokenizer, template
         self._as_text, self._tokenizer = _load(tokenizer), _load(tokenizer)
@@ -63,6 +65,7 @@ class ChatEncoder:
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._special = sorted((t.content for t in added if t.special), key=len, reverse=True)
         self._check_special()
+        self._check_seam()
 
     def encode(self, batch: Sequence[Conversation]) -> list[Encoded]:
         """Token ids and masks of conversations.
@@ -135,6 +138,18 @@ class ChatEncoder:
             np.concatenate([*all_offsets, offsets[done:]]).astype(np.int64),
         )
 
+    def _check_seam(self) -> None:
+        where = str(self._path)
+        words = [Conversation(where, exchange("Which?", f"{c} it is")) for c in ascii_letters]
+        for sample in self.encode(words):
+            if sample.shared.any():
+                token = self._tokenizer.id_to_token(int(sample.ids[sample.shared][0]))
+                raise UserError(
+                    f"{self._template.origin}: begins or ends the assistant's words inside a token "
+                    f"('{token}'), which could never be trained; move the space into the "
+                    "generation block, or put a line feed in its place"
+                )
+
     def _spelled(self, token: str, character: str) -> list[int]:
         """A special token's letters as tokens, after the character; none if one holds both.
 
@@ -160,7 +175,8 @@ class ChatEncoder:
 def _load(path: Path) -> Tokenizer:
     """A tokenizer whose offsets are those of all characters.
 
-    Some trim white space off them, and a token of nothing else has none left.
+    Some trim spaces off them: a token of a template's space and a turn's first word would look as
+    if it were the turn's alone.
     """
     tokenizer = tokenizers.load(path)
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)

@@ -134,6 +134,11 @@ def find(given: Path | None, tokenizer: Path) -> ChatTemplate:
     return template
 
 
+def exchange(question: str, answer: str) -> tuple[Message, Message]:
+    """The shortest conversation that every template can render."""
+    return {"role": "user", "content": question}, {"role": "assistant", "content": answer}
+
+
 def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
     """``bos_token``, ``eos_token`` …, as texts."""
     found = {}
@@ -223,12 +228,8 @@ def _is_mark(block: nodes.CallBlock) -> bool:
 
 def _check_rendered(template: ChatTemplate) -> None:
     """Look at what the template makes of one question and its answer."""
-    messages = [
-        {"role": "user", "content": _QUESTION},
-        {"role": "assistant", "content": _ANSWER},
-    ]
     try:
-        text, spans = template.render(messages)
+        text, spans = template.render(exchange(_QUESTION, _ANSWER))
     except UserError as exc:
         raise UserError(
             f"{template.origin}: cannot render a question and an answer; {exc}"
