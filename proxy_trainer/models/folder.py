@@ -134,9 +134,7 @@ def load_folder(folder: Path, context: int | None = None) -> tuple[Shape, Weight
         raise UserError(f"{folder / INDEX}: names tensors that their files lack: {_some(lost)}")
     beside = [name for name in sizes if name not in files]
     if beside:
-        raise UserError(
-            f"{folder / INDEX}: does not name all tensors of its files: {_some(beside)}"
-        )
+        raise UserError(f"{folder / INDEX}: leaves out tensors of its files: {_some(beside)}")
     if shape.tied_embeddings and _HEAD in files:
         _check_tied(folder, files)
         del files[_HEAD], sizes[_HEAD]
