@@ -83,17 +83,19 @@ def _training(origin: Origin) -> str:
         ("peak learning rate", f"{spec.plan.lr:g}, {spec.plan.schedule}"),
         ("seed", spec.seed),
     ]
+    if spec.start is not None:
+        how = ", optimiser included" if spec.start.optimiser else ""
+        rows.append(("goes on from", f"{spec.start.run or spec.start.folder}{how}"))
     return _section("Training", _table(("", ""), rows))
 
 
 def _mixture(origin: Origin) -> str:
-    available = origin.data.available_tokens()
     rows = [
-        (d.domain, f"{d.requested:.4%}", f"{d.realised:.4%}", f"{d.tokens:,}", f"{d.epochs:.3g}",
-         f"{available[d.domain]:,}")
+        (d.domain, f"{d.requested:.4%}", f"{d.realised:.4%}", f"{d.tokens:,}", f"{d.epochs:.3g}")
         for d in origin.domains
-    ]  # fmt: skip
-    header = ("domain", "share asked", "share seen", "tokens seen", "epochs", "tokens there are")
+    ]
+    kind = "conversations" if origin.spec.chat else "domain"
+    header = (kind, "share asked", "share seen", "tokens seen", "epochs")
     return _section(f"Mixture `{origin.spec.mixture.id}`", _table(header, rows))
 
 
