@@ -42,10 +42,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("regmix.records",),
     ("regmix.assess", "regmix.estimate", "regmix.solve", "regmix.acquire"),
     ("regmix.decision", "regmix.results", "regmix.status", "regmix.store"),
-    ("regmix.comparison", "regmix.diagnose", "regmix.pareto"),
+    ("regmix.comparison", "regmix.diagnose", "regmix.export", "regmix.pareto"),
     ("regmix.study",),
     ("regmix.intake",),
-    ("regmix.demo", "regmix.export", "regmix.report", "regmix.template", "regmix.testing"),
+    ("regmix.demo", "regmix.report", "regmix.template", "regmix.testing"),
     ("regmix.console",),
     ("regmix.cli",),
 )
