@@ -57,9 +57,10 @@ def take_in(study: StudyLayout, folder: Path, context: int | None) -> tuple[str,
         context: tokens a training sequence; as many as its config has positions if not given.
 
     Raises:
-        UserError: not a model folder that can be started from.
+        UserError: not a model folder that can be started from, or another tokenizer than the study's.
     """
-    shape, _ = load_folder(folder, context)
+    shape, found = load_folder(folder, context)
+    found.check_tokenizer(study.tokenizer)
     files = sorted({path for pattern in _TAKEN for path in folder.glob(pattern)})
     identity = fingerprint([[path.name, _digest(path)] for path in files])
     target = study.starts / identity

@@ -146,5 +146,5 @@ def test_a_mixture_that_does_not_fit_is_refused(
 def test_an_average_has_no_optimiser_to_go_on(recipe: Callable[..., Path]) -> None:
     again = "\n  - {name: again, kind: midtrain, mixture: mix.yaml}\n  - {name: sft,"
     path = recipe("mixture: mix.yaml}\n  - {name: sft,", f"mixture: mix.yaml, orders: 2}}{again}")
-    with pytest.raises(UserError, match="'midtrain' ends in an average of runs.*optimiser: fresh"):
+    with pytest.raises(UserError, match=r"'midtrain' ends in an average of runs.*optimiser: fresh"):
         resolve(path)

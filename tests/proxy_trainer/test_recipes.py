@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -144,3 +145,41 @@ def test_a_model_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     fresh = begun()
     fresh.begin(0, weights, None)
     assert train(fresh, range(8, 16)) != rest
+
+
+@pytest.mark.slow
+def test_two_processes_come_to_what_one_comes_to(recipe: Callable[..., Path], study: Study) -> None:
+    """All three stages sharded: moments and weights go from stage to stage through files."""
+    _, alone = carried_out(recipe())
+    for own in study.runs():
+        shutil.rmtree(own.layout.root)
+    _, sharded = carried_out(recipe("seed: 3", "seed: 3\nparallel: {processes: 2}"))
+    for one, two in zip(alone, sharded, strict=True):
+        assert [t.spec for t in one.tried] == [t.spec for t in two.tried]
+        for own, other in zip(one.tried, two.tried, strict=True):
+            assert other.metrics == pytest.approx(own.metrics, rel=1e-5)
+
+
+OLMO2 = {
+    "model_type": "olmo2", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-6, "hidden_act": "silu", "initializer_range": 0.02, "vocab_size": 512,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    "tie_word_embeddings": False, "attention_bias": False,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_family_of_transformers_goes_through_all_stages(
+    recipe: Callable[..., Path], study: Study
+) -> None:
+    (study.layout.root.parent / "config.json").write_text(json.dumps(OLMO2))
+    path = recipe(
+        "model: {size: 50k, d_model: 16, layers: 1, heads: 2, context: 64}",
+        "transformers: config.json",
+    )
+    path.write_text(path.read_text().replace("mixture: mix.yaml}", "mixture: mix.yaml, orders: 2}"))
+    folder, ended = carried_out(path)
+    assert type(AutoModelForCausalLM.from_pretrained(folder)).__name__ == "Olmo2ForCausalLM"
+    assert len(ended[1].chosen.spec.merge) == 2
+    assert ended[2].chosen.metrics["chat/answers"] < ended[1].chosen.metrics["chat/answers"]
