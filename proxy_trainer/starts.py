@@ -57,7 +57,7 @@ def take_in(study: StudyLayout, folder: Path, context: int | None) -> tuple[str,
         context: tokens a training sequence; as many as its config has positions if not given.
 
     Raises:
-        UserError: not a model folder that can be started from, or another tokenizer than the study's.
+        UserError: not a model folder that can be started from, or not with the study's tokenizer.
     """
     shape, found = load_folder(folder, context)
     found.check_tokenizer(study.tokenizer)
