@@ -117,8 +117,10 @@ class _Resolver:
 
     def _stage(self, index: int, config: StageConfig, before: list[Stage]) -> Stage:
         goes_on = self._goes_on(index, config)
-        if config.orders > 1 and not goes_on:
+        if config.orders > 1 and not goes_on and index not in self.taken:
             raise self._wrong(index, "orders", "what starts from scratch cannot be averaged")
+        if config.optimiser == "keep" and not goes_on:
+            raise self._wrong(index, "optimiser", "there is none to keep: no stage is gone on from")
         keeps = config.optimiser or ("keep" if config.kind == "midtrain" else "fresh")
         optimiser = goes_on and keeps == "keep"
         if optimiser and _averages(before[-1].config):

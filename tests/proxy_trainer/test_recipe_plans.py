@@ -106,6 +106,7 @@ def test_a_stage_from_scratch_begins_the_count_anew() -> None:
         ("kind: midtrain, ", "kind: midtrain, start: scratch, ", "midtrain goes on from a model"),
         ("kind: pretrain, ", "kind: pretrain, start: previous, ", "no stage is before the first"),
         ("kind: pretrain, ", "kind: pretrain, orders: 2, ", "what starts from scratch cannot be"),
+        ("kind: pretrain, ", "kind: pretrain, optimiser: keep, ", "there is none to keep"),
         ("kind: pretrain, ", "kind: pretrain, start: nowhere, ", "'nowhere' is neither"),
         ("mixture: mix.yaml}", "microanneal: {source: code}}", "midtrain needs mixture"),
         (
