@@ -183,3 +183,25 @@ def test_a_family_of_transformers_goes_through_all_stages(
     assert type(AutoModelForCausalLM.from_pretrained(folder)).__name__ == "Olmo2ForCausalLM"
     assert len(ended[1].chosen.spec.merge) == 2
     assert ended[2].chosen.metrics["chat/answers"] < ended[1].chosen.metrics["chat/answers"]
+
+
+@pytest.mark.slow
+def test_the_commands_say_what_they_will_do_and_what_is_wrong(
+    recipe: Callable[..., Path], study: Study, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    check = regmix("run", recipe(), "--check")
+    output, errors = check.communicate(timeout=60)
+    assert check.returncode == 0, errors
+    assert re.search(r"^sft +sft +the stage before +fresh +2 ", output, re.MULTILINE)
+    assert "nothing was trained" in output
+    bad = regmix("run", recipe("seed: 3", "seed: 3\nmax_epochs: 0.01"), "--check")
+    _, errors = bad.communicate(timeout=60)
+    assert bad.returncode == 2
+    assert "max_epochs is 0.01, short by" in errors
+    assert "Traceback" not in errors
+    assert study.runs() == []
+    out = study.layout.root.parent / "merged"
+    merge = regmix("merge", study.layout.root / "nowhere", "-o", out, "--weights", "1,x")
+    _, errors = merge.communicate(timeout=60)
+    assert merge.returncode == 2
+    assert "--weights 1,x: numbers with commas between are needed" in errors
