@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from proxy_trainer.models.family import FamilyDecoder
+from proxy_trainer.models.folder import load_folder
 from proxy_trainer.models.kernels import document_mask
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.sharded.ranks import Ranks, join
@@ -144,6 +145,29 @@ def test_steps_are_those_of_transformers_and_torch(ranks: Ranks, name: str) -> N
         torch.testing.assert_close(value, weights[key], rtol=0, atol=1e-4)
 
 
+def together(count: int, *arguments: object) -> None:
+    """This file as the processes of a sharded model, with arguments for :func:`main`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(count):
+        place = {
+            "RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count,
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1,
+        }  # fmt: skip
+        processes.append(subprocess.Popen(
+            [sys.executable, __file__, *map(str, arguments)],
+            env={**os.environ, **{k: str(v) for k, v in place.items()}},
+        ))  # fmt: skip
+    try:
+        assert [p.wait(SECONDS) for p in processes] == [0] * count
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_processes_train_as_one_does(ranks: Ranks, tmp_path: Path, name: str) -> None:
@@ -151,25 +175,7 @@ def test_two_processes_train_as_one_does(ranks: Ranks, tmp_path: Path, name: str
     plan = planned(document_mask=True, z_loss=1e-3)
     trainee = Sharded(described(name), VOCAB, plan, 3, ranks, separator=SEPARATOR)
     expected = losses(trainee, plan)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        place = {
-            "RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 2,
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1,
-        }  # fmt: skip
-        processes.append(subprocess.Popen(
-            [sys.executable, __file__, name, str(tmp_path / "out")],
-            env={**os.environ, **{k: str(v) for k, v in place.items()}},
-        ))  # fmt: skip
-    try:
-        assert [p.wait(SECONDS) for p in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    together(2, name, tmp_path / "out")
     found = json.loads((tmp_path / "out" / "losses.json").read_text())
     assert expected[-1][0] < expected[0][0] - 0.2, "nothing was learnt"
     for (loss, norm), (own_loss, own_norm) in zip(found, expected, strict=True):
@@ -178,6 +184,20 @@ def test_two_processes_train_as_one_does(ranks: Ranks, tmp_path: Path, name: str
     weights = load_file(tmp_path / "out" / "weights.safetensors")
     for key, value in trainee.array.member(0).items():
         torch.testing.assert_close(weights[key], value, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["olmo3", "qwen3 tied"])
+def test_each_process_takes_its_shards_of_a_folder(tmp_path: Path, name: str) -> None:
+    """Three processes do not divide the tensors; bits are kept."""
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    model = plain(name, made(name, 5).state_dict())
+    model.save_pretrained(folder, max_shard_size="10KB")
+    together(3, name, out, folder)
+    found = load_file(out / "weights.safetensors")
+    assert found.keys() == model.state_dict().keys()
+    for key, value in model.state_dict().items():
+        assert torch.equal(found[key], value)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -309,13 +329,20 @@ def test_compiled_blocks_train_like_plain_ones(
     assert batches().shape[2] == BATCH
 
 
-def main(name: str, out: Path) -> None:
-    """Train one model over all processes; the first writes the figures and the weights."""
+def main(name: str, out: Path, folder: Path | None) -> None:
+    """Train one model over all processes, or start it from a folder; the first writes it down."""
     torch.set_num_threads(1)
     ranks = join(hybrid=False, timeout_seconds=60)
     made = planned(document_mask=True, z_loss=1e-3)
-    trainee = Sharded(described(name), VOCAB, made, 3, ranks, separator=SEPARATOR, recompute=True)
-    found = losses(trainee, made, ranks.rows(BATCH))
+    seed = 3 if folder is None else None
+    trainee = Sharded(
+        described(name), VOCAB, made, seed, ranks, separator=SEPARATOR, recompute=True
+    )
+    if folder is None:
+        found = losses(trainee, made, ranks.rows(BATCH))
+    else:
+        trainee.array.load(load_folder(folder)[1])
+        found = []
     weights = trainee.array.member(0)
     if ranks.first:
         out.mkdir()
@@ -324,5 +351,6 @@ def main(name: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    paths = [Path(path) for path in sys.argv[2:]]
+    main(sys.argv[1], paths[0], paths[1] if len(paths) > 1 else None)
     os._exit(0)  # skips the backends' teardown, which waits for processes that may be gone
