@@ -16,7 +16,7 @@ import pytest
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.chat import build as chat
 from proxy_trainer.data.chat.shards import ChatManifest, ChatTokens, open_sources
-from proxy_trainer.processes import claimed
+from proxy_trainer.data.sole import sole_builder
 from regmix.chat import ChatData
 from regmix.errors import UserError
 from regmix.layout import StudyLayout
@@ -213,8 +213,10 @@ def test_a_bad_line_stops_the_build_and_leaves_no_manifest(build: Build, tmp_pat
 
 def test_two_builds_of_the_same_do_not_meet(build: Build, tmp_path: Path) -> None:
     root = folder(tmp_path, build())
-    with claimed(root / "lock"), pytest.raises(UserError, match="another command is building"):
+    other = sole_builder(root, root / "claims", 60.0, "command")
+    with other, pytest.raises(UserError, match="another command is at work there"):
         build()
+    assert build().source("talk").conversations
 
 
 def edited(root: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from proxy_trainer.data.batch import Batch
 from proxy_trainer.models.family import FamilyDecoder
 from proxy_trainer.models.folder import load_folder
-from proxy_trainer.models.kernels import document_mask
+from proxy_trainer.models.kernels import document_mask, documents
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.sharded.ranks import Ranks, join
 from proxy_trainer.sharded.trainee import Sharded
@@ -79,8 +80,8 @@ def batches() -> torch.Tensor:
 def losses(trainee: Sharded, made: TrainPlan, own: slice = slice(None)) -> list[list[float]]:
     """Loss and gradient norm of every step."""
     data = batches()[:, :, own]
-    found = [trainee.step(t, data[t], [learning_rate(made, t)]) for t in range(STEPS)]
-    return [[loss.item(), norm.item()] for loss, norm in found]
+    found = [trainee.step(t, Batch(data[t]), [learning_rate(made, t)]) for t in range(STEPS)]
+    return [[step.loss_K.item(), step.norm_K.item()] for step in found]
 
 
 def made(name: str, seed: int = 0) -> FamilyDecoder:
@@ -213,7 +214,7 @@ def test_documents_apart_are_documents_alone(name: str, ends: set[int], seed: in
         generator = torch.Generator().manual_seed(seed)
         ids = torch.randint(SEPARATOR + 1, VOCAB, (1, CONTEXT), generator=generator)
         ids[0, sorted(ends)] = SEPARATOR
-        together = decoder.hidden(ids, document_mask(ids, SEPARATOR))
+        together = decoder.hidden(ids, document_mask(documents(ids, SEPARATOR)))
         starts = [0, *(e + 1 for e in sorted(ends) if e + 1 < CONTEXT), CONTEXT]
         alone = [decoder.hidden(ids[:, a:b]) for a, b in pairwise(starts)]
     torch.testing.assert_close(together, torch.cat(alone, 1), rtol=0, atol=2e-5)
@@ -223,7 +224,7 @@ def test_documents_apart_are_documents_alone(name: str, ends: set[int], seed: in
 def test_a_window_with_a_mask_is_a_window_without(name: str) -> None:
     decoder = made(name)
     ids = torch.randint(VOCAB, (2, CONTEXT), generator=torch.Generator().manual_seed(1))
-    everything = document_mask(torch.ones_like(ids), SEPARATOR)
+    everything = document_mask(torch.zeros_like(ids))
     with torch.no_grad():
         found, expected = decoder.hidden(ids, everything), decoder.hidden(ids)
         decoder.shape = replace(decoder.shape, window=CONTEXT)
@@ -288,7 +289,7 @@ def saved_bytes(trainee: Sharded) -> int:
 
     block_BT = batches()[0, 0]
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        loss = trainee.array.model.loss(block_BT[:, :-1], block_BT[:, 1:], 0.0, None)
+        loss, _ = trainee.array.model.loss(block_BT[:, :-1], block_BT[:, 1:], None, 0.0, None)
     loss.backward()
     for parameter in trainee.array.parameters().values():
         parameter.grad = None

@@ -84,9 +84,9 @@ objective: {weights: {bpb/web: 1}, directions: {x: higher}}
         ("swarm: [1]", r":9: swarm: .*\[1\]"),
         ("proxy:\n  train:\n    schedule: cosin",
          r":11: proxy\.train\.schedule: unknown value 'cosin'; did you mean 'cosine'\? "
-         r"Valid: constant, cosine, wsd"),
+         r"Valid: constant, cosine, linear, wsd"),
         ("proxy: {train: {schedule: 5}}",
-         r":9: proxy\.train\.schedule: unknown value '5'\. Valid: constant, cosine, wsd"),
+         r":9: proxy\.train\.schedule: unknown value '5'\. Valid: constant, cosine, linear, wsd"),
         ("proxy: {train: {lr: .inf}}", r":9: proxy\.train\.lr: .*finite"),
         ("proxy: {train: {lr: .nan}}", r":9: proxy\.train\.lr: "),
         ("space: {bounds: {web: [0.1]}}", r":9: space\.bounds\.web"),

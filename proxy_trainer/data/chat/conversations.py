@@ -18,7 +18,6 @@ SUFFIXES = JSON_LINES + PARQUET
 _PAIR = ("prompt", "completion")
 _TOOLS = ("tools", "functions", "documents")
 """What a template could be given beside messages, and is not given here."""
-_COLUMNS = ("messages", *_TOOLS)
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def conversations(
 
 def _rows(path: Path, pair: tuple[str, str]) -> Iterator[tuple[str, Mapping[str, object]]]:
     if path.name.endswith(PARQUET):
-        for number, row in parquet_rows(path, (*_COLUMNS, *pair)):
+        for number, row in parquet_rows(path, ("messages", *pair, *_TOOLS)):
             yield f"{path}: row {number}", row
         return
     for number, record in json_lines(path):
