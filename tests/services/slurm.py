@@ -68,9 +68,9 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdTimeout=300
 SlurmdParameters=config_overrides
-NodeName=DEFAULT CPUs=2 Feature=loop
-NodeName=here NodeHostname={host} NodeAddr=127.0.0.1 Port={node_ports[0]} RealMemory={memory} Gres=gpu:2
-NodeName=there NodeHostname={host} NodeAddr=127.0.0.1 Port={node_ports[1]} RealMemory={memory}
+NodeName=DEFAULT CPUs=2 Feature=loop RealMemory={memory}
+NodeName=here NodeHostname={host} NodeAddr=127.0.0.1 Port={node_ports[0]} Gres=gpu:2
+NodeName=there NodeHostname={host} NodeAddr=127.0.0.1 Port={node_ports[1]}
 NodeName=DEFAULT CPUs=8 RealMemory=1000
 NodeName=gone NodeHostname=gone NodeAddr=127.0.0.1 Port={dead_port} State=DOWN
 PartitionName=debug Nodes=here Default=YES MaxTime=60 PriorityTier=2 State=UP
