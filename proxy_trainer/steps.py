@@ -10,8 +10,8 @@ from proxy_trainer import arrays
 from proxy_trainer.corpus import build_corpus
 from proxy_trainer.data import build
 from proxy_trainer.launch import local, running
+from proxy_trainer.launch.gang import Gang, train_gang
 from proxy_trainer.launch.running import Launch, Outcome
-from proxy_trainer.sharded import start
 from regmix.config import LaunchConfig
 from regmix.manifest import DataManifest
 from regmix.runs import RunSpec
@@ -106,20 +106,43 @@ def train(
 
 
 def train_sharded(
-    study: Study, run_id: str, processes: int, on_poll: Callable[[], None] | None = None
+    study: Study,
+    run_id: str,
+    processes: int,
+    on_poll: Callable[[], None] | None = None,
+    *,
+    nodes: int = 1,
+    hybrid: bool = False,
+    recompute: bool = False,
+    rows: int | None = None,
+    compiled: bool = False,
+    settings: LaunchConfig | None = None,
 ) -> None:
-    """Train one run by several processes of this machine together and wait for it.
+    """Train one run by several processes together, on one node or several, and wait for it.
 
     Args:
+        processes: of each node.
         on_poll: called a few times a second.
+        settings: default: the study's ``launch``.
+
+    The others are those of :class:`proxy_trainer.launch.gang.Gang`.
 
     Raises:
-        UserError: the data is not what the study says, or the batch cannot be divided.
+        UserError: the data is not what the study says, the batch cannot be divided, or the launcher
+            cannot start the processes.
         RegmixError: the processes could not go on, or were told to end.
     """
+    settings = settings or study.config.launch
     build.load_manifest(study.layout, study.config)
-    seconds = study.config.launch.checkpoint_seconds
-    if not study.layout.run(run_id).done.exists():
-        start.train_here(
-            study.layout, run_id, processes, checkpoint_seconds=seconds, on_poll=on_poll
-        )
+    made = Gang(
+        study=study.layout.root,
+        run_id=run_id,
+        nodes=nodes,
+        processes=processes,
+        hybrid=hybrid,
+        recompute=recompute,
+        rows=rows,
+        compiled=compiled,
+        checkpoint_seconds=settings.checkpoint_seconds,
+    )
+    train_gang(study.layout, made, settings, on_poll)

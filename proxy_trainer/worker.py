@@ -28,6 +28,7 @@ from pathlib import Path
 from proxy_trainer import checkpoint
 from proxy_trainer.arrays import best_members, train_array
 from proxy_trainer.environment import WORKER
+from proxy_trainer.exits import BROKEN, OK, REFUSED, REQUEUE
 from proxy_trainer.launch.claims import Claimant, Lost, RunClaim, Stall
 from proxy_trainer.launch.queue import Queue
 from proxy_trainer.launch.submissions import Submission, submissions
@@ -40,9 +41,6 @@ from regmix.files import write_json
 from regmix.layout import RunLayout, StudyLayout
 from regmix.runs import NUMERICS, RunSpec
 
-OK, BROKEN, REFUSED, REQUEUE = 0, 1, 2, 75
-"""Exit codes: no run is left; could not go on; not fit for this study; told to end, and checkpoints
-are left (``EX_TEMPFAIL``, which schedulers read as: start it again)."""
 PATIENCE_SECONDS = 0.5
 """Between looks at runs that silent workers hold."""
 MESSAGE_LENGTH = 400
@@ -69,7 +67,7 @@ class Task:
         if submission_id:
             found = [Submission.load(study, submission_id)]
         else:
-            found = submissions(study)[::-1]
+            found = [s for s in submissions(study)[::-1] if not s.gang]
         chosen = next((s for s in found if not s.cancelled), None)
         if chosen is None:
             raise UserError(

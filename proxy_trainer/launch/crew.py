@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from proxy_trainer.exits import OK, REQUEUE
 from proxy_trainer.launch.base import Job, Order, command
 from regmix.errors import RegmixError, UserError
 from regmix.files import read_json, write_json, write_text
 
-WANTS_ON = os.EX_TEMPFAIL
-"""Exit code of a worker that left its checkpoints because it was told to, with work still open."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
 # Run in the worker's place until it becomes the worker: whatever ends the process that watches it,
@@ -107,10 +106,7 @@ class Crew:
         Raises:
             RegmixError: the study cannot be seen from this node, or devices are missing.
         """
-        if not self.study.is_dir():
-            raise RegmixError(
-                f"{self.study}: not there on this node; a study has to lie where all nodes see it"
-            )
+        check_seen(self.study)
         files.folder.mkdir(parents=True, exist_ok=True)
         devices, cores = self._devices(), self._cores()
         return [self._start(files.log(i), devices[i], cores[i]) for i in range(self.workers)]
@@ -175,6 +171,18 @@ class CrewLauncher(Generic[Settings]):
         return JobFiles.of(study, self.name, job_id)
 
 
+def check_seen(study: Path) -> None:
+    """Make sure that this node sees a study.
+
+    Raises:
+        RegmixError: it does not.
+    """
+    if not study.is_dir():
+        raise RegmixError(
+            f"{study}: not there on this node; a study has to lie where all nodes see it"
+        )
+
+
 def ask_to_stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Have workers leave their checkpoints and end."""
     for process in processes:
@@ -184,7 +192,7 @@ def ask_to_stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def failure(codes: Sequence[int], where: Path) -> str:
     """What went wrong, by the workers' exit codes; empty when all found no more work."""
-    bad = [(i, code) for i, code in enumerate(codes) if code not in (0, WANTS_ON)]
+    bad = [(i, code) for i, code in enumerate(codes) if code not in (OK, REQUEUE)]
     if not bad:
         return ""
     worker, code = bad[0]

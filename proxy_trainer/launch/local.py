@@ -18,7 +18,11 @@ from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
 from typing import Any, ClassVar
 
+from proxy_trainer.exits import BROKEN, OK, REQUEUE
 from proxy_trainer.launch.base import Job, JobState, Order
+from proxy_trainer.launch.gang import GangOrder
+from proxy_trainer.launch.gang_node import Node, conclude
+from regmix import claims
 from regmix.claims import Process
 from regmix.errors import UserError
 from regmix.layout import StudyLayout
@@ -28,8 +32,8 @@ FALSE_STARTS = 3
 """Times that a worker may be killed before it has claimed a run; then it is not started again."""
 END_SECONDS = 30.0
 """For workers to leave their checkpoints."""
-OK, REQUEUE = 0, 75
-"""Exit codes of :mod:`proxy_trainer.worker` after which there is nothing to tell."""
+GANG_END_SECONDS = 60.0
+"""For a gang to leave its checkpoint, which is that of a large model."""
 CANCELLED = "cancelled"
 
 
@@ -92,6 +96,7 @@ class LocalLauncher:
     def __init__(self) -> None:
         self._order: Order | None = None
         self._places: list[_Place] = []
+        self._gang: _LocalGang | None = None
         self._handlers: dict[signal.Signals, Any] = {}
         self._asked_to_end = False
         self._told_to_end = False
@@ -110,13 +115,30 @@ class LocalLauncher:
 
     def submit(self, order: Order) -> list[str]:
         """Start the workers; the one job is this process, which SIGTERM then ends in good order."""
+        self._begin(order)
+        self._places = [_start(order, number) for number in range(order.workers)]
+        return [str(_JobId.mine(order))]
+
+    def check_gang(self, order: GangOrder) -> None:
+        """See :meth:`GangLauncher.check_gang`; there is one node."""
+        if order.gang.nodes > 1:
+            raise UserError(
+                f"{order.gang.nodes} nodes: the launcher 'local' has one; choose slurm or ray"
+            )
+        self.check(order)
+
+    def submit_gang(self, order: GangOrder) -> list[str]:
+        """See :meth:`GangLauncher.submit_gang`; it ends with this process, however that ends."""
+        self._begin(order)
+        self._gang = _LocalGang(order)
+        return [str(_JobId.mine(order))]
+
+    def _begin(self, order: Order) -> None:
         self._order = order
         _logs(order.study, order.submission).mkdir(parents=True, exist_ok=True)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGUSR2):
                 self._handlers[number] = signal.signal(number, lambda *_: self._end())
-        self._places = [_start(order, number) for number in range(order.workers)]
-        return [str(_JobId.mine(order))]
 
     def poll(self, study: Path, job_ids: list[str]) -> list[Job]:
         """Look after the workers, if they are this process's; else whether their command lives."""
@@ -147,6 +169,9 @@ class LocalLauncher:
         """End what still runs, with checkpoints if there is time, and leave nothing behind."""
         self._end()
         self._tell()
+        if self._gang is not None:
+            self._gang.close()
+            self._gang = None
         deadline = time.monotonic() + END_SECONDS
         for place in self._places:
             place.process.join(max(0.0, deadline - time.monotonic()))
@@ -168,12 +193,16 @@ class LocalLauncher:
     def _tell(self) -> None:
         if self._asked_to_end and not self._told_to_end:
             self._told_to_end = True
+            if self._gang is not None:
+                self._gang.node.stop()
             for place in self._places:
                 if place.process.exitcode is None:
                     place.process.terminate()
 
     def _look_after(self, job_id: str) -> Job:
         self._tell()
+        if self._gang is not None:
+            return self._gang.look_after(job_id, asked_to_end=self._asked_to_end)
         for place in self._places:
             self._hear(place)
             if place.process.exitcode not in (None, OK, REQUEUE) and not place.reason:
@@ -211,6 +240,36 @@ class LocalLauncher:
         place.messages.close()
         fresh = _start(self._order, place.number)
         place.process, place.messages = fresh.process, fresh.messages
+
+
+class _LocalGang:
+    """A gang's processes, started again after an attempt that failed."""
+
+    def __init__(self, order: GangOrder) -> None:
+        self._order = order
+        self.node = self._started()
+
+    def _started(self) -> Node:
+        self._claimed_before = len(claims.log(self._order.gang.run.claims))
+        log = _logs(self._order.study, self._order.submission) / "node-0.log"
+        return Node(self._order.gang, 0, None, log, end_seconds=GANG_END_SECONDS)
+
+    def look_after(self, job_id: str, *, asked_to_end: bool) -> Job:
+        end = self.node.ended()
+        if end is None:
+            return Job(job_id, "running")
+        if asked_to_end:
+            return Job(job_id, "ended", CANCELLED)
+        found = conclude(self._order, [end], self._claimed_before)
+        if found.again and end.code != REQUEUE:
+            self.node = self._started()
+            return Job(job_id, "running")
+        if found.again or not found.reason:
+            return Job(job_id, "ended")
+        return Job(job_id, "failed", found.reason)
+
+    def close(self) -> None:
+        self.node.wait(lambda: True)
 
 
 def _start(order: Order, number: int) -> _Place:
@@ -252,7 +311,7 @@ def _work(order: Order, number: int, core: int | None, messages: Connection) -> 
         f"{order.submission}.{number}",
         begin=lambda w: die_with_parent(lambda: w.claimant.release_all("the command ended")),
         on_claim=lambda: messages.send(None),
-        on_stall=lambda: os._exit(worker.BROKEN),  # the command starts another in its place
+        on_stall=lambda: os._exit(BROKEN),  # the command starts another in its place
     )
     if reason:
         messages.send(reason)

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 from proxy_trainer.launch.base import Job, Order
 from proxy_trainer.launch.crew import CrewLauncher, JobFiles, missing
+from proxy_trainer.launch.gang import GangOrder
+from proxy_trainer.launch.ray_gang import GangKeeper, Needs
 from proxy_trainer.launch.ray_keeper import Keeper
 from regmix.config import RayConfig
 from regmix.errors import RegmixError, UserError
@@ -50,18 +52,37 @@ class Ray(CrewLauncher[RayConfig]):
         ray = self._connected(start=True)
         if self._config.autoscaling:
             return
-        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-        wanted = self._resources(order)
-        if any(all(n.get(k, 0) >= v for k, v in wanted.items()) for n in nodes):
-            return
-        asked = ", ".join(f"{k} {v:g}" for k, v in wanted.items())
-        there = "; ".join(
-            ", ".join(f"{k} {n.get(k, 0):g}" for k in wanted) for n in sorted(nodes, key=str)
+        _check_nodes(ray, self._resources(order), 1, "a worker needs")
+
+    def check_gang(self, order: GangOrder) -> None:
+        """See :meth:`GangLauncher.check_gang`; as :meth:`check`, of as many nodes as it has."""
+        ray, gang = self._connected(start=True), order.gang
+        if not self._config.autoscaling:
+            _check_nodes(
+                ray, self._needs(order).bundle(), gang.nodes,
+                f"{gang.nodes} nodes of {gang.processes} processes need each",
+            )  # fmt: skip
+
+    def _needs(self, order: GangOrder) -> Needs:
+        """What a node of a gang takes up; further resources are for each of its processes."""
+        count = order.gang.processes
+        further = {name: value * count for name, value in self._config.resources.items()}
+        return Needs(
+            float(self._config.cpus_per_worker * count), float(order.gpus * count), further
         )
-        raise UserError(
-            f"launch.ray: a worker needs {asked}; no node of the cluster has that. They have: "
-            f"{there}. Where nodes come when they are needed, set launch.ray.autoscaling: true"
-        )
+
+    def submit_gang(self, order: GangOrder) -> list[str]:
+        """See :meth:`GangLauncher.submit_gang`; the job is the actor that keeps it going."""
+        ray = self._connected(start=True)
+        job_id = f"{secrets.token_hex(4)}-0"
+        ray.remote(GangKeeper).options(
+            name=job_id,
+            namespace=namespace(order.study),
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=-1,
+        ).remote(order, job_id, self._needs(order))
+        return [job_id]
 
     def _resources(self, order: Order) -> dict[str, float]:
         """What a worker takes up, by Ray's names."""
@@ -170,6 +191,29 @@ class Ray(CrewLauncher[RayConfig]):
                 address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet
             )
         return ray
+
+
+def _check_nodes(ray: ModuleType, wanted: dict[str, float], count: int, who: str) -> None:
+    """Refuse what the cluster's nodes do not have, free or not.
+
+    Args:
+        wanted: resources of one node, by Ray's names.
+        count: nodes that have to have them.
+        who: needs them, for the message.
+    """
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    fit = [n for n in nodes if all(n.get(k, 0) >= v for k, v in wanted.items())]
+    if len(fit) >= count:
+        return
+    asked = ", ".join(f"{k} {v:g}" for k, v in wanted.items())
+    there = "; ".join(
+        ", ".join(f"{k} {n.get(k, 0):g}" for k in wanted) for n in sorted(nodes, key=str)
+    )
+    have = f"{len(fit)} nodes of the cluster have" if fit else "no node of the cluster has"
+    raise UserError(
+        f"launch.ray: {who} {asked}; {have} that. They have: {there}. Where nodes come when they "
+        "are needed, set launch.ray.autoscaling: true"
+    )
 
 
 def namespace(study: Path) -> str:

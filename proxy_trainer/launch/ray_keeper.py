@@ -11,7 +11,8 @@ import subprocess
 import threading
 import time
 
-from proxy_trainer.launch.crew import WANTS_ON, Crew, JobFiles, ask_to_stop, failure
+from proxy_trainer.exits import REQUEUE
+from proxy_trainer.launch.crew import Crew, JobFiles, ask_to_stop, failure
 from regmix.errors import RegmixError
 
 POLL_SECONDS = 1.0
@@ -53,7 +54,7 @@ class Keeper:
         codes = [p.returncode for p in self._processes]
         if self._files.cancelled.exists():
             self._leave(codes)
-        elif WANTS_ON in codes:
+        elif REQUEUE in codes:
             time.sleep(AGAIN_SECONDS)
             os._exit(1)  # Ray makes the actor again, elsewhere if this node is on its way out
         else:

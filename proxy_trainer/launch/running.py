@@ -128,9 +128,17 @@ def prepare(
 
 def start(launch: Launch) -> Launch:
     """Submit the workers; from here on other shells can ask after them."""
+    return begin(launch, lambda: launch.launcher.submit(launch.submission.order))
+
+
+def begin(launch: Launch, submit: Callable[[], list[str]]) -> Launch:
+    """Submit what a submission is for, and keep it.
+
+    Args:
+        submit: starts it; the ids of its jobs.
+    """
     launch.submission.save(launch.study)  # before the jobs: a worker reads its runs from it
-    jobs = tuple(launch.launcher.submit(launch.submission.order))
-    submission = replace(launch.submission, jobs=jobs)
+    submission = replace(launch.submission, jobs=tuple(submit()))
     submission.save(launch.study)
     return replace(launch, submission=submission)
 

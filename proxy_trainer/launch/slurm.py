@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,8 @@ from typing import Any, ClassVar
 
 from proxy_trainer.launch.base import Job, JobState, Order
 from proxy_trainer.launch.crew import Crew, CrewLauncher, JobFiles, missing
+from proxy_trainer.launch.gang import GangOrder
+from proxy_trainer.launch.slurm_gang import SlurmGang
 from proxy_trainer.launch.slurm_job import SlurmJob
 from proxy_trainer.launch.slurm_system import Partition, ask, partitions, queue
 from regmix.config import SlurmConfig
@@ -47,17 +50,19 @@ def _submitit() -> ModuleType:
 
 @dataclass(frozen=True)
 class Shape:
-    """How an order's workers are laid over jobs."""
+    """How an order's workers are laid over jobs and nodes."""
 
     jobs: int
     workers: int
-    """Of each job."""
+    """Of each job's nodes."""
     gpus: int
+    """Of each job's nodes."""
+    nodes: int = 1
     """Of each job."""
 
 
 class Slurm(CrewLauncher[SlurmConfig]):
-    """Workers as an array of jobs, each on one node."""
+    """Workers as an array of jobs, each on one node; a gang as one job over its nodes."""
 
     name: ClassVar[str] = "slurm"
 
@@ -65,20 +70,34 @@ class Slurm(CrewLauncher[SlurmConfig]):
         """Jobs, and the workers and devices of each."""
         jobs = min(self._config.nodes or order.workers, order.workers)
         workers = math.ceil(order.workers / jobs)
-        needed = workers * order.gpus
-        given = self._config.gpus_per_node
-        devices = needed if given is None else given
+        devices = self._devices(workers * order.gpus)
         return Shape(math.ceil(order.workers / workers), workers, devices)
+
+    def gang_shape(self, order: GangOrder) -> Shape:
+        """One job over the gang's nodes; ``launch.slurm.nodes`` is for single workers."""
+        gang = order.gang
+        devices = self._devices(gang.processes * order.gpus)
+        return Shape(1, gang.processes, devices, gang.nodes)
+
+    def _devices(self, needed: int) -> int:
+        given = self._config.gpus_per_node
+        return needed if given is None else given
 
     def check(self, order: Order) -> None:
         """See :meth:`Launcher.check`; asks sinfo, then has sbatch judge the options."""
+        self._check(self.shape(order), order.gpus, "raise it, or launch.slurm.nodes")
+
+    def check_gang(self, order: GangOrder) -> None:
+        """See :meth:`GangLauncher.check_gang`; as :meth:`check`."""
+        self._check(self.gang_shape(order), order.gpus, "raise it")
+
+    def _check(self, shape: Shape, gpus: int, remedy: str) -> None:
         ask("sbatch", "--version")
         _submitit()
-        shape = self.shape(order)
-        if shape.gpus < shape.workers * order.gpus:
+        if shape.gpus < shape.workers * gpus:
             raise UserError(
                 f"launch.slurm.gpus_per_node: {shape.gpus} is fewer than the {shape.workers} "
-                f"workers of a job need ({order.gpus} each); raise it, or launch.slurm.nodes"
+                f"workers of a job need ({gpus} each); {remedy}"
             )
         known = partitions()
         chosen = self._config.partition
@@ -142,8 +161,9 @@ class Slurm(CrewLauncher[SlurmConfig]):
             "account": config.account,
             "qos": config.qos,
             "constraint": config.constraint,
-            "nodes": 1,
-            "ntasks": 1,
+            "nodes": shape.nodes,
+            "ntasks": shape.nodes,
+            "ntasks-per-node": 1,
             "cpus-per-task": config.cpus_per_worker * shape.workers,
             "gpus-per-node": shape.gpus or None,
             "mem": f"{math.ceil(config.memory_gb * shape.workers * 1024)}M"
@@ -159,7 +179,19 @@ class Slurm(CrewLauncher[SlurmConfig]):
 
     def submit(self, order: Order) -> list[str]:
         """See :meth:`Launcher.submit`; one array of jobs."""
-        submitit, shape = _submitit(), self.shape(order)
+        shape = self.shape(order)
+        crews = self._crews(order, shape)
+        grace, requeue = self._config.signal_seconds, self._config.requeue
+        return self._submit(order, shape, [SlurmJob(crew, grace, requeue) for crew in crews])
+
+    def submit_gang(self, order: GangOrder) -> list[str]:
+        """See :meth:`GangLauncher.submit_gang`; one task a node, as many nodes as the gang has."""
+        work = SlurmGang(order, self._config.signal_seconds, self._config.requeue)
+        return self._submit(order, self.gang_shape(order), [work])
+
+    def _submit(self, order: Order, shape: Shape, work: Sequence[Callable[[], None]]) -> list[str]:
+        """Submit one job for each piece of work, which its every node runs."""
+        submitit = _submitit()
         folder = self._files(order.study, "").folder
         folder.mkdir(parents=True, exist_ok=True)
         executor = submitit.SlurmExecutor(folder=folder)
@@ -168,17 +200,16 @@ class Slurm(CrewLauncher[SlurmConfig]):
             job_name=f"regmix-{order.study.name}",
             time=options.pop("time"),
             nodes=options.pop("nodes"),
+            ntasks_per_node=options.pop("ntasks-per-node"),
             cpus_per_task=options["cpus-per-task"],
             setup=list(self._config.setup),
             # From Slurm 22.05 on a step does not get the job's CPUs unless it says so.
-            srun_args=["--cpus-per-task", str(options.pop("cpus-per-task"))],
+            srun_args=["--cpus-per-task", str(options.pop("cpus-per-task")), "--kill-on-bad-exit"],
             array_parallelism=shape.jobs,
             stderr_to_stdout=True,
             wckey=None,
             additional_parameters=options,
         )
-        crews = self._crews(order, shape)
-        work = [SlurmJob(c, self._config.signal_seconds, self._config.requeue) for c in crews]
         try:
             with executor.batch():
                 jobs = [executor.submit(w) for w in work]

@@ -13,9 +13,11 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from proxy_trainer.launch.crew import WANTS_ON, Crew, JobFiles, ask_to_stop, failure
+from proxy_trainer.exits import REQUEUE
+from proxy_trainer.launch.crew import Crew, JobFiles, ask_to_stop, failure
 from proxy_trainer.launch.slurm_system import was_cancelled
 from regmix.errors import RegmixError
 
@@ -28,6 +30,45 @@ def own_id() -> str:
     """This job's id as sbatch and squeue say it."""
     array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+
+
+def again(files: JobFiles, codes: Sequence[int], why: str, *, requeue: bool) -> int:
+    """Have Slurm run this job again, or write down that it will not; the job's exit code.
+
+    Args:
+        why: it was stopped before its work was done.
+        requeue: whether it may be.
+    """
+    if not requeue:
+        files.end(codes, f"stopped before its work was done ({why}); not requeued, as "
+                  "launch.slurm.requeue is false; train again to go on")  # fmt: skip
+        return REQUEUE
+    for attempt in range(REQUEUE_TRIES):
+        if attempt:
+            time.sleep(REQUEUE_SECONDS)
+        done = subprocess.run(  # noqa: S603
+            ["scontrol", "requeue", files.job_id],  # noqa: S607
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode == 0:
+            print("requeued", flush=True)
+            return REQUEUE
+    files.end(codes, "stopped before its work was done; Slurm refused to requeue it: "
+              f"{done.stderr.strip()}")  # fmt: skip
+    return REQUEUE
+
+
+def caught() -> list[int]:
+    """The signals that this job is told to end by, as they come from now on."""
+    signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda n, _: signals.append(n))
+    return signals
+
+
+def why(signals: Sequence[int]) -> str:
+    """What told a job to end."""
+    return signal.Signals(signals[0]).name if signals else "cancelled"
 
 
 @dataclass
@@ -45,8 +86,7 @@ class SlurmJob:
         """Run the workers; the exit code is the worst of theirs."""
         files = JobFiles.of(self.crew.study, "slurm", own_id())
         files.ending.unlink(missing_ok=True)
-        for number in (signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(number, lambda n, _: self._signals.append(n))
+        self._signals = caught()
         try:
             codes = [] if files.cancelled.exists() else self._work(files)
         except RegmixError as exc:
@@ -63,7 +103,7 @@ class SlurmJob:
             time.sleep(POLL_SECONDS)
             # The file is looked at too: a signal to a job that is only just starting is lost.
             if deadline == float("inf") and (self._signals or files.cancelled.exists()):
-                print(f"asked to stop ({self._why()}); waiting for checkpoints", flush=True)
+                print(f"asked to stop ({why(self._signals)}); waiting for checkpoints", flush=True)
                 ask_to_stop(processes)
                 deadline = time.monotonic() + self.grace_seconds
             if time.monotonic() > deadline:
@@ -71,34 +111,12 @@ class SlurmJob:
                     process.kill()
         return [p.returncode for p in processes]
 
-    def _why(self) -> str:
-        return signal.Signals(self._signals[0]).name if self._signals else "cancelled"
-
     def _conclude(self, files: JobFiles, codes: list[int]) -> int:
         if files.cancelled.exists() or (self._signals and was_cancelled(files.job_id)):
             files.end(codes)
             return 0
-        if WANTS_ON in codes or (self._signals and any(codes)):
-            return self._again(files, codes)
+        if REQUEUE in codes or (self._signals and any(codes)):
+            return again(files, codes, why(self._signals), requeue=self.requeue)
         reason = failure(codes, files.folder / f"{files.job_id}.worker-*.log")
         files.end(codes, reason)
         return 1 if reason else 0
-
-    def _again(self, files: JobFiles, codes: list[int]) -> int:
-        if not self.requeue:
-            files.end(codes, f"stopped before its work was done ({self._why()}); not requeued, as "
-                      "launch.slurm.requeue is false; train again to go on")  # fmt: skip
-            return WANTS_ON
-        for attempt in range(REQUEUE_TRIES):
-            if attempt:
-                time.sleep(REQUEUE_SECONDS)
-            done = subprocess.run(  # noqa: S603
-                ["scontrol", "requeue", files.job_id],  # noqa: S607
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if done.returncode == 0:
-                print("requeued", flush=True)
-                return WANTS_ON
-        files.end(codes, "stopped before its work was done; Slurm refused to requeue it: "
-                  f"{done.stderr.strip()}")  # fmt: skip
-        return WANTS_ON

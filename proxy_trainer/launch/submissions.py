@@ -33,6 +33,8 @@ class Submission:
     """Seconds since the epoch."""
     jobs: tuple[str, ...] = ()
     cancelled: bool = False
+    gang: bool = False
+    """Its workers train the one run together, see :mod:`proxy_trainer.launch.gang`."""
 
     @classmethod
     def new(

@@ -20,18 +20,17 @@ from pathlib import Path
 import torch
 
 from proxy_trainer.environment import WORKER
+from proxy_trainer.exits import BROKEN, BUSY, DIVERGED, OK, REFUSED, REQUEUE
 from proxy_trainer.launch.claims import Claim, Claimant
 from proxy_trainer.setup import set_up
 from proxy_trainer.sharded.checkpoint import found
 from proxy_trainer.sharded.ranks import Ranks, join
 from proxy_trainer.sharded.run import Settings, train_sharded
-from proxy_trainer.worker import BROKEN, OK, REFUSED, REQUEUE, fail
+from proxy_trainer.worker import fail
 from regmix import claims
 from regmix.errors import RegmixError, UserError
 from regmix.layout import RunLayout, StudyLayout
 
-BUSY, DIVERGED = 3, 4
-"""Exit codes beside a worker's: others train the run; it diverged and is marked."""
 CLAIM_SECONDS = 120.0
 """A first process that is silent for so long has lost the run to others."""
 
@@ -54,6 +53,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--until-eof", action="store_true", help="end, with a checkpoint, as standard input ends"
+    )
+    parser.add_argument(
+        "--end-seconds",
+        type=float,
+        default=60.0,
+        help="with --until-eof: for the checkpoint; a process that hangs then ends without",
     )
     return parser.parse_args(argv)
 
@@ -154,7 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
         signal.signal(number, lambda signum, _: stop.append(signum))
     if asked.until_eof:
-        threading.Thread(target=_await_end_of_input, args=(stop,), daemon=True).start()
+        threading.Thread(
+            target=_await_end_of_input, args=(stop, asked.end_seconds), daemon=True
+        ).start()
     if not torch.cuda.is_available():
         set_up()
     rank = int(os.environ.get("RANK", "0"))
@@ -176,10 +183,14 @@ def _say(rank: int, text: str, *, all_of_them: bool = False) -> None:
         print(f"process {rank}: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
 
-def _await_end_of_input(stop: list[int]) -> None:
+def _await_end_of_input(stop: list[int], seconds: float) -> None:
     while os.read(0, 1024):
         pass
     stop.append(signal.SIGTERM)
+    time.sleep(seconds)  # a process whose peers are gone may wait for them for good
+    _say(int(os.environ.get("RANK", "0")), f"hung for {seconds:g} seconds after it was told to end",
+         all_of_them=True)  # fmt: skip
+    os._exit(BROKEN)
 
 
 if __name__ == "__main__":

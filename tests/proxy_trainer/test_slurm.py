@@ -248,7 +248,7 @@ REFUSED: dict[str, tuple[dict[str, object], int, str]] = {
     "partition": (
         {"partition": "debgu"}, 0,
         "launch.slurm.partition: unknown partition 'debgu'; did you mean 'debug'? "
-        "Valid: away, debug, short",
+        "Valid: away, debug, pair, short",
     ),
     "devices": (
         {"gpus_per_node": 4, "partition": "debug"}, 1,

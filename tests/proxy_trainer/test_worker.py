@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from proxy_trainer import checkpoint, worker
+from proxy_trainer.exits import OK, REFUSED, REQUEUE
 from proxy_trainer.launch.claims import Claimant
 from proxy_trainer.launch.submissions import Submission
-from proxy_trainer.worker import OK, REFUSED, REQUEUE, Task, Worker
+from proxy_trainer.worker import Task, Worker
 from regmix import claims
 from regmix.errors import RegmixError, UserError
 from regmix.files import write_json

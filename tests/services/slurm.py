@@ -9,6 +9,7 @@ Every DIR is a cluster of its own, with its own key and ports. Its partitions:
     debug  2 CPUs, the default; two devices that no driver stands behind, an hour at most
     short  the same node, two minutes at most
     spot   the same node; the other partitions' jobs take it away after ten seconds' notice
+    pair   that node and a second one on the same machine, which no other partition has
     away   8 CPUs on a node that never answers: what is submitted there waits
 """
 
@@ -28,8 +29,9 @@ from contextlib import suppress
 from pathlib import Path
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
-DAEMONS = ("slurmd", "slurmctld", "munged")
-"""In the order in which they are ended."""
+NODES = ("here", "there")
+DAEMONS = (*(f"slurmd-{node}" for node in NODES), "slurmctld", "munged")
+"""By their pid files, in the order in which they are ended; a name before a dash is a program's."""
 PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 WAIT_SECONDS = 30.0
 
@@ -37,18 +39,17 @@ SLURM_CONF = """\
 ClusterName=loopback
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={root}/munge.socket
 CredType=cred/munge
 StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool
+SlurmdSpoolDir={root}/spool-%n
 SlurmctldPidFile={root}/slurmctld.pid
-SlurmdPidFile={root}/slurmd.pid
+SlurmdPidFile={root}/slurmd-%n.pid
 SlurmctldLogFile={root}/slurmctld.log
-SlurmdLogFile={root}/slurmd.log
+SlurmdLogFile={root}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -67,20 +68,23 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdTimeout=300
 SlurmdParameters=config_overrides
-NodeName=DEFAULT CPUs=2 Feature=loop
-NodeName=here NodeHostname={host} NodeAddr=127.0.0.1 RealMemory={memory} Gres=gpu:2
+NodeName=DEFAULT CPUs=2 Feature=loop RealMemory={memory}
+NodeName=here NodeHostname={host} NodeAddr=127.0.0.1 Port={node_ports[0]} Gres=gpu:2
+NodeName=there NodeHostname={host} NodeAddr=127.0.0.1 Port={node_ports[1]}
 NodeName=DEFAULT CPUs=8 RealMemory=1000
 NodeName=gone NodeHostname=gone NodeAddr=127.0.0.1 Port={dead_port} State=DOWN
 PartitionName=debug Nodes=here Default=YES MaxTime=60 PriorityTier=2 State=UP
 PartitionName=short Nodes=here MaxTime=2 PriorityTier=2 State=UP
 PartitionName=spot Nodes=here MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=10 State=UP
+PartitionName=pair Nodes=here,there MaxTime=60 PriorityTier=2 State=UP
 PartitionName=away Nodes=gone MaxTime=60 State=UP
 """
 
 
 def install() -> None:
     """Slurm's and munge's Debian packages, unless they are there."""
-    if all(shutil.which(name, path=PATH) for name in (*DAEMONS, "sbatch", "srun")):
+    programs = {name.split("-")[0] for name in DAEMONS} | {"sbatch", "srun"}
+    if all(shutil.which(name, path=PATH) for name in programs):
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise SystemExit(f"Slurm is not installed; as root: apt-get install {' '.join(PACKAGES)}")
@@ -101,16 +105,18 @@ def start(root: Path) -> Path:
     install()
     stop(root)
     shutil.rmtree(root / "state", ignore_errors=True)
-    for folder in (root, root / "state", root / "spool"):
+    spools = [root / f"spool-{node}" for node in NODES]
+    for folder in (root, root / "state", *spools):
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
     _configure(conf)
     try:
         _munge(root)
-        for daemon in ("slurmctld", "slurmd"):
-            _call([daemon, "-f", str(conf)])
+        _call(["slurmctld", "-f", str(conf)])
+        for node in NODES:
+            _call(["slurmd", "-f", str(conf), "-N", node])
         _until(
-            lambda: _answers(conf), f"Slurm did not come up; see {root}/slurmctld.log, slurmd.log"
+            lambda: _answers(conf), f"Slurm did not come up; see {root}/slurmctld.log, slurmd-*.log"
         )
     except SystemExit:
         stop(root)
@@ -131,12 +137,12 @@ def stop(root: Path) -> None:
 
 def _configure(conf: Path) -> None:
     root = conf.parent
-    free = [_free_port() for _ in range(3)]
+    free = [_free_port() for _ in range(4)]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     conf.write_text(
         SLURM_CONF.format(
             root=root, host=socket.gethostname().split(".")[0], user=_user(), memory=memory // 2,
-            controller_port=free[0], node_port=free[1], dead_port=free[2],
+            controller_port=free[0], node_ports=free[1:3], dead_port=free[3],
         )
     )  # fmt: skip
     devices = [f"NodeName=here Name=gpu File={path}\n" for path in ("/dev/null", "/dev/zero")]
@@ -162,9 +168,12 @@ def _call(command: list[str]) -> None:
 
 
 def _answers(conf: Path) -> bool:
-    return _ask(conf, "sinfo", "--noheader", "--nodes=here", "--format=%T").split()[:1] in (
-        ["idle"], ["mixed"], ["allocated"], ["completing"],
-    )  # fmt: skip
+    """Whether all nodes that there really are can be used."""
+    states = (
+        _ask(conf, "sinfo", "--noheader", "--nodes", node, "--format=%T").split()[:1]
+        for node in NODES
+    )
+    return all(s in (["idle"], ["mixed"], ["allocated"], ["completing"]) for s in states)
 
 
 def _ask(conf: Path, *command: str) -> str:
@@ -185,7 +194,7 @@ def _end(pid_file: Path) -> None:
     with suppress(OSError, ValueError):
         pid = int(pid_file.read_text())
         name = Path(f"/proc/{pid}/comm").read_text().strip()
-        if name != pid_file.stem:
+        if name != pid_file.stem.split("-")[0]:
             return
         os.kill(pid, signal.SIGTERM)
         for _ in range(100):

@@ -1,0 +1,20 @@
+"""Exit codes of the processes that train; whoever started them acts by these alone."""
+
+from __future__ import annotations
+
+import os
+
+OK = 0
+"""No run is left."""
+BROKEN = 1
+"""It could not go on."""
+REFUSED = 2
+"""It is not fit for this study, or the study is not as it should be."""
+BUSY = 3
+"""Others train the run."""
+DIVERGED = 4
+"""The run diverged, and is marked."""
+KILLED = 128
+"""Plus a signal's number: a process was killed, as shells say it."""
+REQUEUE = os.EX_TEMPFAIL
+"""Told to end, and checkpoints are left; schedulers read it as: start it again."""
