@@ -12,6 +12,7 @@ from proxy_trainer.data import build
 from proxy_trainer.launch import local, running
 from proxy_trainer.launch.running import Launch, Outcome
 from proxy_trainer.sharded import start
+from proxy_trainer.watch import trackers
 from regmix.config import LaunchConfig
 from regmix.manifest import DataManifest
 from regmix.runs import RunSpec
@@ -63,10 +64,12 @@ def check(study: Study, run_ids: Sequence[str], settings: LaunchConfig | None = 
         settings: default: the study's ``launch``.
 
     Raises:
-        UserError: the data is not what the study says, or the launcher cannot start the workers.
+        UserError: the data is not what the study says, the launcher cannot start the workers, or a
+            tracker is not installed.
     """
     settings = settings or study.config.launch
     build.load_manifest(study.layout, study.config)
+    trackers.check(settings.watch)
     open_runs = [r for r in run_ids if not study.layout.run(r).done.exists()]
     wanted = max(1, min(workers(settings), len(open_runs)))
     return running.prepare(study.layout, open_runs, settings, wanted)
@@ -114,12 +117,19 @@ def train_sharded(
         on_poll: called a few times a second.
 
     Raises:
-        UserError: the data is not what the study says, or the batch cannot be divided.
+        UserError: the data is not what the study says, the batch cannot be divided, or a tracker is
+            not installed.
         RegmixError: the processes could not go on, or were told to end.
     """
     build.load_manifest(study.layout, study.config)
-    seconds = study.config.launch.checkpoint_seconds
+    settings = study.config.launch
+    trackers.check(settings.watch)
     if not study.layout.run(run_id).done.exists():
         start.train_here(
-            study.layout, run_id, processes, checkpoint_seconds=seconds, on_poll=on_poll
+            study.layout,
+            run_id,
+            processes,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            trackers=settings.watch,
+            on_poll=on_poll,
         )

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from proxy_trainer.launch.running import GLANCE_SECONDS, Cancelled
@@ -29,11 +29,13 @@ def train_here(
     processes: int,
     *,
     checkpoint_seconds: float,
+    trackers: Sequence[str] = (),
     on_poll: Callable[[], None] | None = None,
 ) -> None:
     """Train one run by several processes of this machine; they end when this one does.
 
     Args:
+        trackers: that it is shown by, beside TensorBoard.
         on_poll: called a few times a second.
 
     Raises:
@@ -47,6 +49,7 @@ def train_here(
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *("--nproc-per-node", str(processes), "-m", "proxy_trainer.sharded"),
         *(str(study.root), run_id, "--checkpoint-seconds", str(checkpoint_seconds), "--until-eof"),
+        *(word for name in trackers for word in ("--watch", name)),
     ]
     told: list[int] = []
     with tempfile.TemporaryFile("w+") as said:
