@@ -41,6 +41,8 @@ class Gang:
     compiled: bool
     """Compute blocks as torch.compile has them."""
     checkpoint_seconds: float
+    watch: tuple[str, ...] = ()
+    """Trackers that show the run, beside TensorBoard."""
 
     @property
     def world(self) -> int:

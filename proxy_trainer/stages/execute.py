@@ -98,8 +98,13 @@ def _train(
 ) -> None:
     ids = [s.run_id for s in specs]
     if recipe.world > 1 or not isinstance(recipe.shape, ModelShape):
+        spread = recipe.config.parallel
         for run_id in ids:
-            steps.train_sharded(recipe.study, run_id, recipe.config.parallel.processes, poll)
+            steps.train_sharded(
+                recipe.study, run_id, spread.processes, poll,
+                nodes=spread.nodes, hybrid=spread.hybrid, recompute=spread.recompute,
+                rows=spread.rows, compiled=spread.compiled, settings=settings,
+            )  # fmt: skip
     elif steps.train(recipe.study, ids, poll, settings).busy:
         raise RegmixError(f"{', '.join(ids)}: being trained by another command")
 

@@ -117,7 +117,8 @@ def test_built_again_nothing_is_done_and_a_damaged_shard_is_made_again(
     root = folder(tmp_path, manifest)
     before = state(root)
     assert build() == manifest
-    assert {p: s for p, s in state(root).items() if p.parent != root} == before
+    again = {p: s for p, s in state(root).items() if p.parent not in (root, root / "claims")}
+    assert again == {p: s for p, s in before.items() if p.parent != root / "claims"}
     damaged = root / manifest.source("b").shards[0].file
     content = damaged.read_bytes()
     damaged.write_bytes(content[:-2])
@@ -216,7 +217,7 @@ def test_two_builds_of_the_same_do_not_meet(build: Build, tmp_path: Path) -> Non
     other = sole_builder(root, root / "claims", 60.0, "command")
     with other, pytest.raises(UserError, match="another command is at work there"):
         build()
-    assert build().source("talk").conversations
+    assert build().source("talk/a").conversations
 
 
 def edited(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
