@@ -31,14 +31,23 @@ def train_array(
     *,
     checkpoint_seconds: float,
     keep_going: Callable[[], bool],
+    trackers: Sequence[str] = (),
 ) -> Outcome:
     """Train runs together; where memory does not allow it, in halves, which their logs record.
+
+    Args: as of :func:`proxy_trainer.train.train`.
 
     Raises:
         RegmixError: the memory is too small for one run alone.
     """
     try:
-        return train(study, runs, checkpoint_seconds=checkpoint_seconds, keep_going=keep_going)
+        return train(
+            study,
+            runs,
+            checkpoint_seconds=checkpoint_seconds,
+            keep_going=keep_going,
+            trackers=trackers,
+        )
     except (RuntimeError, MemoryError) as exc:
         if not _lacks_memory(exc):
             raise
@@ -58,7 +67,11 @@ def train_array(
     found = Outcome()
     for part in (runs[:half], runs[half:]):
         found += train_array(
-            study, part, checkpoint_seconds=checkpoint_seconds, keep_going=keep_going
+            study,
+            part,
+            checkpoint_seconds=checkpoint_seconds,
+            keep_going=keep_going,
+            trackers=trackers,
         )
     return found
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-from proxy_trainer import checkpoint
+from proxy_trainer import checkpoint, divergence
 from proxy_trainer.data.chat import template
 from proxy_trainer.evals.bpb import bits_per_byte
 from proxy_trainer.execution import Stepped
@@ -15,12 +16,16 @@ from proxy_trainer.models import hf
 from proxy_trainer.models.card import Origin
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.state import Run, State
+from proxy_trainer.watch.point import Point
+from proxy_trainer.watch.watcher import watched
 from regmix.files import to_json, write_new
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
 
 LOG_POINTS = 50
-"""Training-loss events a run."""
+"""Log points of a run."""
+WATCHED_POINTS = 1000
+"""Of a run that is watched: some minutes apart where it takes days."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,19 @@ def loop(
 ) -> Outcome:
     """Train from where a state stands to the end, or until told to stop."""
     plan = state.runs[0].spec.plan
-    log_every = max(1, plan.steps // LOG_POINTS)
+    points = WATCHED_POINTS if any(watched(r.spec) for r in state.runs) else LOG_POINTS
+    log_every = max(1, plan.steps // points)
     last = saved = time.perf_counter()
     while state.step < plan.steps and state.alive:
         stepped = _step(state)
         due = time.perf_counter() - saved > checkpoint_seconds
         stop, due = state.keeper.agreed(not keep_going(), due)
         if state.step % log_every == 0 or state.step == plan.steps:
+            divergence.note(state, study, manifest)
             _log_step(state, stepped)
         if state.step in plan.eval_steps:
-            _evaluate(state)
+            with state.aside():
+                _evaluate(state)
         now = time.perf_counter()
         for run in state.runs:
             run.seconds += (now - last) / len(state.runs)
@@ -68,7 +76,8 @@ def loop(
         if on_step:
             on_step(state.step, plan.steps)
         if (stop or due) and state.step < plan.steps:
-            state.keeper.save(state)
+            with state.aside():
+                _save(state, study, manifest)
             saved = time.perf_counter()
         if stop and state.step < plan.steps:
             state.keeper.settle()
@@ -111,27 +120,34 @@ def _step(state: State) -> Stepped:
     return found
 
 
+def _save(state: State, study: StudyLayout, manifest: DataManifest) -> None:
+    """Checkpoints of all runs that go on; never of one that is broken, in place of a sound one."""
+    divergence.note(state, study, manifest)
+    divergence.note_unsound(state)
+    state.keeper.save(state.alive, state.step)
+    for _, run in state.alive:
+        run.saved = state.step
+
+
 def _log_step(state: State, stepped: Stepped) -> None:
-    """Log the step of every member, and note those that have diverged since the last one."""
+    """Log the step of every member that goes on."""
     figures = zip(
-        stepped.loss_K.tolist(), stepped.norm_K.tolist(), state.trainee.broken_K.tolist(),
-        state.trainee.skipped_K.tolist(), state.losses.take(state.keeper.total), strict=True,
+        stepped.loss_K.tolist(), stepped.norm_K.tolist(), state.trainee.skipped_K.tolist(),
+        state.losses.take(state.keeper.total), strict=True,
     )  # fmt: skip
-    for run, (loss, norm, broken, skipped, losses) in zip(state.runs, figures, strict=True):
+    for run, (loss, norm, skipped, losses) in zip(state.runs, figures, strict=True):
         if run.failure:
             continue
-        if broken:
-            run.failure = f"loss or gradient is no number at step {broken} of {run.spec.plan.steps}"
-            continue
-        run.log.write(
-            "step",
-            step=state.step,
-            tokens=state.step * run.spec.tokens_per_step,
-            loss=loss,
-            grad_norm=norm,
-            lr=learning_rate(run.spec.plan, state.step - 1),
-            skipped=skipped,
-            losses=losses,
+        run.note(
+            Point(
+                step=state.step,
+                tokens=state.step * run.spec.tokens_per_step,
+                loss=loss,
+                grad_norm=norm,
+                lr=learning_rate(run.spec.plan, state.step - 1),
+                skipped=skipped,
+                losses=losses,
+            )
         )
 
 
@@ -142,6 +158,7 @@ def _evaluate(state: State) -> None:
         for name, value in run.metrics.items():
             if not math.isfinite(value):
                 run.failure = f"{name} is {value} at step {state.step}"
+                run.failure += divergence.how_to_go_on(run)
                 break
             run.log.write(
                 "metric",
@@ -151,6 +168,8 @@ def _evaluate(state: State) -> None:
                 split="valid",
                 value=value,
             )
+        if run.watcher is not None and not run.failure:
+            run.watcher.evaluated(state.step, run.metrics)
 
 
 def _finish(state: State, member: int, run: Run) -> None:
@@ -168,3 +187,4 @@ def _finish(state: State, member: int, run: Run) -> None:
     }
     write_new(run.layout.done, to_json(result))  # of two workers sure to have the run, one
     checkpoint.clear(run.layout.checkpoints)
+    shutil.rmtree(run.layout.before, ignore_errors=True)  # of an attempt that failed

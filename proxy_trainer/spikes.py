@@ -19,9 +19,13 @@ class SpikeGuard:
         self._place_W = torch.arange(WINDOW, device=device)
         self.skipped_K = torch.zeros(members, dtype=torch.int64, device=device)
         """Steps that were spikes so far."""
+        self._lost_K = torch.zeros(members, dtype=torch.bool, device=device)
+        """Members that something was no number of; their history ends before it."""
 
     def spikes(self, step: Tensor, loss_K: Tensor, norm_K: Tensor) -> Tensor:
-        """Whether each member's step is a spike, ``(K,)``; remembers it. What is no number is none.
+        """Whether each member's step is a spike, ``(K,)``; remembers it.
+
+        What is no number is none, nor is anything after it.
 
         Args:
             step: steps before this one, a scalar on the device.
@@ -34,9 +38,13 @@ class SpikeGuard:
         mean_KX = (self._seen_WKX * known_W11).sum(0) / count
         off_WKX = (self._seen_WKX - mean_KX) * known_W11
         limit_KX = mean_KX + self._sigma * (off_WKX.square().sum(0) / (count - 1)).sqrt()
-        found_K = (now_KX > limit_KX).any(1) & now_KX.isfinite().all(1) & (step >= LEAST)
+        self._lost_K |= ~now_KX.isfinite().all(1)
+        found_K = (now_KX > limit_KX).any(1) & ~self._lost_K & (step >= LEAST)
         self.skipped_K += found_K
-        self._seen_WKX.index_copy_(0, (step % WINDOW)[None], now_KX[None])
+        place_1 = (step % WINDOW)[None]
+        before_1KX = self._seen_WKX.index_select(0, place_1)
+        kept_1KX = torch.where(self._lost_K[:, None], before_1KX, now_KX)
+        self._seen_WKX.index_copy_(0, place_1, kept_1KX)
         return found_K
 
     def state(self, member: int) -> dict[str, Tensor]:

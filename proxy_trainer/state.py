@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +23,9 @@ from proxy_trainer.evals.bpb import EvalSet, Measured, load_eval_sets
 from proxy_trainer.evals.chat import load_chat_sets
 from proxy_trainer.execution import Stepped
 from proxy_trainer.moments import Moments
+from proxy_trainer.watch.machine import finish_work
+from proxy_trainer.watch.point import Point
+from proxy_trainer.watch.watcher import Watcher, watched
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
 from regmix.runs import RunSpec
@@ -71,6 +76,10 @@ class Keeper(Protocol):
     def writes(self) -> bool:
         """Whether this is the process that writes results."""
 
+    @property
+    def processes(self) -> int:
+        """How many train the models together, with a device each."""
+
     def log(self, layout: RunLayout) -> Log:
         """The run's events, or nowhere where this process writes none."""
 
@@ -80,8 +89,17 @@ class Keeper(Protocol):
     def agreed(self, stop: bool, due: bool) -> tuple[bool, bool]:
         """Whether all stop after this step, and whether checkpoints are due."""
 
-    def save(self, state: State) -> None:
-        """Checkpoints of all runs that go on; they may be under way when this returns."""
+    def save(self, runs: Sequence[tuple[int, Run]], step: int) -> None:
+        """Checkpoints of runs, given with their places, as their models are now.
+
+        They may be under way when this returns.
+
+        Args:
+            step: after which the models were as they are.
+        """
+
+    def sound(self, member: int) -> bool:
+        """Whether a model's weights are all numbers; the same in all processes."""
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -99,8 +117,25 @@ class Run:
     log: Log
     seconds: float
     """Its share of the device's time so far."""
+    saved: int
+    """Steps done at its last checkpoint; 0 if it has none."""
+    watcher: Watcher | None = None
+    """None for runs that nobody watches, and in processes that write nothing."""
     metrics: dict[str, float] = field(default_factory=dict)
     failure: str = ""
+
+    def note(self, point: Point) -> None:
+        """A log point."""
+        if self.watcher is None:
+            self.log.write("step", **point.fields())
+        else:
+            self.watcher.take(point)
+
+    def close(self) -> None:
+        """Nothing more will be told of it."""
+        if self.watcher is not None:
+            self.watcher.close()
+        self.log.close()
 
 
 @dataclass
@@ -116,11 +151,23 @@ class State:
     step: int
     rows: slice
     """This process's part of every step's blocks."""
+    device: torch.device
 
     @property
     def alive(self) -> list[tuple[int, Run]]:
         """Members that have not diverged, with their places in the array."""
         return [(k, run) for k, run in enumerate(self.runs) if not run.failure]
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done in the block is no training: its time does not count in speeds."""
+        watchers = [run.watcher for run in self.runs if run.watcher is not None]
+        if watchers:
+            finish_work(self.device)
+        begun = time.perf_counter()
+        yield
+        for watcher in watchers:
+            watcher.leave_out(time.perf_counter() - begun)
 
 
 def assembled(
@@ -132,6 +179,7 @@ def assembled(
     trainee: Trainee,
     keeper: Keeper,
     rows: slice = slice(None),
+    trackers: Sequence[str] = (),
 ) -> State:
     """All that :func:`loop` needs, for runs that stand at one step.
 
@@ -139,6 +187,10 @@ def assembled(
         group: runs with the seconds that they have taken so far.
         trainee: their models at that step.
         rows: this process's part of every step's blocks.
+        trackers: that watched runs are shown by, beside TensorBoard.
+
+    Raises:
+        UserError: a tracker is not installed or does not let this process in.
     """
     specs = [own for _, own, _ in group]
     feed = _chat_feed(study, specs, device) if specs[0].chat else None
@@ -153,8 +205,31 @@ def assembled(
     for layout, own, seconds in group:
         log = keeper.log(layout)
         log.write("start", step=step, members=len(group), environment=keeper.environment())
-        runs.append(Run(layout, own, log, seconds))
-    return State(runs, trainee, keeper, feed, losses, sets, step, rows)
+        runs.append(Run(layout, own, log, seconds, saved=step))
+    state = State(runs, trainee, keeper, feed, losses, sets, step, rows, device)
+    if keeper.writes:
+        try:
+            _watch(state, trackers)
+        except BaseException:
+            for run in runs:
+                run.close()
+            raise
+    return state
+
+
+def _watch(state: State, trackers: Sequence[str]) -> None:
+    for run in state.runs:
+        if watched(run.spec):
+            run.watcher = Watcher(
+                run.layout,
+                run.spec,
+                run.log.write,
+                step=state.step,
+                device=state.device,
+                processes=state.keeper.processes,
+                members=len(state.runs),
+                also=trackers,
+            )
 
 
 def _mixture_feed(

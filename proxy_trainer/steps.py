@@ -12,6 +12,7 @@ from proxy_trainer.data import build
 from proxy_trainer.launch import local, running
 from proxy_trainer.launch.gang import Gang, train_gang
 from proxy_trainer.launch.running import Launch, Outcome
+from proxy_trainer.watch import trackers
 from regmix.config import LaunchConfig
 from regmix.manifest import DataManifest
 from regmix.runs import RunSpec
@@ -63,10 +64,12 @@ def check(study: Study, run_ids: Sequence[str], settings: LaunchConfig | None = 
         settings: default: the study's ``launch``.
 
     Raises:
-        UserError: the data is not what the study says, or the launcher cannot start the workers.
+        UserError: the data is not what the study says, the launcher cannot start the workers, or a
+            tracker is not installed.
     """
     settings = settings or study.config.launch
     build.load_manifest(study.layout, study.config)
+    trackers.check(settings.watch)
     open_runs = [r for r in run_ids if not study.layout.run(r).done.exists()]
     wanted = max(1, min(workers(settings), len(open_runs)))
     return running.prepare(study.layout, open_runs, settings, wanted)
@@ -128,12 +131,13 @@ def train_sharded(
     The others are those of :class:`proxy_trainer.launch.gang.Gang`.
 
     Raises:
-        UserError: the data is not what the study says, the batch cannot be divided, or the launcher
-            cannot start the processes.
+        UserError: the data is not what the study says, the batch cannot be divided, the launcher
+            cannot start the processes, or a tracker is not installed.
         RegmixError: the processes could not go on, or were told to end.
     """
     settings = settings or study.config.launch
     build.load_manifest(study.layout, study.config)
+    trackers.check(settings.watch)
     made = Gang(
         study=study.layout.root,
         run_id=run_id,
@@ -144,5 +148,6 @@ def train_sharded(
         rows=rows,
         compiled=compiled,
         checkpoint_seconds=settings.checkpoint_seconds,
+        trackers=settings.watch,
     )
     train_gang(study.layout, made, settings, on_poll)

@@ -14,7 +14,7 @@ from proxy_trainer.environment import describe
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome, loop
 from proxy_trainer.members import Members
-from proxy_trainer.state import Log, State, assembled
+from proxy_trainer.state import Log, Run, State, assembled
 from regmix.arrays import array_key
 from regmix.errors import UserError
 from regmix.layout import RunLayout, StudyLayout
@@ -30,6 +30,7 @@ def train(
     checkpoint_seconds: float,
     keep_going: Callable[[], bool] = lambda: True,
     on_step: Callable[[int, int], None] | None = None,
+    trackers: Sequence[str] = (),
 ) -> Outcome:
     """Train runs together, measure them, leave ``DONE``; go on from checkpoints if there are any.
 
@@ -40,6 +41,7 @@ def train(
         keep_going: asked after every step, before anything is written; at the first False the runs
             leave checkpoints. What it raises ends them with nothing more written.
         on_step: called with (steps done, steps in all).
+        trackers: that watched runs are shown by, beside TensorBoard.
 
     Raises:
         UserError: the data or the tokenizer is not what the runs were proposed for, or runs that
@@ -55,12 +57,12 @@ def train(
         by_step.setdefault(found.step if found else 0, []).append((run, spec, found))
     outcome = Outcome()
     for step, group in by_step.items():  # members of an array are at one step
-        state = _prepare(study, manifest, group, step)
+        state = _prepare(study, manifest, group, step, trackers)
         try:
             outcome += loop(state, study, manifest, checkpoint_seconds, keep_going, on_step)
         finally:
             for own in state.runs:
-                own.log.close()
+                own.close()
     return outcome
 
 
@@ -103,6 +105,7 @@ def _prepare(
     manifest: DataManifest,
     group: list[tuple[RunLayout, RunSpec, Checkpoint | None]],
     step: int,
+    trackers: Sequence[str],
 ) -> State:
     spec = group[0][1]
     device = choose_device()
@@ -121,7 +124,9 @@ def _prepare(
             found_weights = starts.weights(study, own.start, own.model.context)
             members.begin(k, starts.whole(found_weights), starts.moments(study, own.start))
     begun = [(run, own, found.seconds if found else 0.0) for run, own, found in group]
-    return assembled(study, manifest, begun, step, device, members, Alone(members))
+    return assembled(
+        study, manifest, begun, step, device, members, Alone(members), trackers=trackers
+    )
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ class Alone:
 
     members: Members
     writes: bool = True
+    processes: int = 1
 
     def log(self, layout: RunLayout) -> Log:
         """The run's events."""
@@ -143,11 +149,15 @@ class Alone:
         """Nobody else to ask."""
         return stop, due
 
-    def save(self, state: State) -> None:
+    def save(self, runs: Sequence[tuple[int, Run]], step: int) -> None:
         """One file a run."""
-        for k, run in state.alive:
-            one = self.members.checkpoint(k, state.step, run.seconds)
+        for k, run in runs:
+            one = self.members.checkpoint(k, step, run.seconds)
             checkpoint.save(run.layout.checkpoints, one)
+
+    def sound(self, member: int) -> bool:
+        """Whether all of a member's weights are numbers."""
+        return all(bool(p[member].isfinite().all()) for p in self.members.array.parameters())
 
     def total(self, value: Tensor) -> Tensor:
         """Nobody else's to add."""

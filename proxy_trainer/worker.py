@@ -185,6 +185,7 @@ class Worker:
                 [claim.run for claim in part],
                 checkpoint_seconds=self._task.settings.checkpoint_seconds,
                 keep_going=self._keep_going,
+                trackers=self._task.settings.watch,
             )
             self.claimant.check()
             for run_id, why in outcome.diverged.items():  # and would again

@@ -422,7 +422,7 @@ def run(
     model = execute.execute(
         found,
         settings=found.study.config.launch.overridden(launcher=launcher),
-        display=lambda ids, title: shown.training(found.study, ids, title),
+        display=lambda ids, title: shown.watching(found.study, ids, title),
         on_stage=over,
     )
     console.show_frame(tables.metrics(ended))

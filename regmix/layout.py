@@ -61,6 +61,16 @@ class RunLayout:
         return self.root / "state"
 
     @property
+    def before(self) -> Path:
+        """The model as it was before the run diverged, where it did and keeps its model."""
+        return self.root / "before"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files, where the run is watched."""
+        return self.root / "tensorboard"
+
+    @property
     def done(self) -> Path:
         """Marker of a finished run."""
         return self.root / "DONE"

@@ -20,12 +20,16 @@ def flops(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that people would choose: 59 s, 4.1 min, 3.2 h."""
+    """Seconds in the unit that people would choose: 59 s, 4.1 min, 3.2 h, 2 d 4 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
         return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
+    hours = seconds / 3600
+    if hours < 48:
+        return f"{hours:.1f} h"
+    days, left = divmod(round(hours), 24)
+    return f"{days} d {left} h"
 
 
 def _scaled(value: float, steps: Sequence[tuple[float, str]]) -> str:

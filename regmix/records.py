@@ -75,19 +75,41 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: a finished line is not JSON, with file and line.
     """
-    if not path.exists():
-        return
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                event = json.loads(line)
-            except ValueError as exc:  # bytes that are no text included
-                raise UserError(f"{path}:{number}: not JSON ({exc})") from exc
-            if not isinstance(event, dict) or "type" not in event:
-                raise UserError(f"{path}:{number}: not an event (a JSON object with a 'type')")
-            yield event
+    yield from EventTail(path).new()
+
+
+class EventTail:
+    """Reads a log that is being written, bit by bit."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read, self._lines = 0, 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """Events since the last call; a line still being written is left for the next one.
+
+        Raises:
+            UserError: a finished line is not JSON, with file and line.
+        """
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as stream:
+            stream.seek(self._read)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                self._read, self._lines = self._read + len(line), self._lines + 1
+                yield self._event(line)
+
+    def _event(self, line: bytes) -> dict[str, Any]:
+        where = f"{self._path}:{self._lines}"
+        try:
+            event = json.loads(line)
+        except ValueError as exc:  # bytes that are no text included
+            raise UserError(f"{where}: not JSON ({exc})") from exc
+        if not isinstance(event, dict) or "type" not in event:
+            raise UserError(f"{where}: not an event (a JSON object with a 'type')")
+        return event
 
 
 def read_runs(layout: StudyLayout) -> list[RunRecord]:

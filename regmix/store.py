@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -26,7 +27,7 @@ from regmix.observations import Observations
 from regmix.records import RunRecord, read_runs
 from regmix.runs import RunSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LOCK_SECONDS = 30.0
 IMPORT = "import"
 """The cohort of runs that were measured elsewhere."""
@@ -47,11 +48,18 @@ create table if not exists metrics (
     run_id varchar, step bigint, tokens bigint, name varchar, split varchar, value double
 );
 create table if not exists steps (
-    run_id varchar, step bigint, tokens bigint, loss double, grad_norm double, lr double
+    run_id varchar, step bigint, tokens bigint, loss double, grad_norm double, lr double,
+    skipped bigint, tokens_per_second double, mfu double, device_bytes bigint,
+    process_bytes bigint
 );
 create table if not exists costs (run_id varchar, seconds double, flops double, tokens bigint);
 create table if not exists environments (run_id varchar, key varchar, value varchar);
 """
+_WATCHED: dict[str, Any] = {
+    "skipped": "Int64", "tokens_per_second": float, "mfu": float, "device_bytes": "Int64",
+    "process_bytes": "Int64",
+}  # fmt: skip
+"""Fields of a step that only newer runs have, or only those that are watched."""
 _LAST_VALUES = "select run_id, name, arg_max(value, step) as value from metrics group by all"
 _RUN_TABLES = ("runs", "mixtures", "metrics", "steps", "costs", "environments")
 
@@ -291,14 +299,15 @@ def _insert_events(db: duckdb.DuckDBPyConnection, record: RunRecord) -> None:
             metrics[key] = {k: event[k] for k in ("step", "tokens", "name", "split", "value")}
         elif event["type"] == "step":
             steps[event["step"]] = {
-                k: event[k] for k in ("step", "tokens", "loss", "grad_norm", "lr")
+                **{k: event[k] for k in ("step", "tokens", "loss", "grad_norm", "lr")},
+                **{k: event.get(k) for k in _WATCHED},
             }
     for table, rows in (("metrics", metrics), ("steps", steps)):
         frame = pd.DataFrame(list(rows.values()))
         if not frame.empty:
             frame.insert(0, "run_id", record.spec.run_id)
             if table == "steps":
-                frame["grad_norm"] = frame["grad_norm"].astype(float)
+                frame = frame.astype({"grad_norm": float, **_WATCHED})
             _insert(db, table, frame)
 
 

@@ -41,6 +41,8 @@ class Gang:
     compiled: bool
     """Compute blocks as torch.compile has them."""
     checkpoint_seconds: float
+    trackers: tuple[str, ...] = ()
+    """That the run is shown by, beside TensorBoard."""
 
     @property
     def world(self) -> int:

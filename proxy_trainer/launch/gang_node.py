@@ -161,10 +161,11 @@ def _torchrun(gang: Gang, number: int, meeting: Meeting | None) -> list[str]:
 def _processes(gang: Gang, end_seconds: float) -> list[str]:
     flags = {"--hybrid": gang.hybrid, "--recompute": gang.recompute, "--compile": gang.compiled}
     rows = [] if gang.rows is None else ["--rows", str(gang.rows)]
+    watch = [word for name in gang.trackers for word in ("--watch", name)]
     return [
         "-m", "proxy_trainer.sharded", str(gang.study), gang.run_id,
         "--checkpoint-seconds", str(gang.checkpoint_seconds), *(f for f, on in flags.items() if on),
-        *rows, "--until-eof", "--end-seconds", str(end_seconds),
+        *rows, *watch, "--until-eof", "--end-seconds", str(end_seconds),
     ]  # fmt: skip
 
 

@@ -49,6 +49,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile blocks with torch.compile")
     parser.add_argument("--rows", type=int, help="sequences a process computes at once")
     parser.add_argument(
+        "--watch", action="append", default=[], metavar="TRACKER", help="wandb or trackio"
+    )
+    parser.add_argument(
         "--timeout-seconds", type=float, default=600.0, help="how long a silent process is awaited"
     )
     parser.add_argument(
@@ -73,7 +76,9 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
     run = study.run(asked.run_id)
     if not run.spec.exists():
         raise UserError(f"{run.spec}: no such run")
-    settings = Settings(asked.checkpoint_seconds, asked.recompute, asked.compile, asked.rows)
+    settings = Settings(
+        asked.checkpoint_seconds, asked.recompute, asked.compile, asked.rows, tuple(asked.watch)
+    )
     with ExitStack() as stack:
         mine = stack.enter_context(_claimed(study, run)) if ranks.first else _Nobodys()
         busy, done = ranks.any(mine.busy, ranks.first and run.done.exists())

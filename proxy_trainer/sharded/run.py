@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from proxy_trainer.sharded.checkpoint import Checkpoints, Progress
 from proxy_trainer.sharded.model import values_of_all
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.sharded.trainee import Sharded
-from proxy_trainer.state import Log, State, assembled
+from proxy_trainer.state import Log, Run, assembled
 from proxy_trainer.train import checked
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
@@ -33,6 +33,8 @@ class Settings:
     """Compute blocks as torch.compile has them."""
     rows: int | None = None
     """Sequences that a process computes at once; as many as fit if not given."""
+    trackers: tuple[str, ...] = ()
+    """That a watched run is shown by, beside TensorBoard."""
 
 
 def train_sharded(
@@ -83,12 +85,15 @@ def train_sharded(
     stands = begun or Progress()
     keeper = _Together(ranks, trainee, checkpoints)
     begun_at = [(run, spec, stands.seconds)]
-    state = assembled(study, manifest, begun_at, stands.step, ranks.device, trainee, keeper, rows)
+    state = assembled(
+        study, manifest, begun_at, stands.step, ranks.device, trainee, keeper, rows,
+        settings.trackers,
+    )  # fmt: skip
     try:
         return loop(state, study, manifest, settings.checkpoint_seconds, keep_going, on_step)
     finally:
         for own in state.runs:
-            own.log.close()
+            own.close()
 
 
 class _Silent:
@@ -113,6 +118,10 @@ class _Together:
     def writes(self) -> bool:
         return self.ranks.first
 
+    @property
+    def processes(self) -> int:
+        return self.ranks.world
+
     def log(self, layout: RunLayout) -> Log:
         return EventLog(layout.events) if self.writes else _Silent()
 
@@ -124,9 +133,14 @@ class _Together:
         stop, due = self.ranks.any(stop, due and self.ranks.first)
         return stop, due
 
-    def save(self, state: State) -> None:
-        for _, run in state.alive:
-            self.checkpoints.save(self.trainee.tensors(), Progress(state.step, run.seconds))
+    def save(self, runs: Sequence[tuple[int, Run]], step: int) -> None:
+        for _, run in runs:
+            self.checkpoints.save(self.trainee.tensors(), Progress(step, run.seconds))
+
+    def sound(self, member: int) -> bool:
+        parameters = self.trainee.array.parameters().values()
+        broken = not all(bool(p.to_local().isfinite().all()) for p in parameters)
+        return not self.ranks.any(broken)[0]
 
     def total(self, value: Tensor) -> Tensor:
         return values_of_all(value, self.ranks).sum(0)

@@ -104,6 +104,8 @@ class LaunchConfig(Strict):
     longer than any step, with the evaluation and the checkpoint that may follow it."""
     retries: Annotated[int, Field(ge=0)] = 3
     """Further attempts at a run that fails without getting any further; then it is FAILED."""
+    watch: Annotated[tuple[Literal["wandb", "trackio"], ...], AsTuple] = ()
+    """Trackers that targets and recipes' stages are shown by, beside TensorBoard."""
     cost_per_hour: PositiveFloat | None = None
     """Of one worker, in any currency; for the estimate of what a study will cost."""
 

@@ -17,7 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from regmix.console.terminal import console
+from regmix.console.terminal import console, say
+from regmix.console.watching import RunLines
 from regmix.quantities import duration
 from regmix.records import RunRecord
 from regmix.status import tokens_so_far
@@ -83,6 +84,30 @@ class TerminalDisplay:
             poll(now=True)
             yield poll
             poll(now=True)
+
+    @contextmanager
+    def watching(
+        self, study: Study, run_ids: Sequence[str], title: str
+    ) -> Iterator[Callable[[], None]]:
+        """As :meth:`training`, with lines of what each run does above the bar."""
+        lines = {r.spec.run_id: RunLines(r) for r in study.runs() if r.spec.run_id in set(run_ids)}
+        for own in lines.values():  # what an earlier command has shown
+            for _ in own.new():
+                pass
+        with self.training(study, run_ids, title) as poll:
+
+            def show() -> None:
+                for run_id, own in lines.items():
+                    whose = f"{run_id} · " if len(lines) > 1 else ""
+                    for line in own.new():
+                        say(f"{whose}{line}", markup=False)
+
+            def both() -> None:
+                show()
+                poll()
+
+            yield both
+            show()
 
 
 class _Watch:

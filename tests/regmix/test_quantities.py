@@ -30,7 +30,16 @@ def test_a_full_pretraining_in_its_unit() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0.2, "0 s"), (59, "59 s"), (246, "4.1 min"), (5900, "98.3 min"), (11_520, "3.2 h")],
+    [
+        (0.2, "0 s"),
+        (59, "59 s"),
+        (246, "4.1 min"),
+        (5900, "98.3 min"),
+        (11_520, "3.2 h"),
+        (172_799, "48.0 h"),
+        (187_200, "2 d 4 h"),
+        (259_199, "3 d 0 h"),
+    ],
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
