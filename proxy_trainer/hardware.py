@@ -13,7 +13,7 @@ DENSE_BF16_TFLOPS = {
     "B200": 2250.0,
     "GB200": 2500.0,
     "MI300X": 1307.0,
-    "MI300A": 980.0,
+    "MI300A": 980.6,
 }
 """Dense bf16 matrix products without sparsity, by words of the name that the driver gives.
 

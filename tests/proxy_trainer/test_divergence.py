@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from proxy_trainer import checkpoint, loop, members
+from proxy_trainer.execution import Stepped
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.sharded import checkpoint as sharded_checkpoint
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.sharded.run import Settings, train_sharded
+from proxy_trainer.sharded.trainee import Sharded
 from proxy_trainer.train import train
 from regmix.layout import RunLayout
 from regmix.records import read_events
@@ -29,10 +31,10 @@ STEPS, BROKEN = 100, 87
 Poison = Callable[[int], None]
 
 
-def planned(study: Study, role: str = "target", **changes: Any) -> RunSpec:
+def planned(study: Study, role: str = "target") -> RunSpec:
     first = study.propose().specs[0]
     plan = replace(first.plan, steps=STEPS, eval_steps=(STEPS,), skip_sigma=6.0)
-    spec = replace(first, role=role, plan=plan, keep_model=True, **changes)
+    spec = replace(first, role=role, plan=plan, keep_model=True)
     study.add_run(spec)
     return spec
 
@@ -227,16 +229,14 @@ def test_a_sharded_run_keeps_its_last_sound_step_too(
         whole.layout, whole.layout.run(spec.run_id), ranks, Settings(NEVER),
         keep_going=lambda: next(asked) < BROKEN - 1,
     )  # fmt: skip
-    from proxy_trainer.models.gpt import GPT
+    real, at = Sharded._gradients, [0]
 
-    real, at = GPT.loss, [0]
-
-    def poisoned(self: GPT, *args: Any) -> Any:
+    def poisoned(self: Sharded, *args: Any) -> Stepped:
         at[0] += 1
-        loss, nats_BT = real(self, *args)
-        return loss * (torch.nan if at[0] == BROKEN else 1.0), nats_BT
+        found = real(self, *args)
+        return found._replace(loss_K=found.loss_K * (torch.nan if at[0] == BROKEN else 1.0))
 
-    monkeypatch.setattr(GPT, "loss", poisoned)
+    monkeypatch.setattr(Sharded, "_gradients", poisoned)
     run = broken.layout.run(spec.run_id)
     outcome = train_sharded(broken.layout, run, ranks, Settings(NEVER))
     assert re.search(

@@ -18,7 +18,7 @@ from proxy_trainer.hardware import peak_flops
         ("NVIDIA GB200", 2500),
         ("NVIDIA GH200 480GB", 989),
         ("AMD Instinct MI300X", 1307),
-        ("AMD Instinct MI300A", 980),
+        ("AMD Instinct MI300A", 980.6),
     ],
 )
 def test_known_chips(name: str, tflops: float) -> None:

@@ -41,7 +41,8 @@ class Killed(Exception):
     """As a kill: nothing after it is trained or saved."""
 
 
-def planned(study: Study, role: str = "target", seed: int = 0) -> RunSpec:
+def planned(study: Study, role: str = "target", seed: int = 50) -> RunSpec:
+    """A run that is no proxy: a role alone does not make another one."""
     spec = replace(study.propose().specs[0], role=role, seed=seed)
     study.add_run(spec)
     return spec
@@ -100,7 +101,7 @@ def test_a_points_figures_fit_together(study: Study, half_a_gigaflop: float) -> 
 
 
 def test_runs_side_by_side_share_the_devices(study: Study, half_a_gigaflop: float) -> None:
-    specs = [planned(study, seed=seed) for seed in (0, 1, 2)]
+    specs = [planned(study, seed=seed) for seed in (51, 52, 53)]
     for run in go(study, *specs):
         for point in of(run, "step"):
             own = point["tokens_per_second"] * specs[0].model.flops_per_token(specs[0].vocab_size)
@@ -325,7 +326,9 @@ def test_a_study_names_its_trackers_and_its_runs_stay_what_they_are(
     assert again.config.launch.watch == ("wandb", "trackio")
     assert {s.run_id for s in again.propose().specs} == before
     path.write_text(text.replace("launch: {", "launch: {watch: [tensorbord], "))
-    with pytest.raises(UserError, match=r"launch\.watch\[0\].*'wandb' or 'trackio'"):
+    with pytest.raises(
+        UserError, match=r"launch\.watch\.0: .* 'tensorbord'\. Valid: trackio, wandb"
+    ):
         Study.open(study.layout.root)
 
 

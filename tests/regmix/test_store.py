@@ -48,6 +48,36 @@ def test_ingesting_twice_reads_nothing_the_second_time(trained: Study) -> None:
     assert len(before["metrics"]) == 3 * runs
 
 
+def test_steps_of_watched_runs_of_others_and_of_earlier_versions(trained: Study) -> None:
+    """Figures that were not taken are null, not zero."""
+    record = trained.runs()[0]
+    base = {"type": "step", "time": 0.0, "loss": 3.0, "grad_norm": 1.0, "lr": 1e-3}
+    watched = {
+        "tokens_per_second": 1.5e6,
+        "mfu": None,
+        "device_bytes": 2**36,
+        "process_bytes": None,
+    }
+    events = [
+        {**base, "step": 1, "tokens": 10},
+        {**base, "step": 2, "tokens": 20, "skipped": 3, "losses": {"web": 2.0}},
+        {**base, "step": 3, "tokens": 30, "skipped": 4, "losses": {}, **watched},
+        {"type": "devices", "time": 0.0, "name": "cpu", "count": 1},
+        {"type": "warning", "time": 0.0, "step": 3, "about": "loss", "text": "x"},
+    ]
+    record.layout.events.write_text("".join(json.dumps(e) + "\n" for e in events))
+    found = trained.store.query(
+        "select step, skipped, tokens_per_second, mfu, device_bytes, process_bytes from steps "
+        f"where run_id = '{record.spec.run_id}' order by step"
+    )
+    told = found.astype(object).where(found.notna(), None).values.tolist()
+    assert told == [
+        [1, None, None, None, None, None],
+        [2, 3, None, None, None, None],
+        [3, 4, 1.5e6, None, 2**36, None],
+    ]
+
+
 def test_a_deleted_store_is_built_again_the_same(trained: Study) -> None:
     before, observed = contents(trained), trained.observations().frame()
     trained.layout.store.unlink()
