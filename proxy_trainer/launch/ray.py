@@ -59,11 +59,11 @@ class Ray(CrewLauncher[RayConfig]):
         ray, gang = self._connected(start=True), order.gang
         if not self._config.autoscaling:
             _check_nodes(
-                ray, self._needs(order).bundle(), gang.nodes,
+                ray, self.needs(order).bundle(), gang.nodes,
                 f"{gang.nodes} nodes of {gang.processes} processes need each",
             )  # fmt: skip
 
-    def _needs(self, order: GangOrder) -> Needs:
+    def needs(self, order: GangOrder) -> Needs:
         """What a node of a gang takes up; further resources are for each of its processes."""
         count = order.gang.processes
         further = {name: value * count for name, value in self._config.resources.items()}
@@ -81,7 +81,7 @@ class Ray(CrewLauncher[RayConfig]):
             lifetime="detached",
             num_cpus=0,
             max_restarts=-1,
-        ).remote(order, job_id, self._needs(order))
+        ).remote(order, job_id, self.needs(order))
         return [job_id]
 
     def _resources(self, order: Order) -> dict[str, float]:

@@ -118,6 +118,12 @@ class Slurm(CrewLauncher[SlurmConfig]):
         names = ",".join(p.name for p in chosen)
         if not any(p.up for p in chosen):
             raise UserError(f"launch.slurm.partition: '{names}' is not up")
+        most = max(p.nodes for p in chosen)
+        if shape.nodes > most:
+            raise UserError(
+                f"launch.slurm.partition: a run asks for {shape.nodes} nodes at once; partition "
+                f"'{names}' has {most}"
+            )
         asked = {
             "gpus_per_node": (shape.gpus, max(p.gpus for p in chosen), "devices"),
             "cpus_per_worker": (self._config.cpus_per_worker * shape.workers,

@@ -50,7 +50,7 @@ def answer(*command: str) -> str:
 
 @dataclass(frozen=True)
 class Partition:
-    """What a partition's nodes have, each figure of the best of them."""
+    """A partition; what its nodes have, each figure of the best of them."""
 
     name: str
     default: bool
@@ -60,13 +60,14 @@ class Partition:
     cpus: int
     memory_mb: int
     gpus: int
+    nodes: int
 
 
 def partitions() -> dict[str, Partition]:
     """The cluster's partitions by name."""
     found: dict[str, Partition] = {}
-    for line in answer("sinfo", "--noheader", "--format=%P|%a|%l|%c|%m|%G").splitlines():
-        name, up, limit, cpus, memory, gres = line.strip().split("|")
+    for line in answer("sinfo", "--noheader", "--format=%P|%a|%l|%c|%m|%G|%D").splitlines():
+        name, up, limit, cpus, memory, gres, nodes = line.strip().split("|")
         key = name.removesuffix("*")
         seen = found.get(key)
         found[key] = Partition(
@@ -74,6 +75,7 @@ def partitions() -> dict[str, Partition]:
             max(_number(cpus), seen.cpus if seen else 0),
             max(_number(memory), seen.memory_mb if seen else 0),
             max(gpus(gres), seen.gpus if seen else 0),
+            _number(nodes) + (seen.nodes if seen else 0),
         )  # fmt: skip
     return found
 

@@ -10,9 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +29,7 @@ from proxy_trainer.sharded.ranks import Ranks, join
 from regmix import claims
 from regmix.layout import RunLayout
 from regmix.study import Study
+from regmix.testing.launchers import until
 
 CONSONANTS, VOWELS = "bcdfghklmnprstvz", "aeiou"
 
@@ -246,3 +250,65 @@ def recipe(study: Study) -> Callable[..., Path]:
         return path
 
     return write
+
+
+SERVICES = Path(__file__).resolve().parents[1] / "services"
+
+
+@pytest.fixture(scope="session")
+def slurm_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Slurm on this machine, see its script; its slurm.conf."""
+    root = tmp_path_factory.mktemp("slurm")
+    script = [sys.executable, str(SERVICES / "slurm.py")]
+    started = subprocess.run([*script, "start", str(root)], capture_output=True, text=True)
+    if started.returncode:
+        complain = pytest.fail if os.environ.get("CI") else pytest.skip
+        complain(f"needs Slurm: {started.stderr.strip()}")
+    yield root / "slurm.conf"
+    subprocess.run([*script, "stop", str(root)], check=True)
+
+
+@pytest.fixture
+def skip_the_delay() -> Callable[[str], None]:
+    """Waits until a job is requeued; Slurm then leaves it for two minutes, this for seconds."""
+
+    def skip(job_id: str) -> None:
+        state = ["squeue", "--noheader", "--format=%T|%r", f"--jobs={job_id}"]
+
+        def requeued() -> bool:
+            told = subprocess.run(state, capture_output=True, text=True).stdout
+            return told.strip() == "PENDING|BeginTime"
+
+        until(requeued)
+        time.sleep(2)  # within the second a node takes the second turn for the first one
+        subprocess.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], check=True)
+
+    return skip
+
+
+@pytest.fixture(scope="session")
+def ray_alone() -> dict[str, str]:
+    """Environment of a Ray that talks to nobody but this machine."""
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's name for "nodes are on the loopback interface"; it replaces 127.0.0.1 otherwise.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(ray_alone: dict[str, str]) -> Iterator[Any]:
+    """A Ray with a head that runs no workers, and a node of two cores and a device."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: sockets lie in it
+    os.environ.update(ray_alone, RAY_TMPDIR=folder)
+    from ray.cluster_utils import Cluster
+
+    loopback = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **loopback})
+    found.add_node(num_cpus=2, num_gpus=1, node_ip_address="127.0.0.1")
+    yield found
+    import ray
+
+    ray.shutdown()
+    found.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

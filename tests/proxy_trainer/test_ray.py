@@ -25,29 +25,12 @@ from regmix.testing.launchers import PATIENCE_SECONDS as PATIENCE
 from regmix.testing.launchers import finished, until
 
 WORKER = Path(__file__).resolve().parents[1] / "services" / "worker.py"
-ALONE = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray's name for "nodes are on the loopback interface"; it replaces 127.0.0.1 otherwise.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-}
-LOOPBACK = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster(ray_cluster: Any) -> Any:
     """A head that runs no workers, and a node of two cores and a device."""
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: sockets lie in it
-    os.environ.update(ALONE, RAY_TMPDIR=folder)
-    from ray.cluster_utils import Cluster
-
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **LOOPBACK})
-    found.add_node(num_cpus=2, num_gpus=1, node_ip_address="127.0.0.1")
-    yield found
-    import ray
-
-    ray.shutdown()
-    found.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    return ray_cluster
 
 
 @pytest.fixture
@@ -206,7 +189,7 @@ def test_what_no_node_has_is_refused(launcher: Callable[..., Ray], study: Path) 
 
 
 @pytest.mark.slow
-def test_without_a_cluster_one_is_started_here(study: Path) -> None:
+def test_without_a_cluster_one_is_started_here(study: Path, ray_alone: dict[str, str]) -> None:
     code = (
         "import sys, time; from pathlib import Path; from proxy_trainer.launch.base import Order;"
         "from proxy_trainer.launch.ray import Ray; from regmix.config import RayConfig;"
@@ -217,7 +200,7 @@ def test_without_a_cluster_one_is_started_here(study: Path) -> None:
     )
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    environment |= {**ALONE, "RAY_TMPDIR": folder}
+    environment |= {**ray_alone, "RAY_TMPDIR": folder}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=PATIENCE)
     shutil.rmtree(folder, ignore_errors=True)
     assert done(study) == ["task-0"]

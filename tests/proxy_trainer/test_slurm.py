@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -23,19 +22,6 @@ from regmix.testing.launchers import PATIENCE_SECONDS as PATIENCE
 from regmix.testing.launchers import finished, until
 
 SERVICES = Path(__file__).resolve().parents[1] / "services"
-
-
-@pytest.fixture(scope="session")
-def slurm_conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A Slurm of one node; its slurm.conf."""
-    root = tmp_path_factory.mktemp("slurm")
-    script = [sys.executable, str(SERVICES / "slurm.py")]
-    started = subprocess.run([*script, "start", str(root)], capture_output=True, text=True)
-    if started.returncode:
-        complain = pytest.fail if os.environ.get("CI") else pytest.skip
-        complain(f"needs Slurm: {started.stderr.strip()}")
-    yield root / "slurm.conf"
-    subprocess.run([*script, "stop", str(root)], check=True)
 
 
 @pytest.fixture
@@ -150,17 +136,9 @@ def test_a_job_cancelled_while_it_starts_ends(slurm: Callable[..., Slurm], study
     assert finished(launcher, study, ids) == [Job(ids[0], "ended")]
 
 
-def skip_the_delay(job_id: str) -> None:
-    """Wait until a job is requeued; Slurm then leaves it for two minutes, the test for seconds."""
-    state = ("squeue", "--noheader", "--format=%T|%r", f"--jobs={job_id}")
-    until(lambda: call(*state) == "PENDING|BeginTime")
-    time.sleep(2)  # within the second a node takes the second turn for the first one
-    call("scontrol", "update", f"JobId={job_id}", "StartTime=now")
-
-
 @pytest.mark.slow
 def test_before_the_time_limit_workers_checkpoint_and_the_job_goes_on(
-    slurm: Callable[..., Slurm], study: Path
+    slurm: Callable[..., Slurm], study: Path, skip_the_delay: Callable[[str], None]
 ) -> None:
     # Limits are in minutes, and Slurm looks at them twice a minute.
     launcher = slurm(tasks=1, seconds=40, hours=1 / 60, signal_seconds=55)
@@ -175,7 +153,9 @@ def test_before_the_time_limit_workers_checkpoint_and_the_job_goes_on(
 
 
 @pytest.mark.slow
-def test_a_preempted_job_is_requeued_and_goes_on(slurm: Callable[..., Slurm], study: Path) -> None:
+def test_a_preempted_job_is_requeued_and_goes_on(
+    slurm: Callable[..., Slurm], study: Path, skip_the_delay: Callable[[str], None]
+) -> None:
     launcher = slurm(tasks=1, seconds=6, partition="spot")
     (job_id,) = launcher.submit(Order(study, workers=1))
     until(lambda: started(study))

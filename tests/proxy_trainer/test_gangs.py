@@ -1,0 +1,537 @@
+"""Gangs on the real systems: wherever its processes run, a run comes to the same bits.
+
+Two processes each time: of this machine, of one Slurm node, of two, of two Ray nodes; told to end,
+killed, and gone on with on the way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from proxy_trainer import steps
+from proxy_trainer.exits import BROKEN, BUSY, DIVERGED, KILLED, OK, REFUSED, REQUEUE
+from proxy_trainer.launch import registry, running
+from proxy_trainer.launch.claims import Claimant
+from proxy_trainer.launch.gang import Gang, GangOrder, train_gang
+from proxy_trainer.launch.gang_node import Conclusion, NodeEnd, conclude
+from proxy_trainer.launch.ray import Ray
+from proxy_trainer.launch.running import Cancelled
+from proxy_trainer.launch.slurm import Shape, Slurm
+from proxy_trainer.launch.submissions import submissions
+from proxy_trainer.sharded.torchrun import code_of
+from proxy_trainer.worker import Task
+from regmix import claims
+from regmix.config import LaunchConfig, RayConfig, SlurmConfig
+from regmix.errors import RegmixError, UserError
+from regmix.layout import RunLayout
+from regmix.records import read_events
+from regmix.study import Study
+from regmix.testing.launchers import PATIENCE_SECONDS as PATIENCE
+from regmix.testing.launchers import until
+
+STEPS = 600
+"""A few seconds': long enough to be interrupted."""
+LONG = 10_000
+"""Of runs that do not come to their end."""
+OFTEN = 0.05
+"""Seconds between checkpoints, so that little is lost."""
+
+
+def planned(study: Study, steps: int = STEPS, name: str = "") -> str:
+    """One run, proposed; its id."""
+    template = study.propose().specs[0]
+    plan = replace(template.plan, steps=steps, batch=4, eval_steps=(steps,), lr=3e-3)
+    spec = replace(template, plan=plan, name=name or template.name)
+    study.add_run(spec)
+    return spec.run_id
+
+
+def gang(study: Study, run_id: str, **changes: Any) -> Gang:
+    made = Gang(
+        study=study.layout.root, run_id=run_id, nodes=1, processes=2, hybrid=False,
+        recompute=False, rows=None, compiled=False, checkpoint_seconds=OFTEN,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def figures(run: RunLayout) -> dict[tuple[str, int, str], float]:
+    """Loss, gradient norm and metric of every step, later events replacing earlier ones."""
+    found = {}
+    for event in read_events(run.events):
+        for key in ("loss", "grad_norm", "value"):
+            if key in event:
+                found[event["type"], event["step"], event.get("name", key)] = event[key]
+    return found
+
+
+def started_at(run: RunLayout) -> list[int]:
+    """Steps from which processes went on."""
+    if not run.events.exists():
+        return []
+    return [event["step"] for event in read_events(run.events) if event["type"] == "start"]
+
+
+def come_to(run: RunLayout, step: int) -> Callable[[], bool]:
+    return lambda: run.events.exists() and any(key[1] >= step for key in figures(run))
+
+
+def processes(run: RunLayout) -> dict[int, int]:
+    """Pids of the processes that train a run on this machine, by rank."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+            environment = (path.parent / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"proxy_trainer.sharded" in words and run.run_id.encode() in words:
+            given = dict(e.partition(b"=")[::2] for e in environment)
+            if b"RANK" in given and str(run.root.parents[1]).encode() in words:
+                found[int(given[b"RANK"])] = int(path.parent.name)
+    return found
+
+
+@dataclass
+class Waiting:
+    """A command that waits for its gang, as a thread."""
+
+    study: Study
+    gang: Gang
+    settings: LaunchConfig
+    raised: list[BaseException] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._wait)
+        self._thread.start()
+
+    def _wait(self) -> None:
+        try:
+            train_gang(self.study.layout, self.gang, self.settings)
+        except BaseException as exc:
+            self.raised.append(exc)
+
+    @property
+    def run(self) -> RunLayout:
+        return self.gang.run
+
+    @property
+    def job(self) -> str:
+        """The id of its one job."""
+        until(lambda: self.raised or any(s.jobs for s in submissions(self.study.layout)))
+        assert not self.raised, self.raised
+        ((job,),) = (s.jobs for s in submissions(self.study.layout))
+        return job
+
+    def ended(self) -> list[BaseException]:
+        """What it raised."""
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "still waits"
+        return self.raised
+
+    def logs(self) -> str:
+        return "\n".join(p.read_text(errors="replace") for p in running.logs(self.study.layout))
+
+
+@pytest.fixture(scope="module")
+def expected(
+    built_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, int, str], float]:
+    """What the run comes to by two processes of this machine, whom nobody interrupts."""
+    root = tmp_path_factory.mktemp("expected") / "study"
+    shutil.copytree(built_root, root)
+    study = Study.open(root)
+    run_id = planned(study)
+    steps.train_sharded(study, run_id, 2, settings=LaunchConfig(checkpoint_seconds=1e9))
+    found = figures(study.layout.run(run_id))
+    assert len([key for key in found if key[0] == "step"]) == 100, "fifty steps are logged"
+    losses = [value for key, value in found.items() if key[2] == "loss"]
+    assert losses[-1] < losses[0] - 0.3, "nothing was learnt"
+    return found
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "POLL_OTHERS_SECONDS", 0.5)
+
+
+@pytest.fixture
+def slurm(slurm_conf: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LaunchConfig]:
+    """Slurm's settings; its jobs are ended after the test."""
+    monkeypatch.setenv("SLURM_CONF", str(slurm_conf))
+    yield LaunchConfig.model_validate(
+        {"launcher": "slurm", "slurm": {"hours": 0.1, "signal_seconds": 30, "partition": "pair"}}
+    )
+    call("scancel", "--full", "--signal=KILL", "--name=regmix-study")
+    call("scancel", "--name=regmix-study")
+    until(lambda: not call("squeue", "--noheader"))
+
+
+@pytest.fixture
+def ray(ray_cluster: Any) -> Iterator[LaunchConfig]:
+    """Ray's settings; its actors are ended after the test."""
+    yield LaunchConfig.model_validate({"launcher": "ray", "ray": {"address": ray_cluster.address}})
+    import ray
+
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        ray.kill(ray.get_actor(**actor), no_restart=True)
+
+
+@pytest.fixture
+def side(ray_cluster: Any) -> Iterator[Callable[[], Any]]:
+    """Adds nodes of one core to Ray's cluster; they are gone after the test."""
+    added = []
+
+    def add() -> Any:
+        added.append(ray_cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1"))
+        return added[-1]
+
+    yield add
+    for node in added:
+        if node in ray_cluster.list_all_nodes():
+            ray_cluster.remove_node(node)
+
+
+def call(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.slow
+def test_told_by_slurm_to_end_a_gang_is_requeued_and_goes_on(
+    slurm: LaunchConfig,
+    study: Study,
+    expected: dict[tuple[str, int, str], float],
+    skip_the_delay: Callable[[str], None],
+) -> None:
+    """Two processes of one node; USR2 as before a time limit reaches all of the job."""
+    waiting = Waiting(study, gang(study, planned(study)), slurm)
+    until(come_to(waiting.run, 50))
+    again = Waiting(study, waiting.gang, slurm)  # it waits for the gang that is already there
+    call("scancel", "--signal=USR2", waiting.job)
+    skip_the_delay(waiting.job)
+    assert (waiting.ended(), again.ended()) == ([], [])
+    first, second = started_at(waiting.run)
+    assert (first, second > 0) == (0, True), "did not go on from its checkpoint"
+    assert figures(waiting.run) == expected
+    assert [e.reason for e in claims.log(waiting.run.claims) if e.kind == "released"] == [
+        "asked to end",
+        "done",
+    ]
+    names = [p.name for p in running.logs(study.layout)]
+    assert names == [f"{waiting.job}.worker-0.log", f"{waiting.job}_0_log.out"]
+    assert "told to end; a checkpoint is left" in waiting.logs()
+
+
+@pytest.mark.slow
+def test_a_process_killed_on_another_slurm_node_costs_the_steps_since_the_checkpoint(
+    slurm: LaunchConfig,
+    study: Study,
+    expected: dict[tuple[str, int, str], float],
+    skip_the_delay: Callable[[str], None],
+) -> None:
+    """One process each of two nodes."""
+    waiting = Waiting(study, gang(study, planned(study), nodes=2, processes=1), slurm)
+    until(come_to(waiting.run, 50))
+    os.kill(processes(waiting.run)[1], signal.SIGKILL)
+    skip_the_delay(waiting.job)
+    assert waiting.ended() == []
+    assert started_at(waiting.run)[0] == 0
+    assert started_at(waiting.run)[1] > 0
+    assert figures(waiting.run) == expected
+    assert {p.name for p in running.logs(study.layout)} == {
+        *(f"{waiting.job}.worker-{n}.log" for n in (0, 1)),
+        *(f"{waiting.job}_{n}_log.out" for n in (0, 1)),
+    }
+    assert "rank 1 was killed by SIGKILL" in waiting.logs()
+
+
+@pytest.mark.slow
+def test_a_gang_on_two_slurm_nodes_is_cancelled_with_a_checkpoint(
+    slurm: LaunchConfig, study: Study
+) -> None:
+    made = gang(study, planned(study, LONG), nodes=2, processes=1, checkpoint_seconds=1e9)
+    waiting = Waiting(study, made, slurm)
+    until(come_to(waiting.run, 50))
+    assert [job.job_id for job in running.cancel(study.layout)] == [waiting.job]
+    (raised,) = waiting.ended()
+    assert isinstance(raised, Cancelled)
+    assert list(waiting.run.checkpoints.glob("step-*/progress.json"))
+    assert not waiting.run.failed.exists()
+    time.sleep(1)
+    assert call("squeue", "--noheader") == ""
+    with pytest.raises(UserError, match="nothing was submitted"):  # a gang is nothing for workers
+        Task.of(study.layout, None)
+
+
+REFUSED_BY_SLURM: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"partition": "pare"}, "unknown partition 'pare'; did you mean 'pair'"),
+    ({"nodes": 4, "processes": 1}, {}, "a run asks for 4 nodes at once; partition 'pair' has 2"),
+    ({"processes": 4}, {}, "asks for 4 CPUs; the nodes of partition 'pair' have 2"),
+    ({}, {"gpus_per_node": 4}, "asks for 4 devices; the nodes of partition 'pair' have 2"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("changes", "section", "message"), REFUSED_BY_SLURM)
+def test_what_slurm_cannot_give_a_gang_is_refused(
+    changes: dict[str, Any],
+    section: dict[str, Any],
+    message: str,
+    slurm: LaunchConfig,
+    study: Study,
+) -> None:
+    made = gang(study, planned(study), **changes)
+    config = slurm.slurm.model_copy(update=section)
+    with pytest.raises(UserError, match=message):
+        train_gang(study.layout, made, slurm.model_copy(update={"slurm": config}))
+    assert submissions(study.layout) == []
+    assert call("squeue", "--noheader") == ""
+
+
+@pytest.mark.slow
+def test_when_a_ray_node_is_lost_the_gang_goes_on_with_another(
+    ray: LaunchConfig,
+    study: Study,
+    side: Callable[[], Any],
+    ray_cluster: Any,
+    expected: dict[tuple[str, int, str], float],
+) -> None:
+    """One process each of two nodes; while there is one node only, it waits."""
+    lost = side()
+    waiting = Waiting(study, gang(study, planned(study), nodes=2, processes=1), ray)
+    until(come_to(waiting.run, 50))
+    (launch,) = running.launches(study.layout)
+    assert [job.state for job in launch.poll()] == ["running"]
+    ray_cluster.remove_node(lost, allow_graceful=False)
+    until(lambda: [job.state for job in launch.poll()] == ["waiting"])
+    assert not waiting.run.done.exists()
+    side()
+    assert waiting.ended() == []
+    assert started_at(waiting.run)[0] == 0
+    assert started_at(waiting.run)[1] > 0
+    assert figures(waiting.run) == expected
+    assert [p.name for p in running.logs(study.layout)] == [
+        f"{waiting.job}.worker-{n}.log" for n in (0, 1)
+    ]
+    assert not launch.launcher._actors(study.layout.root, [waiting.job])  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_a_gang_on_ray_is_cancelled_waiting_or_running(
+    ray: LaunchConfig, study: Study, side: Callable[[], Any]
+) -> None:
+    run_id = planned(study, LONG)
+    made = gang(study, run_id, checkpoint_seconds=1e9)
+    with pytest.raises(UserError, match=r"2 nodes of 1 processes need each CPU 1; 1 nodes of the"):
+        train_gang(study.layout, replace(made, nodes=2, processes=1), ray)
+    patient = ray.model_copy(update={"ray": ray.ray.model_copy(update={"autoscaling": True})})
+    waiting = Waiting(study, replace(made, nodes=2, processes=1), patient)
+    (launch,) = _launched(study)
+    until(lambda: [job.state for job in launch.poll()] == ["waiting"])
+    assert len(running.cancel(study.layout)) == 1
+    assert [type(e) for e in waiting.ended()] == [Cancelled]
+    waiting = Waiting(study, made, ray)  # both processes on the one node that there is
+    until(come_to(waiting.run, 50))
+    assert len(running.cancel(study.layout)) == 1
+    assert [type(e) for e in waiting.ended()] == [Cancelled]
+    assert list(waiting.run.checkpoints.glob("step-*/progress.json"))
+
+
+def _launched(study: Study) -> list[running.Launch]:
+    until(lambda: any(s.jobs for s in submissions(study.layout)))
+    return running.launches(study.layout)
+
+
+@pytest.mark.slow
+def test_here_a_killed_process_is_followed_by_another_until_it_is_once_too_often(
+    study: Study, expected: dict[tuple[str, int, str], float]
+) -> None:
+    made = gang(study, planned(study))
+    waiting = Waiting(study, made, LaunchConfig(retries=1))
+    until(come_to(made.run, 50))
+    os.kill(processes(made.run)[0], signal.SIGKILL)
+    assert waiting.ended() == []
+    assert started_at(made.run)[1] > 0
+    assert figures(made.run) == expected
+    never = replace(made, run_id=planned(study, LONG, "never"), checkpoint_seconds=1e9)
+    waiting = Waiting(study, never, LaunchConfig(retries=0))
+    until(come_to(never.run, 50))
+    os.kill(processes(never.run)[1], signal.SIGKILL)
+    (raised,) = waiting.ended()
+    assert isinstance(raised, RegmixError)
+    assert "rank 1 was killed by SIGKILL" in str(raised)
+    assert "(1 attempts)" in str(raised)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["cancel", "SIGTERM", "SIGKILL"])
+def test_a_gang_here_ends_with_its_command_and_leaves_a_checkpoint(how: str, study: Study) -> None:
+    run_id = planned(study, LONG)
+    run = study.layout.run(run_id)
+    code = (
+        "import sys; from regmix.study import Study; from proxy_trainer import steps\n"
+        "from regmix.errors import RegmixError\n"
+        "try: steps.train_sharded(Study.open(sys.argv[1]), sys.argv[2], 2)\n"
+        "except RegmixError as exc: sys.exit(exc.exit_code)\n"
+    )
+    command = [sys.executable, "-c", code, str(study.layout.root), run_id]
+    with subprocess.Popen(command) as process:
+        until(come_to(run, 50))
+        if how == "cancel":
+            assert len(running.cancel(study.layout)) == 1
+        else:
+            process.send_signal(getattr(signal, how))
+        ended = process.wait(PATIENCE)
+    assert ended == (-signal.SIGKILL if how == "SIGKILL" else REQUEUE)
+    until(lambda: not processes(run))
+    last = claims.last(run.claims)
+    assert last is not None
+    assert (last.kind, last.reason) == ("released", "asked to end")
+    assert list(run.checkpoints.glob("step-*/progress.json"))
+    assert "told to end" in "".join(p.read_text() for p in running.logs(study.layout))
+
+
+@pytest.mark.slow
+def test_processes_that_hang_as_they_are_told_to_end_do_not_stay(study: Study) -> None:
+    """A peer that does not move keeps the others from their checkpoint."""
+    from proxy_trainer.launch.gang_node import Node
+
+    made = gang(study, planned(study, LONG))
+    node = Node(made, 0, None, study.layout.launches / "node.log", end_seconds=2.0)
+    until(come_to(made.run, 50))
+    frozen = processes(made.run)[1]
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        time.sleep(1)  # within a step, so that the first one waits for it
+        node.stop()
+        until(lambda: 0 not in processes(made.run))
+    finally:
+        os.kill(frozen, signal.SIGKILL)
+    end = node.wait(lambda: True)
+    assert end.code != OK
+    assert "hung for 2 seconds after it was told to end" in "".join(end.said)
+
+
+def test_what_does_not_go_together_is_refused_before_anything_starts(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = planned(study)
+    wrong: list[tuple[dict[str, Any], str, str]] = [
+        ({"processes": 3}, "local", "4 sequences cannot be divided among 3 processes"),
+        ({"nodes": 2, "processes": 3}, "ray", "among 6 processes; start 1, 2, 4, or"),
+        ({"nodes": 2}, "local", "2 nodes: the launcher 'local' has one; choose slurm or ray"),
+        ({}, "lokal", "unknown launcher 'lokal'; did you mean 'local'"),
+    ]
+    for changes, name, message in wrong:
+        with pytest.raises(UserError, match=message):
+            train_gang(study.layout, gang(study, run_id, **changes), LaunchConfig(launcher=name))
+
+    class Plain:
+        name = "plain"
+        check = submit = poll = cancel = logs = None
+
+    monkeypatch.setattr(registry, "_class", lambda *_: Plain)
+    with pytest.raises(UserError, match="'plain' starts single workers only"):
+        train_gang(study.layout, gang(study, run_id), LaunchConfig(launcher="plain"))
+    assert submissions(study.layout) == []
+
+
+def test_a_process_has_one_device_and_launchers_give_as_many(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = planned(study)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="2 workers with 1 devices each, this machine has 1"):
+        train_gang(study.layout, gang(study, run_id), LaunchConfig(gpus_per_worker=4))
+    made = gang(study, run_id, nodes=3, processes=8)
+    wanted = GangOrder(study.layout.root, 24, gpus=1, gang=made, retries=1, since=0)
+    assert Slurm(SlurmConfig()).gang_shape(wanted) == Shape(jobs=1, workers=8, gpus=8, nodes=3)
+    needs = Ray(RayConfig(cpus_per_worker=2, resources={"spot": 0.5})).needs(wanted)
+    assert needs.bundle() == {"CPU": 16, "GPU": 8, "spot": 4}
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [([REQUEUE, REQUEUE], REQUEUE), ([1, -9], KILLED + 9), ([REQUEUE, BROKEN], BROKEN),
+     ([BROKEN, REFUSED], REFUSED), ([DIVERGED] * 2, DIVERGED), ([BUSY, BUSY], BUSY), ([], OK)],
+)  # fmt: skip
+def test_of_a_nodes_exit_codes_the_one_that_tells_most_is_its_own(
+    codes: list[int], expected: int
+) -> None:
+    assert code_of(codes) == expected
+
+
+@pytest.fixture
+def order(study: Study) -> GangOrder:
+    made = gang(study, planned(study))
+    return GangOrder(study.layout.root, 2, gang=made, retries=1, since=0)
+
+
+def attempt(run: RunLayout, step: int, reason: str | None, *, failed: bool = False) -> None:
+    """A claim from some step, released with a reason or left behind."""
+    claim = Claimant(run.root.parent, "someone", 0.01).take(run, step)
+    while claim is None:  # the one before has not fallen silent yet
+        time.sleep(0.01)
+        claim = Claimant(run.root.parent, "someone", 0.01).take(run, step)
+    if reason is not None:
+        claim.release(reason, failed=failed)
+    else:
+        time.sleep(0.02)
+
+
+def end(code: int, said: str = "it went wrong", **changes: bool) -> NodeEnd:
+    return NodeEnd(code, (said,) * bool(code), **changes)
+
+
+def test_attempts_count_until_the_run_gets_further(order: GangOrder) -> None:
+    run, killed = order.gang.run, [end(KILLED + 9, "killed"), end(BROKEN, "peer gone")]
+    assert conclude(order, killed, 0) == Conclusion(False, "killed; peer gone"), "never claimed"
+    attempt(run, 0, "RuntimeError: peer gone", failed=True)
+    assert conclude(order, killed, 0).again
+    before = len(claims.log(run.claims))
+    attempt(run, 0, None)
+    assert conclude(order, killed, before) == Conclusion(False, "killed; peer gone (2 attempts)")
+    assert conclude(replace(order, since=before), killed, before).again, "others' attempts"
+    attempt(run, 10, None)
+    assert conclude(order, killed, before).again, "it had got further"
+
+
+def test_told_to_end_a_gang_goes_on_whatever_its_processes_ended_with(order: GangOrder) -> None:
+    for ends in ([end(REQUEUE), end(OK)], [end(KILLED + 9, told=True), end(BROKEN)]):
+        assert conclude(order, ends, 0).again
+
+
+def test_a_node_that_is_lost_before_anything_was_claimed_is_replaced(order: GangOrder) -> None:
+    assert conclude(order, [end(BROKEN, "node 1 was lost", lost=True), end(BROKEN)], 0).again
+
+
+def test_what_is_wrong_with_the_study_is_not_tried_again(order: GangOrder) -> None:
+    run = order.gang.run
+    attempt(run, 0, "no space left")
+    for code in (BROKEN, REFUSED, BUSY):
+        found = conclude(order, [end(code, "no space left")] * 2, 0)
+        assert found == Conclusion(False, "no space left")
+
+
+def test_what_is_done_or_diverged_is_over(order: GangOrder) -> None:
+    run = order.gang.run
+    run.failed.write_text(json.dumps({"reason": "diverged"}))
+    assert conclude(order, [end(DIVERGED), end(DIVERGED)], 0) == Conclusion(False)
+    run.failed.unlink()
+    run.done.write_text("{}")
+    assert conclude(order, [end(OK), end(BROKEN)], 0) == Conclusion(False)
+    run.done.unlink()
+    assert conclude(order, [end(OK), end(OK)], 0) == Conclusion(False)
