@@ -109,7 +109,7 @@ def train_gang(
     part(RunSpec.load(gang.run.spec).plan.batch, 0, gang.world)
     launch = _under_way(study, gang, settings) or _start(study, gang, settings)
     if launch.wait(on_poll).busy:
-        raise RegmixError(f"run {gang.run_id} is being trained by another command")
+        raise RegmixError(f"run {gang.run_id}: being trained by another command")
 
 
 def _under_way(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch | None:

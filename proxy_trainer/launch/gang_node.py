@@ -99,7 +99,13 @@ class Node:
         command = [sys.executable, "-c", _DEAF, sys.executable]
         command += _torchrun(gang, number, meeting) + _processes(gang, end_seconds)
         environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+        begins = (
+            f"{time.strftime('%Y-%m-%d %H:%M:%S')} run {gang.run_id}: {gang.processes} of "
+            f"{gang.world} processes begin on {socket.gethostname()}\n"
+        )
         with log.open("ab") as stream:
+            stream.write(begins.encode())
+            stream.flush()
             self._from = stream.tell()
             self._process = subprocess.Popen(  # noqa: S603 (the command is the project's own)
                 command, stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT,

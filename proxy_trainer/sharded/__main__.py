@@ -85,7 +85,7 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
         if done:
             return OK
         if busy:
-            _say(ranks.rank, f"run {asked.run_id} is being trained by another command")
+            _say(ranks.rank, f"run {asked.run_id}: being trained by another command")
             return BUSY
         outcome = train_sharded(
             study, run, ranks, settings, keep_going=lambda: mine.holds() and not stop
@@ -95,7 +95,7 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
     if outcome.diverged:
         return DIVERGED
     if outcome.stopped:
-        _say(ranks.rank, "told to end; a checkpoint is left")
+        _say(ranks.rank, f"run {asked.run_id}: told to end; a checkpoint is left")
         return REQUEUE
     return OK
 

@@ -356,28 +356,31 @@ def _launched(study: Study) -> list[running.Launch]:
 
 
 @pytest.mark.slow
-def test_here_a_killed_process_is_followed_by_another_until_it_is_once_too_often(
+def test_here_a_killed_process_is_followed_by_another(
     study: Study, expected: dict[tuple[str, int, str], float]
 ) -> None:
-    made = gang(study, planned(study))
-    waiting = Waiting(study, made, LaunchConfig(retries=1))
-    until(come_to(made.run, 50))
-    os.kill(processes(made.run)[0], signal.SIGKILL)
+    waiting = Waiting(study, gang(study, planned(study)), LaunchConfig())
+    until(come_to(waiting.run, 50))
+    os.kill(processes(waiting.run)[0], signal.SIGKILL)
     assert waiting.ended() == []
-    assert started_at(made.run)[1] > 0
-    assert figures(made.run) == expected
-    never = replace(made, run_id=planned(study, LONG, "never"), checkpoint_seconds=1e9)
-    waiting = Waiting(study, never, LaunchConfig(retries=0))
-    until(come_to(never.run, 50))
-    os.kill(processes(never.run)[1], signal.SIGKILL)
-    (raised,) = waiting.ended()
-    assert isinstance(raised, RegmixError)
-    assert "rank 1 was killed by SIGKILL" in str(raised)
-    assert "(1 attempts)" in str(raised)
+    assert started_at(waiting.run)[0] == 0
+    assert started_at(waiting.run)[1] > 0
+    assert figures(waiting.run) == expected
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["cancel", "SIGTERM", "SIGKILL"])
+def test_a_run_that_others_train_is_left_to_them(study: Study) -> None:
+    made = gang(study, planned(study))
+    claim = Claimant(study.layout.runs, "other", 120).take(made.run)
+    assert claim is not None
+    with pytest.raises(RegmixError, match=f"run {made.run_id}: being trained by another command"):
+        train_gang(study.layout, made, LaunchConfig())
+    assert not made.run.events.exists()
+    claim.release("asked to end")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["cancel", "SIGKILL"])
 def test_a_gang_here_ends_with_its_command_and_leaves_a_checkpoint(how: str, study: Study) -> None:
     run_id = planned(study, LONG)
     run = study.layout.run(run_id)
@@ -393,7 +396,7 @@ def test_a_gang_here_ends_with_its_command_and_leaves_a_checkpoint(how: str, stu
         if how == "cancel":
             assert len(running.cancel(study.layout)) == 1
         else:
-            process.send_signal(getattr(signal, how))
+            process.kill()
         ended = process.wait(PATIENCE)
     assert ended == (-signal.SIGKILL if how == "SIGKILL" else REQUEUE)
     until(lambda: not processes(run))
@@ -401,7 +404,9 @@ def test_a_gang_here_ends_with_its_command_and_leaves_a_checkpoint(how: str, stu
     assert last is not None
     assert (last.kind, last.reason) == ("released", "asked to end")
     assert list(run.checkpoints.glob("step-*/progress.json"))
-    assert "told to end" in "".join(p.read_text() for p in running.logs(study.layout))
+    assert f"run {run_id}: told to end" in "".join(
+        p.read_text() for p in running.logs(study.layout)
+    )
 
 
 @pytest.mark.slow
