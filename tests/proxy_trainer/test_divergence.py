@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from proxy_trainer import checkpoint, loop, members
+from proxy_trainer import checkpoint, loop, members, starts
 from proxy_trainer.execution import Stepped
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.sharded import checkpoint as sharded_checkpoint
@@ -108,6 +108,8 @@ def test_the_checkpoint_is_that_of_the_step_before_however_late_it_is_noticed(
     model.load_member(0, AutoModelForCausalLM.from_pretrained(run.before).state_dict())
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter[0], expected.model[name])
+    _, theirs = starts.take_in(broken.layout, run.before, spec.model.context)
+    assert theirs == spec.model, "no stage could start from it"
 
 
 def test_where_a_device_was_at_fault_it_goes_on_to_what_it_would_have_come_to(
