@@ -41,6 +41,7 @@ import pandas as pd
 import torch
 
 from benchmarks.swarms import RESULTS
+from proxy_trainer.launch.environment import training_environment
 from proxy_trainer.models.gpt import GPT
 from regmix.sizes import ModelShape
 
@@ -257,6 +258,8 @@ def _start(variant: Variant, job: dict[str, Any], work: Path) -> subprocess.Pope
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
+    if variant.who == "ours":  # as every launcher of ours starts workers
+        settings = training_environment() | settings
     return subprocess.Popen(
         [str(python), str(PEERS / f"{variant.runner}.py"), json.dumps(job)],
         stdin=subprocess.PIPE,

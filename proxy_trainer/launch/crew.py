@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from proxy_trainer.exits import OK, REQUEUE
 from proxy_trainer.launch.base import Job, Order, command
+from proxy_trainer.launch.environment import training_environment
 from regmix.errors import RegmixError, UserError
 from regmix.files import read_json, write_json, write_text
 
@@ -112,7 +113,7 @@ class Crew:
         return [self._start(files.log(i), devices[i], cores[i]) for i in range(self.workers)]
 
     def _start(self, log: Path, devices: str | None, cores: set[int]) -> subprocess.Popen[bytes]:
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = training_environment()
         if devices is not None:
             environment[DEVICES] = devices
         with log.open("ab") as stream:

@@ -7,7 +7,6 @@ do if whatever holds the other end dies.
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from proxy_trainer.exits import BUSY, KILLED, OK, REFUSED, REQUEUE
 from proxy_trainer.launch.crew import check_seen
+from proxy_trainer.launch.environment import training_environment
 from proxy_trainer.launch.gang import Gang, GangOrder
 from regmix import claims
 
@@ -98,7 +98,7 @@ class Node:
         self._deadline = float("inf")
         command = [sys.executable, "-c", _DEAF, sys.executable]
         command += _torchrun(gang, number, meeting) + _processes(gang, end_seconds)
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = training_environment()
         begins = (
             f"{time.strftime('%Y-%m-%d %H:%M:%S')} run {gang.run_id}: {gang.processes} of "
             f"{gang.world} processes begin on {socket.gethostname()}\n"

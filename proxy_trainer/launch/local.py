@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from proxy_trainer.exits import BROKEN, OK, REQUEUE
 from proxy_trainer.launch.base import Job, JobState, Order
+from proxy_trainer.launch.environment import training_environment
 from proxy_trainer.launch.gang import GangOrder
 from proxy_trainer.launch.gang_node import Node, conclude
 from regmix import claims
@@ -273,7 +274,7 @@ class _LocalGang:
 
 
 def _start(order: Order, number: int) -> _Place:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.update(training_environment())
     # A fork server imports torch once; a process from it starts in milliseconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["proxy_trainer.worker"])
