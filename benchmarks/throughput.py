@@ -167,8 +167,13 @@ def scale(args: argparse.Namespace) -> None:
 
 
 def _keep(table: pd.DataFrame, name: str) -> None:
+    """Write the table; what is there of shapes that were not measured now stays."""
     RESULTS.mkdir(exist_ok=True)
-    table.to_csv(RESULTS / f"{name}-{platform.machine()}.csv", index=False)
+    path = RESULTS / f"{name}-{platform.machine()}.csv"
+    if path.exists():
+        before = pd.read_csv(path)
+        table = pd.concat([before[~before["shape"].isin(table["shape"])], table])
+    table.to_csv(path, index=False)
 
 
 # Contestants: processes that stay ready.
