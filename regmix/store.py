@@ -27,7 +27,7 @@ from regmix.observations import Observations
 from regmix.records import RunRecord, read_runs
 from regmix.runs import RunSpec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LOCK_SECONDS = 30.0
 IMPORT = "import"
 """The cohort of runs that were measured elsewhere."""
@@ -45,7 +45,8 @@ create table if not exists mixtures (
     epochs double
 );
 create table if not exists metrics (
-    run_id varchar, step bigint, tokens bigint, name varchar, split varchar, value double
+    run_id varchar, step bigint, tokens bigint, name varchar, split varchar, value double,
+    std_error double
 );
 create table if not exists steps (
     run_id varchar, step bigint, tokens bigint, loss double, grad_norm double, lr double,
@@ -296,7 +297,10 @@ def _insert_events(db: duckdb.DuckDBPyConnection, record: RunRecord) -> None:
     for event in record.events():
         if event["type"] == "metric":
             key = (event["step"], event["name"], event["split"])
-            metrics[key] = {k: event[k] for k in ("step", "tokens", "name", "split", "value")}
+            metrics[key] = {
+                **{k: event[k] for k in ("step", "tokens", "name", "split", "value")},
+                "std_error": event.get("std_error"),
+            }
         elif event["type"] == "step":
             steps[event["step"]] = {
                 **{k: event[k] for k in ("step", "tokens", "loss", "grad_norm", "lr")},
@@ -306,8 +310,8 @@ def _insert_events(db: duckdb.DuckDBPyConnection, record: RunRecord) -> None:
         frame = pd.DataFrame(list(rows.values()))
         if not frame.empty:
             frame.insert(0, "run_id", record.spec.run_id)
-            if table == "steps":
-                frame = frame.astype({"grad_norm": float, **_WATCHED})
+            kinds = {"steps": {"grad_norm": float, **_WATCHED}, "metrics": {"std_error": float}}
+            frame = frame.astype(kinds[table])
             _insert(db, table, frame)
 
 
