@@ -150,8 +150,8 @@ def learning_rate(plan: TrainPlan, step: int) -> float:
     elif plan.schedule == "linear":
         fraction = 1 - progress
     elif plan.schedule == "wsd":
-        left = (plan.steps - 1 - step) / max(1, round(plan.decay_share * plan.steps))
-        fraction = min(1.0, left)
+        decay = round(plan.decay_share * plan.steps)
+        fraction = min(1.0, (plan.steps - 1 - step) / decay) if decay else 1.0
     else:
         fraction = 1.0
     return plan.lr * (plan.min_lr_ratio + (1 - plan.min_lr_ratio) * fraction)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxy_trainer.models.folder import Weights, load_folder
 from proxy_trainer.moments import Moments
+from proxy_trainer.sharded.model import without_weights
 from regmix.families import Shape
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
@@ -50,17 +51,19 @@ def whole(found: Weights) -> dict[str, Tensor]:
     return table
 
 
-def take_in(study: StudyLayout, folder: Path, context: int | None) -> tuple[str, Shape]:
-    """Copy a model from elsewhere into the study, once; its fingerprint and shape.
+def take_in(study: StudyLayout, folder: Path, context: int | None) -> tuple[str, Weights]:
+    """Copy a model from elsewhere into the study, once; its fingerprint, and its tensors.
 
     Args:
         context: tokens a training sequence; as many as its config has positions if not given.
 
     Raises:
-        UserError: not a model folder that can be started from, or not with the study's tokenizer.
+        UserError: not a model folder that can be started from, not the tensors of its own config,
+            or another tokenizer than the study's.
     """
-    shape, found = load_folder(folder, context)
+    found = load_folder(folder, context)[1]
     found.check_tokenizer(study.tokenizer)
+    check(found, found.shape, found.vocab_size)
     files = sorted({path for pattern in _TAKEN for path in folder.glob(pattern)})
     identity = fingerprint([[path.name, _digest(path)] for path in files])
     target = study.starts / identity
@@ -71,7 +74,17 @@ def take_in(study: StudyLayout, folder: Path, context: int | None) -> tuple[str,
         for path in files:
             shutil.copyfile(path, made / path.name)
         made.rename(target)
-    return identity, shape
+    return identity, found
+
+
+def check(found: Weights, shape: Shape, vocab_size: int) -> None:
+    """Refuse weights that are not those of a model.
+
+    Raises:
+        UserError: what differs: keys of the config, the vocabulary, or tensors.
+    """
+    model = without_weights(shape, vocab_size)
+    found.check(shape, {name: tuple(p.shape) for name, p in model.named_parameters()})
 
 
 def _digest(path: Path) -> str:

@@ -416,6 +416,8 @@ def run(
     def over(stage: execute.Ended) -> None:
         ended.append(stage)
         console.show_frame(tables.runs(stage))
+        if stage.stage.config.microanneal is not None:
+            console.show_frame(tables.source(stage))
         if len(stage.tried) > 1:
             console.say(f"standard deviation over runs: {stage.spread:.4g}")
 

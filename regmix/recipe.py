@@ -14,7 +14,10 @@ Kind = Literal["pretrain", "midtrain", "sft"]
 
 
 class MicroAnneal(Strict):
-    """Judge one source cheaply: part of the tokens from it, the rest from the stage's mixture."""
+    """Judge one source cheaply: part of the tokens from it, the rest from the stage's mixture.
+
+    Beside every run there is one on the mixture alone, to compare with.
+    """
 
     source: str
     """A domain of the study."""
@@ -71,11 +74,26 @@ class StageConfig(Strict):
             "mixture": sft and self.mixture is not None,
             "microanneal": self.kind != "midtrain" and self.microanneal is not None,
             "data": not sft and self.data is not None,
-            "orders": self.orders > 1 and (bool(self.sweep.seed) or (self.keep == "best" and sft)),
         }
         for key, refused in wrong.items():
             if refused:
                 raise ValueError(f"stage '{self.name}': {key} does not go with this {self.kind}")
+        averaged = [
+            key
+            for key, given in (("orders", self.orders > 1), ("keep: merge", self.keep == "merge"))
+            if given
+        ]
+        differing = {
+            "sweep.lr": bool(self.sweep.lr) and self.orders > 1,
+            "sweep.seed": bool(self.sweep.seed) and self.orders > 1,
+            "microanneal": self.microanneal is not None and bool(averaged),
+        }
+        for key, refused in differing.items():
+            if refused:
+                raise ValueError(
+                    f"stage '{self.name}': {averaged[0]} averages all runs of the stage, and "
+                    f"{key} makes others than those; give them stages of their own"
+                )
         missing = "data" if sft else "mixture"
         if getattr(self, missing) is None:
             raise ValueError(f"stage '{self.name}': {self.kind} needs {missing}")
@@ -95,6 +113,12 @@ class ParallelConfig(Strict):
     compiled: bool = False
     rows: Positive | None = None
     """Sequences that a process computes at once; the gradients of the others are added."""
+
+    @model_validator(mode="after")
+    def _hybrid_over_nodes(self) -> Self:
+        if self.hybrid and self.nodes == 1:
+            raise ValueError("parallel.hybrid replicates over nodes, and there is 1")
+        return self
 
 
 class RecipeConfig(Strict):
@@ -127,4 +151,12 @@ class RecipeConfig(Strict):
                 raise ValueError(f"stage '{name}' is named twice")
         if self.model is not None and self.transformers is not None:
             raise ValueError("give 'model' or 'transformers', not both")
+        if self.context is not None and self.model is not None:
+            raise ValueError("context is for models of transformers; here it is `model.context`")
+        for stage in self.stages:
+            if stage.train.repetition != "none":
+                raise ValueError(
+                    f"stage '{stage.name}': train.repetition is for proxies; a stage sees its text "
+                    "as often as its tokens say"
+                )
         return self

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from proxy_trainer import merging, steps
-from proxy_trainer.stages import ledger
-from proxy_trainer.stages.resolve import CHAT, Recipe, Stage
+from proxy_trainer.stages import ledger, metrics
+from proxy_trainer.stages.resolve import Recipe, Stage
 from regmix.config import LaunchConfig
-from regmix.errors import RegmixError, UserError
+from regmix.errors import RegmixError
 from regmix.files import write_json
 from regmix.records import RunRecord
 from regmix.runs import RunSpec, Start
@@ -47,7 +47,7 @@ class Ended:
 
     def value(self, run: Tried) -> float:
         """The metric of a run, lower is better; NaN if it failed."""
-        return value(run.metrics, self.metric)
+        return metrics.value(run.metrics, self.metric)
 
     @property
     def spread(self) -> float:
@@ -97,8 +97,9 @@ def _train(
     poll: Callable[[], None],
 ) -> None:
     ids = [s.run_id for s in specs]
-    if recipe.world > 1 or not isinstance(recipe.shape, ModelShape):
-        spread = recipe.config.parallel
+    spread = recipe.config.parallel
+    asked = spread.recompute or spread.compiled or spread.rows is not None
+    if recipe.world > 1 or asked or not isinstance(recipe.shape, ModelShape):
         for run_id in ids:
             steps.train_sharded(
                 recipe.study, run_id, spread.processes, poll,
@@ -116,12 +117,7 @@ def _ended(recipe: Recipe, stage: Stage, specs: Sequence[RunSpec]) -> Ended:
         raise RegmixError(
             f"stage '{stage.config.name}': all runs failed; the first: {tried[0].failure}"
         )
-    metric = stage.config.metric or default_metric(stage, good[0].metrics)
-    if metric not in good[0].metrics and metric not in _MEANS:
-        raise UserError(
-            f"{recipe.path}: stage '{stage.config.name}': metric '{metric}' is not measured; "
-            f"there are {', '.join(good[0].metrics)}"
-        )
+    metric = stage.config.metric or metrics.default(stage.config.kind, good[0].metrics)
     if stage.config.keep == "merge" or stage.config.orders > 1:
         if len(good) < len(tried):
             failed = ", ".join(t.spec.run_id for t in tried if t.failure)
@@ -131,7 +127,7 @@ def _ended(recipe: Recipe, stage: Stage, specs: Sequence[RunSpec]) -> Ended:
             )
         chosen = _merged(recipe, [t.spec for t in good])
     else:
-        chosen = min(good, key=lambda t: value(t.metrics, metric))
+        chosen = min(good, key=lambda t: metrics.value(t.metrics, metric))
     return Ended(stage, tried, metric, chosen)
 
 
@@ -155,24 +151,6 @@ def _merged(recipe: Recipe, specs: Sequence[RunSpec]) -> Tried:
     recipe.study.add_run(spec)
     merging.carry_out(recipe.study.layout, spec)
     return _tried(recipe, spec)
-
-
-_MEANS = {"mean bpb": "bpb/", "mean chat": CHAT}
-"""Names of means, and the metrics that they are over."""
-
-
-def default_metric(stage: Stage, metrics: dict[str, float]) -> str:
-    """After SFT the mean over conversations that were held out, if any were; else over domains."""
-    chat = stage.config.kind == "sft" and any(m.startswith(CHAT) for m in metrics)
-    return "mean chat" if chat else "mean bpb"
-
-
-def value(metrics: dict[str, float], metric: str) -> float:
-    """A metric, or a mean of some; NaN where there are none."""
-    if metric not in _MEANS:
-        return metrics.get(metric, math.nan)
-    own = [v for name, v in metrics.items() if name.startswith(_MEANS[metric])]
-    return math.fsum(own) / len(own) if own else math.nan
 
 
 def _record(recipe: Recipe, ended: Sequence[Ended], done: bool) -> None:

@@ -12,8 +12,9 @@ from proxy_trainer.data.chat.sampler import ChatSampler, source_epochs
 from proxy_trainer.data.chat.shards import ChatManifest, open_sources
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.sharded.ranks import part
-from proxy_trainer.stages import ledger
+from proxy_trainer.stages import ledger, metrics
 from proxy_trainer.stages.ledger import Use
+from proxy_trainer.stages.metrics import CHAT
 from regmix import sizes, strict
 from regmix.chat import ChatData
 from regmix.config import TrainConfig
@@ -26,8 +27,6 @@ from regmix.runs import RunSpec, Start
 from regmix.sizes import TrainPlan
 from regmix.study import Study
 
-CHAT = "chat/"
-"""Before the names of conversations, where domains are named too."""
 _WORDS = ("scratch", "previous")
 SFT_LR = 0.1
 """Of the size's learning rate, where an SFT stage names none: our choice, to be swept."""
@@ -97,6 +96,8 @@ class _Resolver:
         self.manifest: DataManifest = self.study.as_configured()
         self.taken: dict[int, str] = {}
         """Fingerprints of the models from elsewhere, by the stage that starts from them."""
+        self.vocab_size = self.manifest.vocab_size
+        """Rows of the embedding: the tokenizer's words, and those that a folder has beside them."""
         self.shape: Shape = self._shape()
         self.held_out = self._chat(self.config.held_out) if self.config.held_out else None
 
@@ -121,6 +122,7 @@ class _Resolver:
             raise self._wrong(index, "orders", "what starts from scratch cannot be averaged")
         if config.optimiser == "keep" and not goes_on:
             raise self._wrong(index, "optimiser", "there is none to keep: no stage is gone on from")
+        self._check_metric(index, config)
         keeps = config.optimiser or ("keep" if config.kind == "midtrain" else "fresh")
         optimiser = goes_on and keeps == "keep"
         if optimiser and _averages(before[-1].config):
@@ -134,12 +136,24 @@ class _Resolver:
         seeds = config.sweep.seed or tuple(seed + 1000 * i for i in range(config.orders))
         make = self._sft if config.kind == "sft" else self._mixture
         made = [make(index, config, train, own) for own in seeds]
+        if config.microanneal is not None:
+            made += [self._base(index, config, train, own) for own in seeds]
         variants = [
             replace(spec, plan=replace(spec.plan, lr=lr))
             for spec, _ in made
             for lr in config.sweep.lr or (spec.plan.lr,)
         ]
         return Stage(config, tuple(variants), goes_on, optimiser, made[0][1])
+
+    def _check_metric(self, index: int, config: StageConfig) -> None:
+        """Refuse before anything is trained what could not be told once it is."""
+        held_out = self.config.held_out
+        valid = metrics.measured(
+            self.study.domains, [s.name for s in held_out.sources] if held_out else []
+        )
+        if config.metric is not None and config.metric not in valid:
+            where = strict.place(self.path, ("stages", index, "metric"))
+            raise unknown_name("metric", config.metric, valid, where)
 
     def _shape(self) -> Shape:
         """The model of all stages: the recipe's, or that of the folder that they start from."""
@@ -150,27 +164,34 @@ class _Resolver:
         elif self.config.model is not None:
             found = sizes.shape(self.config.model)
         for index, stage in enumerate(self.config.stages):
-            if stage.start in (None, *_WORDS):
-                continue
-            folder = self.folder / Path(stage.start).expanduser()
-            if not folder.is_dir():
-                raise self._wrong(
-                    index, "start",
-                    f"'{stage.start}' is neither 'scratch' nor 'previous' nor a model's folder",
-                )  # fmt: skip
-            context = self.config.context if found is None else found.context
-            self.taken[index], theirs = starts.take_in(self.study.layout, folder, context)
-            if found is not None and theirs != found:
-                raise self._wrong(
-                    index, "start", f"{folder}: another architecture than the recipe's"
-                )
-            found = theirs
+            if stage.start is not None and stage.start not in _WORDS:
+                found = self._taken_in(index, stage.start, found)
         if found is None:
             raise UserError(
                 f"{self.path}: model: a size is needed, as in `model: {{size: 60m}}`, or "
                 "`transformers: config.json`, or a folder that the first stage starts from"
             )
         return found
+
+    def _taken_in(self, index: int, start: str, wanted: Shape | None) -> Shape:
+        """The shape of a model from elsewhere, taken into the study."""
+        folder = self.folder / Path(start).expanduser()
+        if not folder.is_dir():
+            raise self._wrong(
+                index, "start",
+                f"'{start}' is neither 'scratch' nor 'previous' nor a model's folder",
+            )  # fmt: skip
+        context = self.config.context if wanted is None else wanted.context
+        first = not self.taken
+        self.taken[index], theirs = starts.take_in(self.study.layout, folder, context)
+        if first and theirs.vocab_size > self.vocab_size:
+            # Rows that no token has: embeddings are padded to sizes that devices like.
+            self.vocab_size = theirs.vocab_size
+        try:
+            starts.check(theirs, wanted or theirs.shape, self.vocab_size)
+        except UserError as exc:
+            raise self._wrong(index, "start", f"not the recipe's model; {exc}") from exc
+        return wanted or theirs.shape
 
     def _goes_on(self, index: int, config: StageConfig) -> bool:
         start = config.start or ("previous" if index else "scratch")
@@ -186,20 +207,37 @@ class _Resolver:
         defaults: dict[str, Any] = {"skip_sigma": SKIP_SIGMA}
         if config.kind != "pretrain":
             defaults |= {"schedule": "linear", "min_lr_ratio": 0.0, "warmup_share": 0.0}
-        if config.kind == "midtrain" and before is not None:
-            plan = before.variants[0].plan
-            defaults["lr"] = learning_rate(plan, plan.steps - 1) or None
-            if not (defaults["lr"] or config.train.lr or config.sweep.lr):
-                raise self._wrong(
-                    index, "train.lr",
-                    f"stage '{before.config.name}' ends at a learning rate of 0; say what this one "
-                    "begins with",
-                )  # fmt: skip
+        if config.kind == "midtrain" and not (config.train.lr or config.sweep.lr):
+            defaults["lr"] = self._rate_before(index, before)
         if config.kind == "sft":
             defaults |= {"warmup_share": 0.03, "lr": SFT_LR * sizes.default_lr(self.shape)}
         return config.train.model_copy(
             update={key: value for key, value in defaults.items() if key not in given}
         )
+
+    def _rate_before(self, index: int, before: Stage | None) -> float:
+        """The learning rate that the stage before ends at."""
+        if before is None:
+            raise self._wrong(
+                index, "train.lr",
+                "a model from elsewhere does not say where its learning rate ended; say what this "
+                "stage begins with",
+            )  # fmt: skip
+        plans = [v.plan for v in before.variants]
+        rates = sorted({learning_rate(plan, plan.steps - 1) for plan in plans})
+        if len(rates) > 1:
+            raise self._wrong(
+                index, "train.lr",
+                f"the runs of stage '{before.config.name}' end at different learning rates "
+                f"({', '.join(f'{r:.3g}' for r in rates)}); say what this one begins with",
+            )  # fmt: skip
+        if not rates[0]:
+            raise self._wrong(
+                index, "train.lr",
+                f"stage '{before.config.name}' ends at a learning rate of 0; say what this one "
+                "begins with",
+            )  # fmt: skip
+        return rates[0]
 
     def _spec(
         self, index: int, config: StageConfig, seed: int, mixture: Mixture, plan: TrainPlan
@@ -210,7 +248,7 @@ class _Resolver:
             mixture=mixture,
             model=self.shape,
             plan=plan,
-            vocab_size=self.manifest.vocab_size,
+            vocab_size=self.vocab_size,
             data=self.manifest.fingerprint,
             seed=seed,
             keep_model=True,
@@ -240,6 +278,14 @@ class _Resolver:
             if w
         )
         return spec, uses
+
+    def _base(
+        self, index: int, config: StageConfig, train: TrainConfig, seed: int
+    ) -> tuple[RunSpec, tuple[Use, ...]]:
+        """What a micro-anneal is compared with: the same run on the mixture alone."""
+        alone = config.model_copy(update={"microanneal": None})
+        spec, uses = self._mixture(index, alone, train, seed)
+        return replace(spec, name=f"{spec.name}-base"), uses
 
     def _sft(
         self, index: int, config: StageConfig, train: TrainConfig, seed: int

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pandas as pd
 
 from proxy_trainer.stages import ledger
 from proxy_trainer.stages.execute import Ended
-from proxy_trainer.stages.resolve import Recipe
+from proxy_trainer.stages.resolve import Recipe, Stage
 from regmix.quantities import amount, flops
 
 
@@ -22,7 +23,7 @@ def plan(recipe: Recipe) -> pd.DataFrame:
             {
                 "stage": stage.config.name,
                 "kind": stage.config.kind,
-                "from": "the stage before" if stage.goes_on else "scratch",
+                "from": _origin(stage),
                 "optimiser": "goes on" if stage.optimiser else "fresh",
                 "runs": len(stage.variants),
                 "steps": spec.plan.steps,
@@ -33,6 +34,12 @@ def plan(recipe: Recipe) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _origin(stage: Stage) -> str:
+    if stage.goes_on:
+        return "the stage before"
+    return stage.config.start or "scratch"
 
 
 def epochs(recipe: Recipe) -> pd.DataFrame:
@@ -70,6 +77,35 @@ def runs(ended: Ended) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).sort_values(ended.metric, kind="stable")
+
+
+def source(ended: Ended) -> pd.DataFrame:
+    """A row a metric: what a micro-anneal came to with its source, without it, and by how much.
+
+    Means over the pairs of runs that differ in the source alone; the standard error is that of the
+    difference, where there is more than one pair.
+    """
+    asked = ended.stage.variants[0].mixture
+    runs: dict[bool, dict[tuple[int, float], dict[str, float]]] = {False: {}, True: {}}
+    for t in ended.tried:
+        if not t.failure:
+            runs[t.spec.mixture != asked][t.spec.seed, t.spec.plan.lr] = t.metrics
+    pairs = sorted(runs[False].keys() & runs[True].keys())
+    rows = []
+    for name in runs[False][pairs[0]] if pairs else ():
+        with_it, without = ([runs[base][pair][name] for pair in pairs] for base in (False, True))
+        change = [a - b for a, b in zip(with_it, without, strict=True)]
+        error = statistics.stdev(change) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
+        rows.append(
+            {
+                "metric": name,
+                "with the source": round(statistics.fmean(with_it), 4),
+                "without": round(statistics.fmean(without), 4),
+                "difference": round(statistics.fmean(change), 4),
+                "standard error": round(error, 4),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def metrics(ended: list[Ended]) -> pd.DataFrame:

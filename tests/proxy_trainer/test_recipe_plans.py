@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.stages import ledger, tables
+from proxy_trainer.stages.execute import Ended, Tried
 from proxy_trainer.stages.ledger import Use
 from proxy_trainer.stages.resolve import resolve
 from regmix.errors import UserError
@@ -61,8 +65,58 @@ def test_a_run_specification_of_a_stage_is_read_as_it_was_written(
 
 def test_a_micro_anneal_is_half_of_the_source(recipe: Callable[..., Path]) -> None:
     path = recipe("mixture: mix.yaml}", "mixture: mix.yaml, microanneal: {source: code}}")
-    [spec] = resolve(path).stages[1].variants
+    stage = resolve(path).stages[1]
+    spec, base = stage.variants
     assert spec.mixture.as_dict() == pytest.approx({"prose": 0.25, "sums": 0.15, "code": 0.6})
+    assert base.mixture.as_dict() == WEIGHTS
+    assert (base.seed, base.plan) == (spec.seed, spec.plan)
+
+    def tried(spec: RunSpec, code: float) -> Tried:
+        return Tried(spec, {"bpb/code": code, "bpb/prose": 2.0})
+
+    ended = Ended(stage, (tried(base, 1.5), tried(spec, 1.25)), "mean bpb", tried(spec, 1.25))
+    shown = tables.source(ended).set_index("metric")
+    assert list(shown.loc["bpb/code"])[:3] == [1.25, 1.5, -0.25]
+    assert list(shown.loc["bpb/prose"])[:3] == [2.0, 2.0, 0.0]
+
+
+def test_a_decay_of_no_steps_is_none(recipe: Callable[..., Path]) -> None:
+    """WSD that stops at its peak: what mid-training then goes on from."""
+    path = recipe("lr: 0.005, ", "lr: 0.005, schedule: wsd, decay_share: 0.0, ")
+    pretrain, midtrain, _ = resolve(path).stages
+    plan = pretrain.variants[0].plan
+    assert learning_rate(plan, plan.steps - 1) == 0.005 == midtrain.variants[0].plan.lr
+
+
+def test_words_that_no_token_has_are_kept(recipe: Callable[..., Path], study: Study) -> None:
+    """Embeddings of published models have rows beyond the tokenizer's words."""
+    assert study.manifest is not None
+    rows = study.manifest.vocab_size + 24
+    folder = study.layout.root.parent / "padded"
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+            intermediate_size=48, max_position_embeddings=64, vocab_size=rows,
+        )
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    shutil.copyfile(study.layout.tokenizer, folder / "tokenizer.json")
+    path = recipe(
+        "model: {size: 50k, d_model: 16, layers: 1, heads: 2, context: 64}", "context: 32"
+    )
+    path.write_text(path.read_text().replace("kind: pretrain, ", "kind: pretrain, start: padded, "))
+    found = resolve(path)
+    assert {v.vocab_size for s in found.stages for v in s.variants} == {rows}
+    assert (found.shape.d_model, found.shape.context) == (16, 32)
+    assert tables.plan(found)["from"].tolist()[:2] == ["padded", "the stage before"]
+    path.write_text(path.read_text().replace("context: 32", "model: {size: 1m}"))
+    with pytest.raises(UserError, match=r"stages\.0\.start: not the recipe's .*hidden_size 16"):
+        resolve(path)
+    (folder / "model.safetensors").unlink()
+    tensors = {n: t for n, t in model.state_dict().items() if "o_proj" not in n}
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"padded: not the tensors .*o_proj.*missing"):
+        resolve(path)
 
 
 def test_data_orders_differ_in_their_seed_alone(recipe: Callable[..., Path]) -> None:
@@ -118,6 +172,25 @@ def test_a_stage_from_scratch_begins_the_count_anew() -> None:
         ("{name: chat,", "{name: chat, weight: 1.0,", "give every source a 'weight', or every"),
         ("seed: 3", "seed: 3\nparallel: {processes: 3}", "cannot be divided among 3 processes"),
         ("lr: 0.005, ", "lr: 0.005, min_lr_ratio: 0.0, ", "ends at a learning rate of 0"),
+        (
+            "kind: pretrain, ", "kind: pretrain, sweep: {lr: [0.01, 0.02]}, ",
+            r"stages\.1\.train\.lr: the runs of stage 'pretrain' end at .*\(0\.001, 0\.002\)",
+        ),
+        (
+            "mixture: mix.yaml}", "mixture: mix.yaml, orders: 2, sweep: {lr: [0.1, 0.2]}}",
+            "orders averages all runs of the stage, and sweep.lr makes others",
+        ),
+        (
+            "mixture: mix.yaml}", "mixture: mix.yaml, keep: merge, microanneal: {source: code}}",
+            "keep: merge averages all runs of the stage, and microanneal makes others",
+        ),
+        (
+            "mixture: mix.yaml}", "mixture: mix.yaml, metric: bpb/cod}",
+            r"stages\.1\.metric: unknown metric 'bpb/cod'; did you mean 'bpb/code'",
+        ),
+        ("seed: 3", "seed: 3\nparallel: {hybrid: true}", "replicates over nodes, and there is 1"),
+        ("seed: 3", "seed: 3\ncontext: 32", "here it is `model.context`"),
+        ("lr: 0.005, ", "lr: 0.005, repetition: match, ", "train.repetition is for proxies"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_before_anything_is_trained(
