@@ -6,14 +6,17 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from proxy_trainer import arrays
 from proxy_trainer.corpus import build_corpus
 from proxy_trainer.data import build
+from proxy_trainer.data.contamination import table
 from proxy_trainer.launch import local, running
 from proxy_trainer.launch.gang import Gang, train_gang
 from proxy_trainer.launch.running import Launch, Outcome
 from proxy_trainer.watch import trackers
-from regmix.config import LaunchConfig
+from regmix.config import Benchmark, LaunchConfig
 from regmix.manifest import DataManifest
 from regmix.runs import RunSpec
 from regmix.study import Study
@@ -30,6 +33,20 @@ def build_data(study: Study, progress: Progress | None = None) -> DataManifest:
     """Tokenise a study's sources; see :func:`proxy_trainer.data.build.build`."""
     processes = workers(study.config.launch)
     return build.build(study.layout, study.config, workers=processes, progress=progress)
+
+
+def contamination(
+    study: Study,
+    benchmarks: Sequence[Benchmark] = (),
+    ngram: int | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """A row a domain and benchmark; see :func:`proxy_trainer.data.build.contaminations`."""
+    found = build.contaminations(
+        study.layout, study.config, benchmarks,
+        ngram=ngram, workers=workers(study.config.launch), progress=progress,
+    )  # fmt: skip
+    return table(found)
 
 
 def default_corpus(folder: Path, scale: float, progress: Progress | None = None) -> None:

@@ -132,6 +132,37 @@ def data_build(study: StudyPath) -> None:
     console.show_manifest(manifest)
 
 
+@data_app.command("contamination")
+def data_contamination(
+    study: StudyPath,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(help="Evaluation items, a row each; default: data.decontaminate's."),
+    ] = None,
+    field: Annotated[
+        list[str] | None, typer.Option(help="Field of the items' text; may be given again.")
+    ] = None,
+    ngram: Annotated[
+        int | None, typer.Option(min=5, max=50, help="Words in a row that count; default: 13.")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Look for evaluation items in every domain's training text."""
+    from proxy_trainer import steps
+    from proxy_trainer.data import contamination
+    from regmix import console
+    from regmix.study import Study
+
+    opened = Study.open(study)
+    benchmarks = contamination.given(file or [], field or [])
+    if csv:  # nothing beside the table
+        console.show_frame(steps.contamination(opened, benchmarks, ngram), csv=True)
+        return
+    with console.TerminalDisplay().stage("Training text") as progress:
+        found = steps.contamination(opened, benchmarks, ngram, progress)
+    console.show_frame(found)
+
+
 @data_app.command("export")
 def data_export(
     study: StudyPath,

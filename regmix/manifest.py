@@ -49,6 +49,8 @@ class SplitManifest:
     """Documents left out because the text field was missing, null or not a string."""
     skipped_empty: int = 0
     """Documents left out because the text was empty."""
+    contaminated: int = 0
+    """Documents left out because they hold evaluation items (``data.decontaminate``)."""
 
 
 @dataclass(frozen=True)

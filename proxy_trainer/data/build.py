@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from proxy_trainer.data import contamination
 from proxy_trainer.data import tokenizer as tokenizers
+from proxy_trainer.data.contamination import Overlap, Search
 from proxy_trainer.data.shards import dtype_for
 from proxy_trainer.data.sole import sole_builder
 from proxy_trainer.data.sources import Counts, Input, documents, expand
 from proxy_trainer.data.tokenise import Task, finished, is_valid_document, tokenise
 from proxy_trainer.data.workers import carry_out
 from proxy_trainer.launch.claims import Claim
-from regmix.config import Domain, Source, StudyConfig
+from regmix.config import Benchmark, DecontaminateConfig, Domain, Source, StudyConfig
 from regmix.errors import UserError
 from regmix.files import read_json, write_json, write_whole
 from regmix.hashing import fingerprint
@@ -59,10 +61,12 @@ def _build(
     dtype = dtype_for(vocab_size)
     eod_id = tokenizers.end_of_document(tokenizer, tokenizer_path)
     identity = tokenizers.fingerprint(tokenizer_path)
+    screen = _screen(layout, config)
+    screened = [] if screen is None else [screen.name]
     tasks = [
         Task(
             layout, domain.name, index, item, split, domain.valid_share, dtype, eod_id,
-            fingerprint([identity, item.stamp, split, domain.valid_share]),
+            fingerprint([identity, item.stamp, split, domain.valid_share, *screened]), screen,
         )
         for domain in config.domains
         for index, (split, item) in enumerate(inputs[domain.name])
@@ -81,6 +85,55 @@ def _build(
     claim.check()
     manifest.save(layout.manifest)
     return manifest
+
+
+def _screen(layout: StudyLayout, config: StudyConfig) -> Path | None:
+    """What training documents must not hold, if the study says so."""
+    settings = config.data.decontaminate
+    if settings is None:
+        return None
+    where = "data.decontaminate.benchmarks"
+    benchmarks = [
+        contamination.read_items(b, layout.root, f"{where}.{b.name}") for b in settings.benchmarks
+    ]
+    return contamination.screen_file(layout, benchmarks, settings.ngram)
+
+
+def contaminations(
+    layout: StudyLayout,
+    config: StudyConfig,
+    benchmarks: Sequence[Benchmark] = (),
+    *,
+    ngram: int | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> list[Overlap]:
+    """What the training text of every domain holds of evaluation items, before any is left out.
+
+    Args:
+        benchmarks: default: those of ``data.decontaminate``.
+        ngram: consecutive words that are looked for; default: as there, or 13.
+        progress: called with (inputs done, inputs in all).
+
+    Raises:
+        UserError: no benchmark is given anywhere, or something cannot be read.
+    """
+    settings = config.data.decontaminate
+    given = benchmarks or (settings.benchmarks if settings else ())
+    if not given:
+        raise UserError(
+            f"{layout.config}: data.decontaminate: names no benchmark, and none is given; try "
+            "`--file items.jsonl --field question`"
+        )
+    length = ngram or (settings or DecontaminateConfig(benchmarks=tuple(given))).ngram
+    items = tuple(contamination.read_items(b, layout.root, f"benchmark '{b.name}'") for b in given)
+    searches = [
+        Search(layout, d.name, item, 0.0 if d.valid else d.valid_share, items, length)
+        for d in config.domains
+        for split, item in _inputs(d, layout.root)
+        if split != "valid"
+    ]
+    return contamination.overlaps(searches, workers, progress)
 
 
 def load_manifest(layout: StudyLayout, config: StudyConfig) -> DataManifest:
@@ -227,6 +280,7 @@ def _domain_manifest(
             shards=shards,
             skipped_no_text=sum(p.skipped_no_text for p in parts),
             skipped_empty=sum(p.skipped_empty for p in parts),
+            contaminated=sum(p.contaminated for p in parts),
         )
     return DomainManifest(domain.name, splits["train"], splits["valid"])
 

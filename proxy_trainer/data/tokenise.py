@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy_trainer.data import tokenizer as tokenizers
+from proxy_trainer.data.screen import Screen
 from proxy_trainer.data.shards import ShardWriter, check_shard_size
 from proxy_trainer.data.sources import Counts, Input, documents
 from regmix.errors import UserError
@@ -35,6 +36,9 @@ class Task:
     eod_id: int
     identity: str
     """Changes whenever the shard's content could."""
+    screen: Path | None = None
+    """Evaluation items, :class:`proxy_trainer.data.screen.Screen`: training documents that hold
+    one are left out."""
 
     @property
     def folder(self) -> Path:
@@ -86,7 +90,7 @@ def tokenise(task: Task) -> dict[str, Any]:
         UserError: as :func:`proxy_trainer.data.sources.documents`.
     """
     counts = Counts()
-    writers, text_bytes = _write_shards(task, counts)
+    writers, text_bytes, contaminated = _write_shards(task, counts)
     splits = {}
     for split, writer in writers.items():
         shard = writer.close(task.layout.tokens)
@@ -97,7 +101,12 @@ def tokenise(task: Task) -> dict[str, Any]:
         "valid" if task.split == "valid" else "train",
     )
     kept = splits.get(own, SplitManifest(0, 0, 0, ()))
-    splits[own] = replace(kept, skipped_no_text=counts.no_text, skipped_empty=counts.empty)
+    splits[own] = replace(
+        kept,
+        skipped_no_text=counts.no_text,
+        skipped_empty=counts.empty,
+        contaminated=contaminated,
+    )
     result = {
         "identity": task.identity,
         "input": task.item.label,
@@ -107,21 +116,29 @@ def tokenise(task: Task) -> dict[str, Any]:
     return result
 
 
-def _write_shards(task: Task, counts: Counts) -> tuple[dict[str, ShardWriter], dict[str, int]]:
-    """Every document of the input into its split's shard; shards by split, and their text bytes."""
+def _write_shards(task: Task, counts: Counts) -> tuple[dict[str, ShardWriter], dict[str, int], int]:
+    """Every document of the input into its split's shard.
+
+    Shards by split, their text's bytes, and how many training documents hold evaluation items.
+    """
     tokenizer = tokenizers.load(task.layout.tokenizer)
+    screen = Screen.load(task.screen) if task.screen else None
     writers: dict[str, ShardWriter] = {}
     text_bytes: dict[str, int] = {}
+    contaminated = 0
     stream = documents(task.item, counts)
     while batch := list(islice(stream, BATCH_DOCUMENTS)):
         for text, encoding in zip(batch, _encode(tokenizer, batch), strict=True):
             split = task.split_of(text)
+            if screen is not None and split == "train" and screen.found(text):
+                contaminated += 1
+                continue
             if split not in writers:
                 writers[split] = ShardWriter(task.shard(split), task.dtype)
             size = len(text.encode())
             writers[split].add([*encoding, task.eod_id], size)
             text_bytes[split] = text_bytes.get(split, 0) + size
-    return writers, text_bytes
+    return writers, text_bytes, contaminated
 
 
 def _encode(tokenizer: Any, batch: list[str]) -> Iterable[list[int]]:

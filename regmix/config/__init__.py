@@ -1,6 +1,13 @@
 """``study.yaml``: strict, typed, frozen. What it does not know, it refuses."""
 
-from regmix.config.data import DataConfig, Domain, Source, TokenizerConfig
+from regmix.config.data import (
+    Benchmark,
+    DataConfig,
+    DecontaminateConfig,
+    Domain,
+    Source,
+    TokenizerConfig,
+)
 from regmix.config.deciding import FitConfig, LimitsConfig, ObjectiveConfig
 from regmix.config.launch import LaunchConfig, RayConfig, SlurmConfig
 from regmix.config.mixtures import GroupBound, RatioBound, SpaceConfig, SwarmConfig
@@ -17,7 +24,9 @@ from regmix.config.training import ModelConfig, RunConfig, TrainConfig
 
 __all__ = [
     "TEXT_METRICS",
+    "Benchmark",
     "DataConfig",
+    "DecontaminateConfig",
     "Domain",
     "FitConfig",
     "GroupBound",

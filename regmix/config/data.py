@@ -63,9 +63,36 @@ class TokenizerConfig(Strict):
     counted in characters: counting bytes would change the tokenizers of existing corpora."""
 
 
+class Benchmark(Strict):
+    """Evaluation items: a row of a JSON Lines or parquet file each."""
+
+    name: Name
+    files: Annotated[tuple[str, ...], AsTuple, Field(min_length=1)]
+    """Files or globs; relative ones start at the study folder."""
+    fields: Annotated[tuple[str, ...], AsTuple, Field(min_length=1)]
+    """Fields that make up an item's text, in order; a list's values one after the other."""
+
+
+class DecontaminateConfig(Strict):
+    """Training documents that hold evaluation items are left out, and counted."""
+
+    benchmarks: Annotated[tuple[Benchmark, ...], AsTuple, Field(min_length=1)]
+    ngram: Annotated[int, Field(ge=5, le=50)] = 13
+    """Consecutive words that a document and an item must share (GPT-3's 13, arXiv 2005.14165)."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> DecontaminateConfig:
+        names = [b.name for b in self.benchmarks]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise ValueError(f"benchmark '{name}' is named twice")
+        return self
+
+
 class DataConfig(Strict):
     """How text becomes token shards."""
 
     tokenizer: TokenizerConfig = TokenizerConfig()
     max_missing_text: Share = 0.01
     """Largest share of documents without a text that is only counted; above it, an error."""
+    decontaminate: DecontaminateConfig | None = None

@@ -38,6 +38,9 @@ class StudyConfig(Strict):
         """
         tokenizer = self.data.tokenizer
         own = {"path"} if tokenizer.path is not None else {"vocab_size", "train_bytes"}
+        data = {"tokenizer": tokenizer.model_dump(include=own, exclude_defaults=True)}
+        if self.data.decontaminate is not None:
+            data["decontaminate"] = self.data.decontaminate.model_dump(mode="json")
         return {
             "domains": [
                 d.model_dump(
@@ -46,7 +49,7 @@ class StudyConfig(Strict):
                 )
                 for d in self.domains
             ],
-            "data": {"tokenizer": tokenizer.model_dump(include=own, exclude_defaults=True)},
+            "data": data,
         }  # fmt: skip
 
     @model_validator(mode="after")

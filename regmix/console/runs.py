@@ -49,6 +49,12 @@ def show_manifest(manifest: DataManifest) -> None:
             amount(d.valid.tokens), str(skipped),
         )  # fmt: skip
     show(shown)
+    for d in manifest.domains:
+        if d.train.contaminated:
+            say(
+                f"[yellow]note:[/yellow] {escape(d.name)}: {d.train.contaminated:,} training "
+                "documents hold evaluation items and are left out"
+            )
     show_notes(manifest.notes)
     say(f"vocabulary {manifest.vocab_size}, data {manifest.fingerprint}")
 

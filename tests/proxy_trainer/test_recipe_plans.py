@@ -109,7 +109,7 @@ def test_words_that_no_token_has_are_kept(recipe: Callable[..., Path], study: St
     assert {v.vocab_size for s in found.stages for v in s.variants} == {rows}
     assert (found.shape.d_model, found.shape.context) == (16, 32)
     assert tables.plan(found)["from"].tolist()[:2] == ["padded", "the stage before"]
-    path.write_text(path.read_text().replace("context: 32", "model: {size: 1m}"))
+    path.write_text(path.read_text().replace("context: 32", "model: {size: 1m, context: 32}"))
     with pytest.raises(UserError, match=r"stages\.0\.start: not the recipe's .*hidden_size 16"):
         resolve(path)
     (folder / "model.safetensors").unlink()
