@@ -355,6 +355,28 @@ def fit(
     with console.TerminalDisplay().stage("Fit and solve") as progress:
         found = opened.fit(target, settings=settings, name=name, progress=progress)
     console.show_fit(found, opened.layout.mixture(found.mixture_name))
+    if opened.config.ladder:
+        console.show_verdicts(opened)
+
+
+@app.command()
+def transfer(
+    study: StudyPath,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Ask larger sizes (`ladder:`) whether they put mixtures in the proxies' order."""
+    import pandas as pd
+
+    from regmix import console
+    from regmix.study import Study
+
+    found = Study.open(study).transfer()
+    if csv:
+        tables = [t.table.assign(small=t.small.label, large=t.large.label) for t in found]
+        console.show_frame(pd.concat(tables), csv=True)
+        return
+    for size in found:
+        console.show_transfer(size)
 
 
 @app.command()

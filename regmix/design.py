@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,6 +62,28 @@ def swarm(config: SwarmConfig, space: Space, natural: Mixture, seed: int) -> Swa
     replicates = _replicates(config, space, natural, seed, notes)
     acceptance = (count - pulled) / proposed if proposed else 1.0
     return Swarm((*replicates, *fixed, *sampled), acceptance, pulled, tuple(notes))
+
+
+def spread(planned: Sequence[Planned], count: int) -> list[Planned]:
+    """Some mixtures of a swarm that lie far apart: the baselines, then always the farthest one.
+
+    Args:
+        planned: of one seed; single domains and replicates are passed over.
+        count: how many; all of them if there are not as many.
+    """
+    usable = [p for p in planned if p.role in ("baseline", "swarm")]
+    chosen = [p for p in usable if p.role == "baseline"][:count]
+    rest = [p for p in usable if p not in chosen]
+    while rest and len(chosen) < count:
+        near = [min((_distance(p, c) for c in chosen), default=0.0) for p in rest]
+        chosen.append(rest.pop(int(np.argmax(near))))
+    return chosen
+
+
+def _distance(one: Planned, other: Planned) -> float:
+    """Total variation."""
+    weights = other.mixture.as_dict()
+    return sum(abs(w - weights[d]) for d, w in one.mixture.as_dict().items()) / 2
 
 
 def _draw(config: SwarmConfig, space: Space, natural: Mixture, seed: int, index: int) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from regmix import design, sizes
@@ -41,8 +42,25 @@ def propose(study: StudyFolder, runs: int | None = None) -> Proposed:
         replace(shared, name=p.name, role=p.role, mixture=p.mixture, seed=p.seed)
         for p in swarm.runs
     )
+    specs += tuple(_ladder(study, cohort(shared)))
     new = sum(add_run(study, spec) for spec in specs)
     return Proposed(specs, new, swarm.acceptance, swarm.pulled, swarm.notes)
+
+
+def _ladder(study: StudyFolder, proxy: str) -> Iterator[RunSpec]:
+    """The mixtures that are trained again at larger sizes; the same however large the swarm is."""
+    base = design.swarm(
+        study.config.swarm, study.space, study.as_configured().natural(), study.config.seed
+    )
+    own = [p for p in base.runs if p.seed == study.config.seed]
+    for index, step in enumerate(study.config.ladder):
+        shared = template(study, step)
+        if cohort(shared) == proxy:
+            raise UserError(f"{study.layout.config}: ladder.{index}: is the proxy itself")
+        for p in design.spread(own, step.mixtures):
+            yield replace(
+                shared, name=f"ladder{index + 1}-{p.name}", role="ladder", mixture=p.mixture
+            )
 
 
 def target_run(study: StudyFolder, name: str, mixture: Mixture, seed: int | None = None) -> RunSpec:
@@ -74,14 +92,15 @@ def open_runs(study: StudyFolder, *, retry_failed: bool = False) -> list[str]:
     if not records:
         raise UserError(f"{study.layout.root}: no run yet; `regmix propose` plans some")
     skip = ("done",) if retry_failed else ("done", "failed")
-    present = cohort(template(study, study.config.proxy))
+    wanted = (study.config.proxy, *study.config.ladder)
+    present = {cohort(template(study, settings)) for settings in wanted}
     data = study.as_configured().fingerprint
     return [
         r.spec.run_id
         for r in records
         if r.status not in skip
         and r.spec.data == data
-        and (r.spec.role == "target" or cohort(r.spec) == present)
+        and (r.spec.role == "target" or cohort(r.spec) in present)
     ]
 
 

@@ -201,6 +201,23 @@ class Store:
         wide = metrics.pivot(index="run_id", columns="name", values="value")
         return runs.merge(wide, left_on="run_id", right_index=True, how="left")
 
+    def sizes(self) -> pd.DataFrame:
+        """Finished proxies of every size.
+
+        ``run_id``, name, role, mixture (its hash), seed, cohort, parameters, tokens, metrics.
+        """
+        self.ingest()
+        with self.connect(read_only=True) as db:
+            runs = db.execute(
+                "select run_id, name, role, mixture, seed, cohort, parameters, "
+                "planned_tokens as tokens from runs "
+                "where status = 'done' and list_contains(?, role) order by name, run_id",
+                [["swarm", "baseline", "ladder"]],
+            ).fetchdf()
+            metrics = db.execute(_LAST_VALUES).fetchdf()
+        wide = metrics.pivot(index="run_id", columns="name", values="value")
+        return runs.merge(wide, left_on="run_id", right_index=True, how="left")
+
     def costs(self) -> pd.DataFrame:
         """Runs, tokens, FLOPs and seconds of finished runs, by role."""
         self.ingest()

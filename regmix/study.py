@@ -30,6 +30,8 @@ from regmix.results import Fit
 from regmix.runs import RunSpec
 from regmix.store import Store, cohort
 from regmix.strict import place
+from regmix.transfer import Transfer
+from regmix.transfer import measured as measured_transfer
 
 
 class Study(StudyFolder):
@@ -48,7 +50,7 @@ class Study(StudyFolder):
         """
         layout = config.find_study(path)
         settings = config.load_study(layout.config)
-        for key, run in (("proxy", settings.proxy), ("target", settings.target)):
+        for key, run in settings.sizes():
             try:
                 sizes.plan(run.train, sizes.shape(run.model))
             except UserError as exc:  # now, and not after the data were built
@@ -225,6 +227,31 @@ class Study(StudyFolder):
             ),
         )
         return diagnose.diagnose(data, self.latest_fit(), self.space, place, progress)
+
+    def transfer(self) -> list[Transfer]:
+        """What every larger size of ``ladder:`` says of the order that the proxies found.
+
+        The objective is that of the latest fit, where there is one.
+
+        Raises:
+            UserError: the study has no ladder, or too few of its mixtures are measured.
+        """
+        if not self.config.ladder:
+            raise UserError(
+                f"{self.layout.config}: ladder: is not there; give larger proxies, as in "
+                "`ladder: [{model: {size: 4m}, mixtures: 12}]`, then `regmix propose` and "
+                "`regmix train`"
+            )
+        try:
+            objective = self.latest_fit().objective
+        except UserError:
+            objective = None
+        settings = (self.config.proxy, *self.config.ladder)
+        cohorts = [cohort(planning.template(self, own)) for own in settings]
+        return measured_transfer(
+            self.store.sizes(), cohorts, self.observations(), objective,
+            self.config.objective.directions, self.config.seed,
+        )  # fmt: skip
 
     def comparison(self) -> Comparison | None:
         """Measured target runs on the proposal, natural and uniform; None before there are any."""

@@ -39,6 +39,9 @@ proxy:                            # the small model; size sets width, depth, lr 
 target:                           # the model that the mixture is for
   model: {{size: 15m}}
 
+# ladder:                         # the same mixtures at larger sizes: does their order hold?
+#   - {{model: {{size: 4m}}, mixtures: 12}}
+
 swarm:
   runs: 48                        # mixtures, uniform among them; natural and single domains on top
   # temperature: 0.5              # natural mixture to this power is the centre of the Dirichlet

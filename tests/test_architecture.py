@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "regmix.polytope",
         "regmix.sizes",
     ),
-    ("regmix.families", "regmix.noise", "regmix.recipe", "regmix.space"),
+    ("regmix.families", "regmix.noise", "regmix.recipe", "regmix.space", "regmix.transfer"),
     ("regmix.design", "regmix.folder", "regmix.runs", "regmix.surrogate"),
     ("regmix.arrays", "regmix.fit", "regmix.outline"),
     ("regmix.records",),

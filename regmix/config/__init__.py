@@ -20,7 +20,7 @@ from regmix.config.read import (
     name_from,
 )
 from regmix.config.study import StudyConfig
-from regmix.config.training import ModelConfig, RunConfig, TrainConfig
+from regmix.config.training import LadderConfig, ModelConfig, RunConfig, TrainConfig
 
 __all__ = [
     "TEXT_METRICS",
@@ -30,6 +30,7 @@ __all__ = [
     "Domain",
     "FitConfig",
     "GroupBound",
+    "LadderConfig",
     "LaunchConfig",
     "LimitsConfig",
     "ModelConfig",

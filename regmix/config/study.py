@@ -11,7 +11,7 @@ from regmix.config.data import DataConfig, Domain
 from regmix.config.deciding import FitConfig, ObjectiveConfig
 from regmix.config.launch import LaunchConfig
 from regmix.config.mixtures import SpaceConfig, SwarmConfig
-from regmix.config.training import ModelConfig, RunConfig
+from regmix.config.training import LadderConfig, ModelConfig, RunConfig
 
 
 class StudyConfig(Strict):
@@ -24,11 +24,18 @@ class StudyConfig(Strict):
     proxy: RunConfig = RunConfig()
     target: RunConfig = RunConfig(model=ModelConfig(size="15m"))
     """The larger model that the mixture is for."""
+    ladder: Annotated[tuple[LadderConfig, ...], AsTuple] = ()
+    """Larger proxies, from small to large, that say whether the order of mixtures holds."""
     swarm: SwarmConfig = SwarmConfig()
     space: SpaceConfig = SpaceConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     fit: FitConfig = FitConfig()
     launch: LaunchConfig = LaunchConfig()
+
+    def sizes(self) -> list[tuple[str, RunConfig]]:
+        """Everything that models are trained by, by the key that says so."""
+        ladder = [(f"ladder.{i}", step) for i, step in enumerate(self.ladder)]
+        return [("proxy", self.proxy), *ladder, ("target", self.target)]
 
     def data_settings(self) -> dict[str, Any]:
         """What decides the token shards, in the shape of ``study.yaml``; plain values.
@@ -54,7 +61,7 @@ class StudyConfig(Strict):
 
     @model_validator(mode="after")
     def _budget_known(self) -> StudyConfig:
-        for key, run in (("proxy", self.proxy), ("target", self.target)):
+        for key, run in self.sizes():
             if run.train.repetition == "match" and self.space.budget_tokens is None:
                 raise ValueError(f"{key}.train.repetition: match needs space.budget_tokens")
         return self

@@ -64,3 +64,10 @@ class RunConfig(Strict):
 
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+
+
+class LadderConfig(RunConfig):
+    """A size between proxy and target, at which some mixtures of the swarm are trained again."""
+
+    mixtures: Annotated[int, Field(ge=4)] = 12
+    """Natural and uniform among them, the others as far apart as the swarm has them."""

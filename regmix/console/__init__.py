@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from regmix.console.state import show_status
     from regmix.console.terminal import console, say, show_frame, show_notes
+    from regmix.console.transfers import show_transfer, show_verdicts
 
 __all__ = [
     "TerminalDisplay",
@@ -44,6 +45,8 @@ __all__ = [
     "show_submitted",
     "show_summary",
     "show_trained",
+    "show_transfer",
+    "show_verdicts",
 ]
 
 _MODULES = {
@@ -57,6 +60,7 @@ _MODULES = {
         "show_import", "show_manifest", "show_proposed", "show_trained",
     ),
     "state": ("show_status",),
+    "transfers": ("show_transfer", "show_verdicts"),
     "terminal": ("console", "say", "show_frame", "show_notes"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
