@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from proxy_trainer import checkpoint, divergence
-from proxy_trainer.data.chat import template
+from proxy_trainer.data.chat.hand_on import hand_on
 from proxy_trainer.evals.bpb import bits_per_byte
 from proxy_trainer.execution import Stepped
 from proxy_trainer.models import hf
@@ -102,7 +102,7 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
                 origin=Origin(run.spec, manifest, run.metrics, seen, environment),
             )  # fmt: skip
             if run.spec.chat:
-                template.carry(study.chat_data(run.spec.chat), run.layout.model)
+                hand_on(study.chat_data(run.spec.chat), run.layout.model)
         _finish(state, k, run)
     return _ended(state, done=tuple(run.spec.run_id for _, run in state.alive))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from proxy_trainer.data.chat import template
 from proxy_trainer.models.folder import Weights, load_folder
 from proxy_trainer.moments import Moments
 from proxy_trainer.sharded.model import without_weights
@@ -16,7 +17,9 @@ from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
 from regmix.runs import Start
 
-_TAKEN = ("config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json")
+_TAKEN = (
+    "config.json", "tokenizer.json", *template.FILES, "*.safetensors", "*.safetensors.index.json",
+)  # fmt: skip
 """Files of a model that are taken into a study."""
 _CHUNK = 2**24
 

@@ -460,6 +460,9 @@ def run(
     found = resolve.resolve(recipe)
     console.show_frame(tables.plan(found))
     console.show_frame(tables.epochs(found))
+    talk = tables.conversations(found)
+    if not talk.empty:
+        console.show_frame(talk)
     if check:
         console.say("nothing is wrong with it; nothing was trained")
         return

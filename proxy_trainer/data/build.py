@@ -8,6 +8,7 @@ from typing import Any
 
 from proxy_trainer.data import contamination
 from proxy_trainer.data import tokenizer as tokenizers
+from proxy_trainer.data.chat import template as templates
 from proxy_trainer.data.contamination import Overlap, Search
 from proxy_trainer.data.shards import dtype_for
 from proxy_trainer.data.sole import sole_builder
@@ -180,6 +181,8 @@ def _ensure_tokenizer(
     """Put the study's tokenizer at its place: copied, trained, or already there."""
     settings = config.data.tokenizer
     given = _given_tokenizer(layout, config)
+    if given is not None:
+        templates.copy_beside(given.parent, layout.tokens)
     record = layout.tokens / "tokenizer_from.json"
     if given is not None:
         tokenizers.load(given)

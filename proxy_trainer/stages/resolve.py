@@ -45,6 +45,8 @@ class Stage:
     """From the stage before."""
     optimiser: bool
     uses: tuple[Use, ...]
+    chat: ChatManifest | None = None
+    """What it reads, of SFT."""
 
     def runs(self, start: Start | None) -> list[RunSpec]:
         """The runs of the stage, from what the stage before came to."""
@@ -60,6 +62,8 @@ class Recipe:
     study: Study
     shape: Shape
     stages: tuple[Stage, ...]
+    held_out: ChatManifest | None = None
+    """Conversations that are only measured."""
 
     @property
     def uses(self) -> list[Use]:
@@ -99,6 +103,7 @@ class _Resolver:
         self.vocab_size = self.manifest.vocab_size
         """Rows of the embedding: the tokenizer's words, and those that a folder has beside them."""
         self.shape: Shape = self._shape()
+        self._chats: dict[ChatData, ChatManifest] = {}
         self.held_out = self._chat(self.config.held_out) if self.config.held_out else None
 
     def recipe(self) -> Recipe:
@@ -109,7 +114,7 @@ class _Resolver:
             if after.optimiser:
                 kept = tuple(replace(v, keep_state=True) for v in stages[index].variants)
                 stages[index] = replace(stages[index], variants=kept)
-        found = Recipe(self.path, self.config, self.study, self.shape, tuple(stages))
+        found = Recipe(self.path, self.config, self.study, self.shape, tuple(stages), self.held_out)
         if self.config.max_epochs is not None:
             ledger.check(found.uses, self.config.max_epochs, str(self.path))
         for stage in found.stages:
@@ -143,7 +148,10 @@ class _Resolver:
             for spec, _ in made
             for lr in config.sweep.lr or (spec.plan.lr,)
         ]
-        return Stage(config, tuple(variants), goes_on, optimiser, made[0][1])
+        chat = self._chat(config.data) if config.data is not None else None
+        if chat is not None and self.held_out is not None:
+            self._check_apart(index, chat, self.held_out)
+        return Stage(config, tuple(variants), goes_on, optimiser, made[0][1], chat)
 
     def _check_metric(self, index: int, config: StageConfig) -> None:
         """Refuse before anything is trained what could not be told once it is."""
@@ -316,19 +324,45 @@ class _Resolver:
             epochs=tuple(epochs.items()),
         )
         uses = tuple(
-            Use(config.name, CHAT + name, tokens, manifest.source(name).tokens)
+            Use(
+                config.name,
+                CHAT + name,
+                tokens,
+                manifest.source(name).tokens,
+                content=manifest.source(name).content,
+            )
             for name, tokens in read.items()
         )
         return spec, uses
 
     def _chat(self, data: ChatData) -> ChatManifest:
-        return chat_build.build(
-            self.study.layout,
-            data,
-            folder=self.folder,
-            tokenizer=self.study.layout.tokenizer,
-            context=self.shape.context,
-        )
+        if data not in self._chats:  # looking again means reading all files again
+            self._chats[data] = chat_build.build(
+                self.study.layout,
+                data,
+                folder=self.folder,
+                tokenizer=self.study.layout.tokenizer,
+                context=self.shape.context,
+                base=self._base_folder(),
+            )
+        return self._chats[data]
+
+    def _check_apart(self, index: int, chat: ChatManifest, held_out: ChatManifest) -> None:
+        """Refuse to measure on the very conversations that are trained on."""
+        measured = {shard.content: s.name for s in held_out.sources for shard in s.shards}
+        for source in chat.sources:
+            for shard in source.shards:
+                if shard.content in measured:
+                    raise self._wrong(
+                        index, "data.sources",
+                        f"'{source.name}' holds the conversations of held_out "
+                        f"'{measured[shard.content]}'; they can be trained on or measured on",
+                    )  # fmt: skip
+
+    def _base_folder(self) -> Path | None:
+        """The model from elsewhere that is gone on from, whose chat template is its own."""
+        taken = next(iter(self.taken.values()), None)
+        return None if taken is None else self.study.layout.starts / taken
 
     def _wrong(self, index: int, key: str, what: str) -> UserError:
         place = strict.place(self.path, ("stages", index, *key.split(".")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from pathlib import Path
 
 import pandas as pd
 
@@ -47,10 +48,38 @@ def epochs(recipe: Recipe) -> pd.DataFrame:
     uses = recipe.uses
     stages = list(dict.fromkeys(u.stage for u in uses))
     rows = []
-    for source, total in ledger.totals(uses).items():
-        own = {u.stage: u.epochs for u in uses if u.source == source}
-        each = {f"{stage}": round(own.get(stage, 0.0), 3) for stage in stages}
-        rows.append({"epochs of": source, **each, "all stages": round(total, 3)})
+    for source, own in ledger.by_source(uses).items():
+        each = {
+            stage: round(ledger.epochs([u for u in own if u.stage == stage]), 3) for stage in stages
+        }
+        rows.append({"epochs of": source, **each, "all stages": round(ledger.epochs(own), 3)})
+    return pd.DataFrame(rows)
+
+
+def conversations(recipe: Recipe) -> pd.DataFrame:
+    """A row a source of conversations: what is read of it, and what is lost and why.
+
+    Empty where a recipe has none.
+    """
+    sets = [(stage.config.name, stage.chat) for stage in recipe.stages]
+    rows = []
+    for used, manifest in (*sets, ("held out", recipe.held_out)):
+        for own in manifest.sources if manifest is not None else ():
+            assert manifest is not None  # there are none without it
+            rows.append(
+                {
+                    "conversations": own.name,
+                    "for": used,
+                    "kept": own.conversations,
+                    "too long, dropped": own.dropped,
+                    "truncated": own.truncated,
+                    "tokens": amount(own.tokens),
+                    "tokens lost": amount(own.cut_tokens),
+                    "with loss": f"{own.trained_tokens / own.tokens:.0%}",
+                    "context": manifest.context,
+                    "template": Path(manifest.template).name,
+                }
+            )
     return pd.DataFrame(rows)
 
 

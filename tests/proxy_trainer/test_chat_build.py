@@ -12,12 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.chat import build as chat
+from proxy_trainer.data.chat.hand_on import hand_on
 from proxy_trainer.data.chat.shards import ChatManifest, ChatTokens, open_sources
 from proxy_trainer.data.sole import sole_builder
+from proxy_trainer.models import hf
+from proxy_trainer.models.gpt import GPT
+from regmix import sizes
 from regmix.chat import ChatData
+from regmix.config import ModelConfig
 from regmix.errors import UserError
 from regmix.layout import StudyLayout
 
@@ -271,3 +278,43 @@ def test_gsm8k_is_whole(build: Build) -> None:
     source = ({"name": "gsm8k", "files": (str(GSM8K),), "epochs": 1.0},)
     found = build(sources=source, context=4096).source("gsm8k")
     assert (found.conversations, found.turns, found.dropped) == (7473, 7473, 0)
+
+
+def test_a_model_generates_until_its_turn_ends(tmp_path: Path, tokenizer: Path) -> None:
+    """Whatever ends a turn in its template, and never without the end of a document."""
+    changed = Tokenizer.from_file(str(tokenizer))
+    changed.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    changed.save(str(tokenizer))
+    write(tmp_path / "a.jsonl", [talk(i) for i in range(9)])
+    model = tmp_path / "model"
+    shape = sizes.shape(ModelConfig(size="50k", d_model=8, layers=1, heads=1, context=32))
+    state = GPT(shape, changed.get_vocab_size()).state_dict()
+    eod = changed.token_to_id("<|endoftext|>")
+    for template, expected in ((CHATML, [eod, changed.token_to_id("<|im_end|>")]), (None, eod)):
+        hf.save(state, shape, model, tokenizer, eod)
+        if template:
+            (tmp_path / "own.jinja").write_text(template)
+        manifest = chat.build(
+            StudyLayout(tmp_path / "study"),
+            ChatData(
+                sources=({"name": "a", "files": ("a.jsonl",), "epochs": 1.0},),
+                template="own.jinja" if template else None,
+            ),
+            folder=tmp_path, tokenizer=tokenizer, context=CONTEXT,
+        )  # fmt: skip
+        hand_on(folder(tmp_path, manifest), model)
+        assert GenerationConfig.from_pretrained(model).eos_token_id == expected
+        asked = [{"role": "user", "content": "say 1"}]
+        rendered = AutoTokenizer.from_pretrained(model).apply_chat_template(asked, tokenize=False)
+        assert ("<|im_start|>" in rendered) == bool(template)
+
+
+CHATML = """\
+{%- for message in messages -%}
+    {{- '<|im_start|>' + message['role'] + '\\n' -}}
+    {%- if message['role'] == 'assistant' -%}
+        {%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}
+    {%- else -%}{{- message['content'] + '<|im_end|>' -}}{%- endif -%}
+    {{- '\\n' -}}
+{%- endfor -%}
+"""

@@ -199,3 +199,34 @@ def test_an_end_token_that_is_not_one_token_is_refused(tmp_path: Path) -> None:
         UserError, match=re.escape(f"{path}: does not read eos_token '</s>' as one token")
     ):
         ChatEncoder(path, templates.find(None, path))
+
+
+def test_a_token_that_ends_turns_is_known(tokenizer: Path, tmp_path: Path) -> None:
+    """Of the tokenizer's own; the plain template ends them with the end of a document."""
+    changed = Tokenizer.from_file(str(tokenizer))
+    changed.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    path = tmp_path / "tokenizer.json"
+    changed.save(str(path))
+    chatml = templates.find(written(tmp_path, CHATML), path)
+    assert ChatEncoder(path, chatml).turn_ends() == (changed.token_to_id("<|im_end|>"),)
+    plain = templates.find(None, path)
+    assert ChatEncoder(path, plain).turn_ends() == (changed.token_to_id("<|endoftext|>"),)
+    spelled = CHATML.replace("<|im_end|>", "!").replace("<|im_start|>", "#")
+    words = templates.find(written(tmp_path, spelled), path)
+    assert ChatEncoder(path, words).turn_ends() == ()
+
+
+def test_a_model_that_is_gone_on_from_brings_its_template(tokenizer: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    beside = tmp_path / "study"
+    beside.mkdir()
+    path = own(tokenizer, beside, chat_template=CHATML.replace("<|im_end|>", "<|endoftext|>"))
+    assert templates.find(None, path, base=base).origin.startswith(str(beside))
+    (base / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    assert templates.find(None, path, base=base).origin.startswith(str(beside))
+    (base / "chat_template.jinja").write_text(CHATML.replace("<|im_end|>", "<|endoftext|>"))
+    found = templates.find(None, path, base=base)
+    assert found.origin == str(base / "chat_template.jinja")
+    given = written(tmp_path, templates.PLAIN.read_text())
+    assert templates.find(given, path, base=base).origin == str(given)

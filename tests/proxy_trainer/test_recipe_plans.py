@@ -10,6 +10,8 @@ import pytest
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from proxy_trainer.data import build
+from proxy_trainer.data.chat.template import PLAIN
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.stages import ledger, tables
 from proxy_trainer.stages.execute import Ended, Tried
@@ -222,3 +224,54 @@ def test_an_average_has_no_optimiser_to_go_on(recipe: Callable[..., Path]) -> No
     path = recipe("mixture: mix.yaml}\n  - {name: sft,", f"mixture: mix.yaml, orders: 2}}{again}")
     with pytest.raises(UserError, match=r"'midtrain' ends in an average of runs.*optimiser: fresh"):
         resolve(path)
+
+
+def test_one_text_under_two_names_is_counted_once_and_two_under_one_apart() -> None:
+    uses = [
+        Use("a", "chat/talk", 20, 10, content="x"),
+        Use("b", "chat/more", 15, 10, content="x"),
+        Use("b", "chat/talk", 5, 10, content="y"),
+    ]
+    assert ledger.totals(uses) == {"chat/talk = chat/more": 3.5, "chat/talk": 0.5}
+    again = [uses[0], Use("b", "chat/talk", 5, 10, content="y")]
+    assert ledger.totals(again) == {"chat/talk": 2.0, "chat/talk of 'b'": 0.5}
+    with pytest.raises(UserError, match=r"'chat/talk = chat/more' would be read 3\.50 times"):
+        ledger.check(uses, 3.0, "recipe")
+
+
+def test_what_is_read_of_conversations_and_lost_is_shown(recipe: Callable[..., Path]) -> None:
+    shown = tables.conversations(resolve(recipe())).set_index("conversations")
+    assert list(shown["for"]) == ["sft", "held out"]
+    assert list(shown["kept"]) == [40, 10]
+    assert (shown["too long, dropped"] == 0).all()
+    assert set(shown["template"]) == {"plain.jinja"}
+    short = resolve(recipe("context: 64", "context: 28"))
+    lost = tables.conversations(short).set_index("conversations").loc["chat"]
+    assert lost["kept"] + lost["too long, dropped"] == 40
+    assert lost["too long, dropped"] > 0
+
+
+def test_what_is_measured_on_is_not_trained_on(recipe: Callable[..., Path]) -> None:
+    path = recipe("files: [answers.jsonl]", "files: [chat.jsonl]")
+    with pytest.raises(UserError, match=r"data\.sources: 'chat' holds the conversations of held_"):
+        resolve(path)
+
+
+def test_the_tokenizers_own_template_is_used(recipe: Callable[..., Path], study: Study) -> None:
+    """It lies beside the study's tokenizer, where the data build puts it."""
+    own = study.layout.root.parent / "own"
+    own.mkdir()
+    shutil.copyfile(study.layout.tokenizer, own / "tokenizer.json")
+    shutil.copyfile(PLAIN, own / "chat_template.jinja")
+    config = study.layout.config
+    config.write_text(
+        config.read_text().replace("{vocab_size: 512}", "{path: ../own/tokenizer.json}")
+    )
+    changed = Study.open(study.layout.root)
+    build.build(changed.layout, changed.config)
+    found = resolve(recipe())
+    assert found.held_out is not None
+    assert found.held_out.template == str(study.layout.tokens / "chat_template.jinja")
+    (own / "chat_template.jinja").unlink()
+    build.build(changed.layout, changed.config)
+    assert set(tables.conversations(resolve(recipe()))["template"]) == {"plain.jinja"}

@@ -79,6 +79,7 @@ def build(
     context: int,
     workers: int = 1,
     progress: Progress | None = None,
+    base: Path | None = None,
 ) -> ChatManifest:
     """Tokenise the conversations of a stage; what is already built from the same content is kept.
 
@@ -87,6 +88,7 @@ def build(
         tokenizer: a ``tokenizer.json``; the files beside it may hold its own template.
         context: tokens of the longest conversation that is kept whole.
         progress: called with (files done, files in all).
+        base: folder of the model that is gone on from; its template comes before the tokenizer's.
 
     Raises:
         UserError: a file is missing or holds something else than conversations, the template
@@ -95,8 +97,9 @@ def build(
         RegmixError: a worker process was killed; running again goes on.
     """
     given = None if data.template is None else folder / Path(data.template).expanduser()
-    template = templates.find(given, tokenizer)
-    ChatEncoder(tokenizer, template)  # refuses a pair that does not go together, before any work
+    template = templates.find(given, tokenizer, base=base)
+    # Refuses a pair that does not go together, before any work.
+    turn_ends = ChatEncoder(tokenizer, template).turn_ends()
     inputs = {source.name: _inputs(source, folder) for source in data.sources}
     identity = _identity(data, inputs, template, tokenizer, context)
     own = layout.chat_data(identity)
@@ -127,6 +130,7 @@ def build(
                 _joined(name, [done[t.marker] for t in tasks if t.source == name], context)
                 for name in data.names
             ),
+            turn_ends=turn_ends,
         )
         template.save(own)
         manifest.save(own)

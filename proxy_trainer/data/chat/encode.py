@@ -79,6 +79,12 @@ class ChatEncoder:
         )
         return [self._encoded(*found) for found in zip(batch, rendered, encodings, strict=True)]
 
+    def turn_ends(self) -> tuple[int, ...]:
+        """The token by which the assistant ends a turn, if it is one of its own, not of words."""
+        encoding = self._tokenizer.encode(self._template.ending, add_special_tokens=False)
+        added = self._tokenizer.get_added_tokens_decoder()
+        return tuple(encoding.ids[:1]) if encoding.ids[:1] and encoding.ids[0] in added else ()
+
     def _render(self, conversation: Conversation) -> _Rendered:
         messages, stands_for = self._set_apart(conversation.messages)
         try:

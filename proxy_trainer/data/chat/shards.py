@@ -61,6 +61,11 @@ class SourceManifest:
     """Tokens lost by both."""
     shards: tuple[ChatShard, ...]
 
+    @property
+    def content(self) -> str:
+        """Identity of its conversations, whatever it is called."""
+        return fingerprint([shard.content for shard in self.shards])
+
 
 @dataclass(frozen=True)
 class ChatManifest:
@@ -80,6 +85,8 @@ class ChatManifest:
     """Fills blocks up; it carries no loss there."""
     dtype: str
     sources: tuple[SourceManifest, ...]
+    turn_ends: tuple[int, ...] = ()
+    """Tokens of their own that end the assistant's turns, by the template."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -123,7 +130,8 @@ class ChatManifest:
             if version != VERSION:
                 raise UserError(f"{path}: version {version}, expected {VERSION}; {_AGAIN}")
             sources = tuple(source_from_dict(source) for source in raw.pop("sources"))
-            manifest = cls(**raw, sources=sources)
+            ends = tuple(raw.pop("turn_ends", ()))
+            manifest = cls(**raw, sources=sources, turn_ends=ends)
         except (AttributeError, KeyError, TypeError) as exc:
             raise UserError(f"{path}: not a manifest of conversations ({exc!r}); {_AGAIN}") from exc
         if manifest.content != content or manifest.fingerprint != folder.name:

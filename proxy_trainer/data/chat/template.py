@@ -26,6 +26,8 @@ PLAIN = Path(__file__).parents[1] / "templates" / "plain.jinja"
 """For tokenizers that have no template: it needs no vocabulary but an end token."""
 _FILE = "chat_template.jinja"
 _SETTINGS = "tokenizer_config.json"
+FILES = (_FILE, _SETTINGS)
+"""Beside a ``tokenizer.json``: its template, and its special tokens (an older place of one)."""
 _ROLES = ("system", "user", "assistant")
 _OTHER_ROLES = ("developer", "environment", "function", "ipython", "observation", "tool")
 _QUESTION, _ANSWER = "Which colour is it?", "It is blue."
@@ -84,6 +86,13 @@ class ChatTemplate:
             raise UserError(f"the template {self.origin} refuses it: {_one_line(exc)}") from exc
         return texts[0], [(first, end) for first, end in spans[0] if end > first]
 
+    @cached_property
+    def ending(self) -> str:
+        """What the assistant writes after its words, without white space around it."""
+        text, spans = self.render(exchange(_QUESTION, _ANSWER))
+        trained = "\n".join(text[first:end] for first, end in spans)
+        return trained.rpartition(_ANSWER)[2].strip()
+
     def save(self, folder: Path) -> None:
         """Put the template beside a saved tokenizer.
 
@@ -97,26 +106,22 @@ class ChatTemplate:
         write_text(folder / _FILE, self.text)
 
 
-def carry(chat: Path, model: Path) -> None:
-    """Put the template that conversations were built with beside a model's tokenizer."""
-    ours, theirs = read_json(chat / _SETTINGS), read_json(model / _SETTINGS)
-    write_json(model / _SETTINGS, {**theirs, **ours})
-    write_text(model / _FILE, (chat / _FILE).read_text("utf-8"))
-
-
-def find(given: Path | None, tokenizer: Path) -> ChatTemplate:
+def find(given: Path | None, tokenizer: Path, *, base: Path | None = None) -> ChatTemplate:
     """The template to use, checked.
 
     Args:
         given: a Jinja file; None: the template that lies beside the tokenizer, or :data:`PLAIN`.
         tokenizer: a ``tokenizer.json``; ``chat_template.jinja`` and ``tokenizer_config.json`` in
             its folder are its own template and special tokens.
+        base: folder of a model that is gone on from; what lies there comes before what lies beside
+            the tokenizer.
 
     Raises:
         UserError: no such file, not a template, without generation marks, or one that does not
             mark all of what the assistant writes.
     """
-    settings = tokenizer.with_name(_SETTINGS)
+    beside = base if base is not None and has_template(base) else tokenizer.parent
+    settings = beside / _SETTINGS
     found = read_json(settings) if settings.is_file() else {}
     if not isinstance(found, dict):
         raise UserError(f"{settings}: expected an object, found {type(found).__name__}")
@@ -126,12 +131,33 @@ def find(given: Path | None, tokenizer: Path) -> ChatTemplate:
         special["eos_token"] = str(
             loaded.id_to_token(tokenizers.end_of_document(loaded, tokenizer))
         )
-    text, origin = _text(given, tokenizer, found)
+    text, origin = _text(given, beside, found)
     tree = _parse(text, origin)
     read = {name.name for name in tree.find_all(nodes.Name)} | {"eos_token"}
     template = ChatTemplate(text, origin, {k: v for k, v in special.items() if k in read})
     _check(template, tree)
     return template
+
+
+def has_template(folder: Path) -> bool:
+    """Whether a tokenizer's folder has a chat template."""
+    if (folder / _FILE).is_file():
+        return True
+    settings = folder / _SETTINGS
+    found = read_json(settings) if settings.is_file() else {}
+    return isinstance(found, dict) and found.get("chat_template") is not None
+
+
+def copy_beside(source: Path, target: Path) -> None:
+    """Make a tokenizer's template and special tokens those of another folder's.
+
+    What the other folder lacks is taken away.
+    """
+    for name in FILES:
+        if (source / name).is_file():
+            write_text(target / name, (source / name).read_text("utf-8"))
+        else:
+            (target / name).unlink(missing_ok=True)
 
 
 def exchange(question: str, answer: str) -> tuple[Message, Message]:
@@ -149,13 +175,13 @@ def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _text(given: Path | None, tokenizer: Path, settings: Mapping[str, Any]) -> tuple[str, str]:
+def _text(given: Path | None, beside: Path, settings: Mapping[str, Any]) -> tuple[str, str]:
     """A template and where it comes from."""
-    own = tokenizer.with_name(_FILE)
+    own = beside / _FILE
     if given is not None or own.is_file():
         return _read(given or own), str(given or own)
     written = settings.get("chat_template")
-    origin = f"{tokenizer.with_name(_SETTINGS)}: chat_template"
+    origin = f"{beside / _SETTINGS}: chat_template"
     if isinstance(written, list):  # several by name
         named = {t.get("name"): t.get("template") for t in written if isinstance(t, dict)}
         written = named.get("default")
