@@ -2,6 +2,7 @@
 
 from regmix.config.data import DataConfig, Domain, Source, TokenizerConfig
 from regmix.config.deciding import FitConfig, LimitsConfig, ObjectiveConfig
+from regmix.config.evaluating import EvaluateConfig
 from regmix.config.launch import LaunchConfig, RayConfig, SlurmConfig
 from regmix.config.mixtures import GroupBound, RatioBound, SpaceConfig, SwarmConfig
 from regmix.config.read import (
@@ -19,6 +20,7 @@ __all__ = [
     "TEXT_METRICS",
     "DataConfig",
     "Domain",
+    "EvaluateConfig",
     "FitConfig",
     "GroupBound",
     "LaunchConfig",
