@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from regmix import design, sizes
+from regmix import design, sizes, tasks
 from regmix.config import RunConfig
 from regmix.errors import UserError
 from regmix.folder import StudyFolder
@@ -102,6 +102,7 @@ def template(study: StudyFolder, settings: RunConfig) -> RunSpec:
         vocab_size=manifest.vocab_size,
         data=manifest.fingerprint,
         seed=study.config.seed,
+        tasks=tasks.taken_in(study.layout, study.config.evaluate),
     )
 
 

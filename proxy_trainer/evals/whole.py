@@ -32,5 +32,5 @@ class WholeModel:
 
     @torch.no_grad()
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
-        """Total nats of the targets, ``(1,)``."""
+        """Total nats of every window's targets, ``(1, B)``."""
         return self._model.nats(ids_BT, keep_BT, target_N)[None]
