@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from proxy_trainer.evals import questions
 from proxy_trainer.evals.questions import Questions
 from regmix import strict
-from regmix.config import EvaluateConfig
+from regmix.config import EvaluateConfig, load_study
 from regmix.errors import UserError, unknown_name
 from regmix.files import write_json
 from regmix.layout import StudyLayout
@@ -71,6 +72,51 @@ def _described(name: str, folder: Path, data: Path | None, where: str) -> tuple[
             "files (evaluate.data in study.yaml, --data of the command)"
         )
     return _SHIPPED / f"{name}.yaml", data
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command asks for; what it leaves open is as the study says, if there is one."""
+
+    tasks: tuple[str, ...]
+    data: Path | None
+    limit: int | None
+    seed: int | None
+
+    def read(self, layout: StudyLayout | None) -> list[Questions]:
+        """The tasks.
+
+        Raises:
+            UserError: as :func:`read`; or none is asked for.
+        """
+        own = EvaluateConfig() if layout is None else load_study(layout.config).evaluate
+        root = Path() if layout is None else layout.root
+        data = self.data
+        if data is None and own.data is not None:
+            data = relative_to(root, own.data)
+        if self.tasks:
+            return read(
+                self.tasks,
+                folder=Path(),
+                data=data,
+                where="--tasks",
+                limit=self.limit,
+                seed=self.seed or 0,
+            )
+        if not own.tasks:
+            study = "" if layout is None else ", and the study has none (evaluate.tasks)"
+            raise UserError(
+                f"--tasks: none is asked for{study}; there are {', '.join(shipped())}, and files "
+                "of your own (docs/EVALUATION.md)"
+            )
+        return read(
+            own.tasks,
+            folder=root,
+            data=data,
+            where=f"{root / 'study.yaml'}: evaluate",
+            limit=own.limit if self.limit is None else self.limit,
+            seed=own.seed if self.seed is None else self.seed,
+        )
 
 
 def take_in(layout: StudyLayout, config: EvaluateConfig) -> None:

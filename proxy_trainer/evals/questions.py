@@ -30,7 +30,7 @@ class Question:
     """One question, as it stands in a prompt."""
 
     place: str
-    """File and line, or row."""
+    """File, below the task's folder if it is, and line or row."""
     subject: str
     text: str
     choices: tuple[str, ...]
@@ -78,8 +78,10 @@ class Questions:
     def sample(self, limit: int, seed: int) -> Questions:
         """At most so many questions, of all subjects alike as far as they have as many.
 
-        A question's place in its subject's order is the hash of its text and the seed, whatever
-        the order of the rows; a smaller sample is a part of every larger one.
+        The sample's name, and so that of its metrics, says how large it is: ``mmlu-500``, and with
+        another seed than 0 ``mmlu-500-seed3``. A question's place in its subject's order is the
+        hash of its text and the seed, whatever the order of the rows; a smaller sample is a part of
+        every larger one.
 
         Raises:
             UserError: fewer than two for every subject, which leaves a mean without an error.
@@ -101,7 +103,9 @@ class Questions:
             for place, (_, index) in enumerate(sorted(own))
         ]
         kept = sorted(index for _, _, index in sorted(rounds)[:limit])
-        return replace(self, questions=tuple(self.questions[i] for i in kept), seed=seed)
+        name = f"{self.name}-{limit}" + (f"-seed{seed}" if seed else "")
+        asked = tuple(self.questions[i] for i in kept)
+        return replace(self, name=name, questions=asked, seed=seed)
 
     def save(self, folder: Path) -> None:
         """Write them where :meth:`load` finds them."""
@@ -197,8 +201,10 @@ def _check_groups(task: ChoiceTask, subjects: Sequence[str]) -> None:
 def _questions(task: ChoiceTask, folder: Path, files: Sequence[str]) -> Iterator[Question]:
     for name in files:
         for path in _expanded(task, relative_to(folder, name)):
-            for place, row in _rows(path, _columns(task)):
-                yield _question(task, place, row)
+            own = path.relative_to(folder) if path.is_relative_to(folder) else path
+            for where, row in _rows(path, _columns(task)):
+                found = _question(task, f"{path}{where}", row)
+                yield replace(found, place=f"{own}{where}")
 
 
 def _expanded(task: ChoiceTask, path: Path) -> list[Path]:
@@ -221,14 +227,15 @@ def _columns(task: ChoiceTask) -> list[str]:
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Where in the file each row stands, as it follows the file's name, and the row."""
     if path.name.endswith(PARQUET):
         for number, row in parquet_rows(path, columns):
-            yield f"{path}: row {number}", row
+            yield f": row {number}", row
         return
     for number, record in json_lines(path):
         if not isinstance(record, dict):
             raise UserError(f"{path}:{number}: expected an object, found {record!r:.60}")
-        yield f"{path}:{number}", record
+        yield f":{number}", record
 
 
 def _question(task: ChoiceTask, place: str, row: Mapping[str, object]) -> Question:

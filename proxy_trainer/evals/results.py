@@ -56,6 +56,23 @@ class Result:
         )
 
     @property
+    def notes(self) -> list[str]:
+        """What a reader of the metrics has to know."""
+        told = {
+            "fewer_shots": "questions with fewer shots than the others, for the context",
+            "cut_from_the_left": "questions that begin later than they do, for the context",
+            "excluded": "questions do not count: the results name them",
+        }
+        found = [f"{self.task.name}: {self.counted[k]:,} {v}" for k, v in told.items()
+                 if self.counted[k]]  # fmt: skip
+        if self.task.seed is not None:
+            found.append(
+                f"{self.task.name}: {self.counted['asked']:,} of {self.counted['available']:,} "
+                f"questions, drawn with seed {self.task.seed}; standard errors are those of so many"
+            )
+        return found
+
+    @property
     def metrics(self) -> dict[str, float]:
         """The task's own and its groups', by name."""
         return {m.name: m.value for m in self.means if m.split == choice_metrics.WHOLE}
@@ -70,6 +87,7 @@ class Result:
             "sample_seed": self.task.seed,
             "metrics": [asdict(mean) for mean in self.means],
             "excluded": dict(self.excluded),
+            "notes": self.notes,
             "environment": describe(),
         }
 
