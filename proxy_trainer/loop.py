@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from proxy_trainer import checkpoint, divergence
 from proxy_trainer.data.chat.hand_on import hand_on
-from proxy_trainer.evals.bpb import bits_per_byte
+from proxy_trainer.evals import bpb, final
 from proxy_trainer.execution import Stepped
 from proxy_trainer.models import hf
 from proxy_trainer.models.card import Origin
@@ -68,7 +68,7 @@ def loop(
             _log_step(state, stepped)
         if state.step in plan.eval_steps:
             with state.aside():
-                _evaluate(state)
+                _evaluate(state, study)
         now = time.perf_counter()
         for run in state.runs:
             run.seconds += (now - last) / len(state.runs)
@@ -151,24 +151,22 @@ def _log_step(state: State, stepped: Stepped) -> None:
         )
 
 
-def _evaluate(state: State) -> None:
-    found = bits_per_byte(state.trainee.array, state.sets)
+def _evaluate(state: State, study: StudyLayout) -> None:
+    readings = bpb.read(state.trainee.array, state.sets)
     for k, run in state.alive:
-        run.metrics = found[k]
-        for name, value in run.metrics.items():
+        run.metrics = {r.name: r.value(k) for r in readings}
+        for reading in readings:
+            value = run.metrics[reading.name]
             if not math.isfinite(value):
-                run.failure = f"{name} is {value} at step {state.step}"
+                run.failure = f"{reading.name} is {value} at step {state.step}"
                 run.failure += divergence.how_to_go_on(run)
                 break
-            run.log.write(
-                "metric",
-                step=state.step,
-                tokens=state.step * run.spec.tokens_per_step,
-                name=name,
-                split="valid",
-                value=value,
-            )
-        if run.watcher is not None and not run.failure:
+            tokens = state.step * run.spec.tokens_per_step
+            run.log.write("metric", step=state.step, tokens=tokens, **reading.fields(k))
+    if state.step == state.runs[0].spec.plan.steps:
+        final.measure(state, study, readings)
+    for _, run in state.alive:
+        if run.watcher is not None:
             run.watcher.evaluated(state.step, run.metrics)
 
 

@@ -131,3 +131,14 @@ def token_nats(hidden_KND: Tensor, weight_KDV: Tensor, target_KN: Tensor) -> Ten
         picked_KR = logits_KRV.gather(2, target_KR1).squeeze(2)
         found_KN[members, rows] = logits_KRV.logsumexp(2) - picked_KR
     return found_KN
+
+
+def by_row(nats_KN: Tensor, keep_BT: Tensor) -> Tensor:
+    """Sums over the kept positions of each row, ``(K, B)``, in double precision.
+
+    Args:
+        nats_KN: of the kept positions of all rows, one after the other.
+    """
+    spread_KBT = nats_KN.new_zeros((len(nats_KN), *keep_BT.shape), dtype=torch.float64)
+    spread_KBT[:, keep_BT] = nats_KN.double()
+    return spread_KBT.sum(2)

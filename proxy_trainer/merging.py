@@ -13,7 +13,8 @@ from torch import Tensor
 
 from proxy_trainer.checkpoint import write_tensors
 from proxy_trainer.environment import describe
-from proxy_trainer.evals.bpb import bits_per_byte, load_eval_sets
+from proxy_trainer.evals import bpb, documents
+from proxy_trainer.evals.bpb import load_eval_sets
 from proxy_trainer.evals.chat import load_chat_sets
 from proxy_trainer.evals.whole import WholeModel
 from proxy_trainer.events import EventLog
@@ -93,11 +94,13 @@ def carry_out(study: StudyLayout, spec: RunSpec) -> None:
     )
     if spec.held_out:
         sets += load_chat_sets(study, spec.held_out, spec.plan.eval_bytes)
-    [metrics] = bits_per_byte(merged, sets)
+    readings = bpb.read(merged, sets)
+    metrics = {r.name: r.value(0) for r in readings}
+    documents.save(run, readings, 0)
     with EventLog(run.events) as log:
         log.write("start", step=0, members=1, environment=describe())
-        for name, value in metrics.items():
-            log.write("metric", step=0, tokens=0, name=name, split="valid", value=value)
+        for reading in readings:
+            log.write("metric", step=0, tokens=0, **reading.fields(0))
     result = {
         "run_id": spec.run_id,
         "steps": 0,

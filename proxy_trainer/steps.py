@@ -12,6 +12,7 @@ from proxy_trainer import arrays
 from proxy_trainer.corpus import build_corpus
 from proxy_trainer.data import build
 from proxy_trainer.data.contamination import table
+from proxy_trainer.evals import kept_tasks
 from proxy_trainer.launch import local, running
 from proxy_trainer.launch.gang import Gang, train_gang
 from proxy_trainer.launch.running import Launch, Outcome
@@ -30,8 +31,12 @@ def workers(settings: LaunchConfig) -> int:
 
 
 def build_data(study: Study, progress: Progress | None = None) -> DataManifest:
-    """Tokenise a study's sources; see :func:`proxy_trainer.data.build.build`."""
+    """Tokenise a study's sources, and take in the tasks that its runs are measured on.
+
+    See :func:`proxy_trainer.data.build.build`, :func:`proxy_trainer.evals.kept_tasks.take_in`.
+    """
     processes = workers(study.config.launch)
+    kept_tasks.take_in(study.layout, study.config.evaluate)
     return build.build(study.layout, study.config, workers=processes, progress=progress)
 
 

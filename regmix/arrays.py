@@ -14,7 +14,7 @@ def array_key(spec: RunSpec) -> str:
     """What the members of an array share: model, vocabulary, data and all of the plan but lr."""
     plan = asdict(spec.plan)
     del plan["lr"]
-    text = [spec.vocab_size, spec.data, spec.chat, spec.held_out]
+    text = [spec.vocab_size, spec.data, spec.chat, spec.held_out, list(spec.tasks)]
     return fingerprint([asdict(spec.model), plan, *text, spec.numerics])
 
 

@@ -487,6 +487,50 @@ def run(
     console.say(f"model {model}", markup=False)
 
 
+@app.command("eval")
+def evaluate(
+    models: Annotated[
+        Path, typer.Argument(metavar="STUDY|MODEL", help="A study, or a model's folder.")
+    ],
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="mmlu, or a file of tasks; several times. Default: the study's."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the questions of mmlu; default: the study's.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Questions of each task: a sample of so many.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the sample.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="JSON to write, of a model's folder.")
+    ] = None,
+) -> None:
+    """Measure finished models on tasks; what a study's models were asked before is kept."""
+    from proxy_trainer.evals import afterwards, kept_tasks
+    from regmix import config, console
+    from regmix.errors import UserError
+    from regmix.files import write_json
+
+    asked = kept_tasks.Asked(tuple(tasks or ()), data, limit, seed)
+    if not (models / "study.yaml").is_file():
+        wanted = asked.read(None)
+        with console.TerminalDisplay().stage("Questions") as progress:
+            results = [r.as_dict() for r in afterwards.folder(models, wanted, progress)]
+        if output is not None:
+            write_json(output, {"model": str(models), "results": results})
+        console.show_model_metrics(results)
+        return
+    if output is not None:
+        raise UserError("-o is for a model's folder; results of a study are kept in it")
+    study = config.find_study(models)
+    wanted = asked.read(study)
+    with console.TerminalDisplay().stage("Questions") as progress:
+        found = afterwards.study(study, wanted, progress)
+    console.show_study_metrics(found, [task.fingerprint for task in wanted])
+
+
 @app.command()
 def merge(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Folders of models.")],

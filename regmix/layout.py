@@ -66,6 +66,20 @@ class RunLayout:
         return self.root / "before"
 
     @property
+    def evals(self) -> Path:
+        """What the finished model was measured on, a file a task, and by document."""
+        return self.root / "evals"
+
+    @property
+    def documents(self) -> Path:
+        """Nats and bytes of every document that the finished model was measured on."""
+        return self.evals / "documents.parquet"
+
+    def eval_result(self, fingerprint: str) -> Path:
+        """Metrics of one task; its questions are beside it, as parquet."""
+        return self.evals / f"{fingerprint}.json"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files, where the run is watched."""
         return self.root / "tensorboard"
@@ -121,6 +135,16 @@ class StudyLayout:
     def chat(self) -> Path:
         """Tokenised conversations, a folder for every set of sources, template and tokenizer."""
         return self.root / "chat"
+
+    @property
+    def evals(self) -> Path:
+        """Tasks that runs are measured on, a folder for each one's questions."""
+        return self.root / "evals"
+
+    @property
+    def tasks(self) -> Path:
+        """Which of them the study's runs are measured on."""
+        return self.evals / "tasks.json"
 
     @property
     def mixes(self) -> Path:

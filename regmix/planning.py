@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from regmix import design, sizes
+from regmix import design, sizes, tasks
 from regmix.config import RunConfig
 from regmix.errors import UserError
 from regmix.folder import StudyFolder
@@ -121,6 +121,7 @@ def template(study: StudyFolder, settings: RunConfig) -> RunSpec:
         vocab_size=manifest.vocab_size,
         data=manifest.fingerprint,
         seed=study.config.seed,
+        tasks=tasks.taken_in(study.layout, study.config.evaluate),
     )
 
 

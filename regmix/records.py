@@ -35,7 +35,8 @@ class RunFiles:
     @property
     def stamp(self) -> str:
         """Changes whenever the run's files do."""
-        files = (self.layout.events, self.layout.done, self.layout.failed)
+        evals = sorted(self.layout.evals.glob("*.json"))
+        files = (self.layout.events, self.layout.done, self.layout.failed, *evals)
         parts = []
         for path in files:
             if path.exists():
@@ -50,6 +51,15 @@ class RunFiles:
             UserError: a line in the middle is not JSON, with its number.
         """
         return read_events(self.layout.events)
+
+    def evals(self) -> Iterator[dict[str, Any]]:
+        """What the finished model came to on tasks, a file each.
+
+        Raises:
+            UserError: a file is not JSON.
+        """
+        for path in sorted(self.layout.evals.glob("*.json")):
+            yield read_json(path)
 
     def result(self) -> dict[str, Any]:
         """Content of ``DONE``."""

@@ -63,6 +63,8 @@ class RunSpec:
     """Fingerprint of the conversations that it is measured on, if on any."""
     merge: tuple[str, ...] = ()
     """Runs whose models' average it is; then nothing is trained."""
+    tasks: tuple[str, ...] = ()
+    """Fingerprints of the tasks that the finished model is measured on, if on any."""
 
     @property
     def run_id(self) -> str:
@@ -83,7 +85,7 @@ class RunSpec:
         )
 
     def _stage(self) -> dict[str, Any]:
-        """What only stages of a recipe have; nothing for a run that starts and ends by itself."""
+        """What most runs do not have, and then does not stand in their identity."""
         found = {
             "keep_state": self.keep_state,
             "start": asdict(self.start) if self.start else None,
@@ -91,6 +93,7 @@ class RunSpec:
             "epochs": dict(self.epochs),
             "held_out": self.held_out,
             "merge": list(self.merge),
+            "tasks": list(self.tasks),
         }
         return {key: value for key, value in found.items() if value}
 
@@ -157,6 +160,7 @@ class RunSpec:
                 epochs=tuple(raw.get("epochs", {}).items()),
                 held_out=raw.get("held_out", ""),
                 merge=tuple(raw.get("merge", ())),
+                tasks=tuple(raw.get("tasks", ())),
             )
         except (KeyError, TypeError) as exc:
             raise UserError(f"{path}: not a run specification ({exc})") from exc

@@ -61,14 +61,21 @@ _WATCHED: dict[str, Any] = {
     "process_bytes": "Int64",
 }  # fmt: skip
 """Fields of a step that only newer runs have, or only those that are watched."""
-_LAST_VALUES = "select run_id, name, arg_max(value, step) as value from metrics group by all"
+_LAST_VALUES = (
+    "select run_id, name, arg_max(value, step) as value from metrics where split <> 'subject' "
+    "group by all"
+)
+"""Without those of single subjects of a task, which are for looking at: too many, too noisy."""
 _RUN_TABLES = ("runs", "mixtures", "metrics", "steps", "costs", "environments")
 
 
 def cohort(spec: RunSpec) -> str:
-    """What runs must share to be comparable: model, training settings, data. Not the seed."""
+    """What runs must share to be comparable: model, training settings, data, what is measured.
+
+    Not the seed.
+    """
     parts = [asdict(spec.model), asdict(spec.plan), spec.vocab_size, spec.data, spec.numerics]
-    return fingerprint(parts)
+    return fingerprint([*parts, list(spec.tasks)] if spec.tasks else parts)
 
 
 class Store:
@@ -323,6 +330,11 @@ def _insert_events(db: duckdb.DuckDBPyConnection, record: RunRecord) -> None:
                 **{k: event[k] for k in ("step", "tokens", "loss", "grad_norm", "lr")},
                 **{k: event.get(k) for k in _WATCHED},
             }
+    for found in record.evals():
+        end = {"step": record.spec.plan.steps, "tokens": record.spec.tokens}
+        for m in found["metrics"]:
+            own = {k: m[k] for k in ("name", "split", "value", "std_error")}
+            metrics[end["step"], m["name"], m["split"]] = {**end, **own}
     for table, rows in (("metrics", metrics), ("steps", steps)):
         frame = pd.DataFrame(list(rows.values()))
         if not frame.empty:

@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "regmix.places",
         "regmix.polytope",
         "regmix.sizes",
+        "regmix.tasks",
     ),
     ("regmix.families", "regmix.noise", "regmix.recipe", "regmix.space", "regmix.transfer"),
     ("regmix.design", "regmix.folder", "regmix.runs", "regmix.surrogate"),
@@ -176,7 +177,8 @@ TYPES = {
     "regmix", "regmix.arrays", "regmix.chat", "regmix.claims", "regmix.config", "regmix.errors",
     "regmix.families", "regmix.files", "regmix.hashing", "regmix.keys", "regmix.layout",
     "regmix.manifest", "regmix.mixture", "regmix.places", "regmix.quantities", "regmix.recipe",
-    "regmix.records", "regmix.runs", "regmix.sizes", "regmix.strict", "regmix.yaml_io",
+    "regmix.records", "regmix.runs", "regmix.sizes", "regmix.strict", "regmix.tasks",
+    "regmix.yaml_io",
 }  # fmt: skip
 ENTRANCES = {
     "proxy_trainer.stages.execute", "proxy_trainer.stages.resolve", "proxy_trainer.steps"

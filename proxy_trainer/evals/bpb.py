@@ -4,6 +4,11 @@ bits per byte = Σ nats / (ln 2 · Σ bytes), over the text's tokens and the tex
 end-of-document token opens every document as context; it is never predicted and carries no
 bytes. A document is read in windows of the model's context, each opened by the token before it,
 so that every token of the text is scored exactly once, whatever the batch.
+
+Documents are what is drawn anew in thought when a figure's standard error is asked for: bits per
+byte are a ratio of two sums over them, whose error is that of the ratio estimator (W. G. Cochran,
+Sampling Techniques, 3rd ed., eq. 6.9, without the correction for a finite population), which is
+what a bootstrap over documents comes to.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ class Measured(Protocol):
         """Models."""
 
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
-        """Total nats of the targets by each model, ``(K,)``, in double precision.
+        """Total nats of every window's targets by each model, ``(K, B)``, in double precision.
 
         Args:
             ids_BT: windows, right-padded.
@@ -52,10 +57,17 @@ class EvalSet:
     inputs: list[IntArray]
     targets: list[IntArray]
     """What is scored of each window, in order."""
-    text_bytes: int
-    """Of all that is scored."""
+    documents: list[int]
+    """The document that each window is of, counted from 0."""
+    document_bytes: list[int]
+    """Bytes of what is scored of each document."""
     scored: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     """Which positions of each window have a target; all of them if not given."""
+
+    @property
+    def text_bytes(self) -> int:
+        """Of all that is scored."""
+        return sum(self.document_bytes)
 
     @property
     def tokens(self) -> int:
@@ -86,8 +98,7 @@ def _eval_set(
     context: int,
     max_bytes: int,
 ) -> EvalSet:
-    inputs: list[IntArray] = []
-    targets: list[IntArray] = []
+    found = EvalSet(f"bpb/{tokens.domain}", [], [], [], [])
     used = 0
     for index in np.random.default_rng(0).permutation(tokens.documents):
         whole, size = tokens.document(int(index))[:-1], int(tokens.text_bytes[index])
@@ -96,11 +107,13 @@ def _eval_set(
         used += size
         line = np.concatenate([[eod_id], ids])
         for start in range(0, len(ids), context):
-            inputs.append(line[start : min(start + context, len(ids))])
-            targets.append(line[start + 1 : start + context + 1])
+            found.inputs.append(line[start : min(start + context, len(ids))])
+            found.targets.append(line[start + 1 : start + context + 1])
+            found.documents.append(len(found.document_bytes))
+        found.document_bytes.append(size)
         if last:
             break
-    return EvalSet(f"bpb/{tokens.domain}", inputs, targets, used)
+    return found
 
 
 def _cut(ids: IntArray, size: int, tokenizer: Tokenizer, room: int) -> tuple[IntArray, int]:
@@ -123,28 +136,65 @@ def _cut(ids: IntArray, size: int, tokenizer: Tokenizer, room: int) -> tuple[Int
     return ids, size
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What every member came to on every document of one text."""
+
+    name: str
+    """The metric's."""
+    nats_KM: npt.NDArray[np.float64]
+    """By member and document."""
+    bytes_M: npt.NDArray[np.int64]
+
+    def value(self, member: int) -> float:
+        """Bits per byte."""
+        return float(self.nats_KM[member].sum() / (math.log(2) * self.bytes_M.sum()))
+
+    def std_error(self, member: int) -> float | None:
+        """Of bits per byte, over documents; None of a single one, which tells nothing of others."""
+        count = len(self.bytes_M)
+        if count < 2:
+            return None
+        residual_M = self.nats_KM[member] / math.log(2) - self.value(member) * self.bytes_M
+        spread = math.sqrt(count / (count - 1) * float(residual_M @ residual_M))
+        return spread / float(self.bytes_M.sum())
+
+    def fields(self, member: int) -> dict[str, str | float]:
+        """What a metric's event says of it."""
+        fields: dict[str, str | float] = {
+            "name": self.name, "split": "valid", "value": self.value(member)
+        }  # fmt: skip
+        error = self.std_error(member)
+        return fields if error is None else {**fields, "std_error": error}
+
+
 @torch.no_grad()
+def read(model: Measured, sets: list[EvalSet]) -> list[Reading]:
+    """Every text as all members read it, together."""
+    return [
+        Reading(s.name, _nats(model, s), np.asarray(s.document_bytes, dtype=np.int64)) for s in sets
+    ]
+
+
 def bits_per_byte(model: Measured, sets: list[EvalSet]) -> list[dict[str, float]]:
     """Bits per byte by metric, one table a member; all members read the text together."""
-    found: list[dict[str, float]] = [{} for _ in range(model.members)]
-    for windows in sets:
-        for table, nats in zip(found, _nats(model, windows).tolist(), strict=True):
-            table[windows.name] = nats / (math.log(2) * windows.text_bytes)
-    return found
+    readings = read(model, sets)
+    return [{r.name: r.value(member) for r in readings} for member in range(model.members)]
 
 
-def _nats(model: Measured, windows: EvalSet) -> Tensor:
-    """Total nats over a text, ``(K,)``; windows of like length share a batch, right-padded."""
+def _nats(model: Measured, windows: EvalSet) -> npt.NDArray[np.float64]:
+    """Nats by member and document; windows of like length share a batch, right-padded."""
     by_length = sorted(range(len(windows.inputs)), key=lambda i: -len(windows.inputs[i]))
-    total_K = torch.zeros(model.members, dtype=torch.float64)
+    found_KW = np.zeros((model.members, len(windows.inputs)))
     start = 0
     while start < len(by_length):
         longest = len(windows.inputs[by_length[start]])
         rows = by_length[start : start + max(1, BATCH_TOKENS // longest)]
         start += len(rows)
-        found_K = model.nats(*_pad(windows, rows, longest))
-        total_K = total_K.to(found_K.device) + found_K
-    return total_K
+        found_KW[:, rows] = model.nats(*_pad(windows, rows, longest)).cpu().numpy()
+    total_MK = np.zeros((len(windows.document_bytes), model.members))
+    np.add.at(total_MK, np.asarray(windows.documents, dtype=np.int64), found_KW.T)
+    return total_MK.T
 
 
 def _pad(windows: EvalSet, rows: list[int], length: int) -> tuple[Tensor, Tensor, Tensor]:

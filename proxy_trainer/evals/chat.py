@@ -35,7 +35,7 @@ def load_chat_sets(layout: StudyLayout, fingerprint: str, max_bytes: int) -> lis
 
 
 def _eval_set(source: ChatTokens, tokenizer: Tokenizer, eod_id: int, max_bytes: int) -> EvalSet:
-    found = EvalSet(PREFIX + source.source, [], [], 0, [])
+    found = EvalSet(PREFIX + source.source, [], [], [], [])
     used = 0
     for index in np.random.default_rng(0).permutation(source.conversations):
         ids, trained = source.conversation(int(index))
@@ -44,10 +44,13 @@ def _eval_set(source: ChatTokens, tokenizer: Tokenizer, eod_id: int, max_bytes: 
             continue
         if used >= max_bytes:
             break
-        used += len(tokenizer.decode(ids[scored].tolist(), skip_special_tokens=False).encode())
+        size = len(tokenizer.decode(ids[scored].tolist(), skip_special_tokens=False).encode())
+        used += size
+        found.documents.append(len(found.document_bytes))
+        found.document_bytes.append(size)
         found.inputs.append(ids[:-1])
         found.targets.append(ids[1:][scored[1:]])
         found.scored.append(scored[1:])
     if not used:
         raise UserError(f"conversations '{source.source}': nothing in them is scored")
-    return EvalSet(found.name, found.inputs, found.targets, used, found.scored)
+    return found

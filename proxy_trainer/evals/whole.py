@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from proxy_trainer.models.decoder import Decoder
 from proxy_trainer.models.folder import Weights
 from proxy_trainer.sharded.model import without_weights
 
@@ -30,7 +31,12 @@ class WholeModel:
             for name, tensor in weights:
                 own[name].copy_(tensor)
 
+    @property
+    def decoder(self) -> Decoder:
+        """Its modules."""
+        return self._model
+
     @torch.no_grad()
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
-        """Total nats of the targets, ``(1,)``."""
+        """Total nats of every window's targets, ``(1, B)``."""
         return self._model.nats(ids_BT, keep_BT, target_N)[None]

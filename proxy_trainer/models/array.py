@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proxy_trainer.loss import token_nats
+from proxy_trainer.loss import by_row, token_nats
 from proxy_trainer.models.gpt import GPT, rope_angles
 from proxy_trainer.models.kernels import (
     LONGEST_IN_BLOCKS,
@@ -54,9 +54,24 @@ class _Layer(nn.Module):
             self.k_norm = _ones(members, 1, 1, e)
 
     def forward(self, x_KND: Tensor, turn_TC: Tensor, mask: Tensor | None) -> Tensor:
-        x_KND = x_KND + linear(self._attend(x_KND, turn_TC, mask), self.out)
+        return self.mixed(x_KND, self._attend(x_KND, turn_TC, mask))
+
+    def mixed(self, x_KND: Tensor, attended_KND: Tensor) -> Tensor:
+        """What the block makes of its input and of what its heads found, ``(K, N, D)``."""
+        x_KND = x_KND + linear(attended_KND, self.out)
         opened = swiglu(norm_linear(x_KND, self.norm_2, self.gate_up))
         return x_KND + linear(opened, self.down)
+
+    def turned(self, x_KNC: Tensor, turn_TC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of rows of T positions, ``(K·N/T, T, heads, E)`` each."""
+        s, T = self.shape, len(turn_TC)
+        H, G, E = s.heads, s.kv_heads, s.head_dim
+        turning, still = x_KNC.split([(H + G) * E, G * E], -1)
+        if s.qk_norm:
+            turning = self._normed(turning)
+        turned = rotate(turning.reshape(-1, T, (H + G) * E), turn_TC).unflatten(-1, (H + G, E))
+        q, k = turned.split([H, G], 2)
+        return q, k, still.reshape(-1, T, G, E)
 
     def _attend(self, x_KND: Tensor, turn_TC: Tensor, mask: Tensor | None) -> Tensor:
         s, T = self.shape, len(turn_TC)
@@ -67,12 +82,7 @@ class _Layer(nn.Module):
         if plain and on_cpu(x_KNC) and T <= LONGEST_IN_BLOCKS:
             x_BTC = x_KNC.view(K * N // T, T, -1)
             return causal_attention(x_BTC, turn_TC[:, : E // 2], H).view(K, N, D)
-        turning, still = x_KNC.split([(H + G) * E, G * E], -1)
-        if s.qk_norm:
-            turning = self._normed(turning)
-        turned = rotate(turning.reshape(K * N // T, T, -1), turn_TC)
-        q, k = turned.unflatten(-1, (H + G, E)).transpose(1, 2).split([H, G], 1)
-        v = still.reshape(K * N // T, T, G, E).transpose(1, 2)
+        q, k, v = (part.transpose(1, 2) for part in self.turned(x_KNC, turn_TC))
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=H != G
         )
@@ -127,11 +137,14 @@ class ModelArray(nn.Module):
             mask: positions that may be attended to, ``(K·B, 1, T, T)``; causal if not given.
         """
         T = ids_KBT.shape[-1]
-        rows_KN = ids_KBT.flatten(1) + self.offset_K[:, None]
-        x_KND = F.embedding(rows_KN, self.embed.flatten(0, 1))
+        x_KND = self.embedded(ids_KBT.flatten(1))
         for layer in self.layers:
             x_KND = layer(x_KND, self.turn_TC[:T], mask)
         return rms_norm(x_KND, self.norm)
+
+    def embedded(self, ids_KN: Tensor) -> Tensor:
+        """Every member's rows of its own embedding, ``(K, N, D)``."""
+        return F.embedding(ids_KN + self.offset_K[:, None], self.embed.flatten(0, 1))
 
     @torch.no_grad()
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
@@ -140,7 +153,7 @@ class ModelArray(nn.Module):
         hidden_KND = self.hidden(ids_BT.to(device).expand(members, -1, -1))
         target_KN = target_N.to(device).expand(members, -1)
         kept_KND = hidden_KND[:, keep_BT.flatten().to(device)]
-        return token_nats(kept_KND, self.unembed_KDV, target_KN).double().sum(1)
+        return by_row(token_nats(kept_KND, self.unembed_KDV, target_KN), keep_BT.to(device))
 
     def load_member(self, member: int, state: dict[str, Tensor]) -> None:
         """Set one member's weights from a state dict in transformers' names."""

@@ -50,12 +50,15 @@ class Decoder(nn.Module, ABC):
         return self.lm_head.weight
 
     @abstractmethod
-    def hidden(self, ids_BT: Tensor, mask: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ids_BT: Tensor, mask: Tensor | None = None, place_BT: Tensor | None = None
+    ) -> Tensor:
         """Final normalised hidden states, ``(B, T, D)``.
 
         Args:
             mask: positions that may be attended to, ``(B, 1, T, T)``, never later ones; causal if
                 not given. Layers with a window see of them what is in it.
+            place_BT: where in its text each token stands; in the order of T if not given.
         """
 
     @abstractmethod

@@ -41,19 +41,29 @@ class FamilyDecoder(Decoder):
             )
         self.model, self.lm_head = whole.model, whole.lm_head
 
-    def hidden(self, ids_BT: Tensor, mask: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ids_BT: Tensor, mask: Tensor | None = None, place_BT: Tensor | None = None
+    ) -> Tensor:
         """Final normalised hidden states; of :meth:`Decoder.hidden`."""
-        found = self.model(input_ids=ids_BT, attention_mask=self._masks(mask), use_cache=False)
+        found = self.model(
+            input_ids=ids_BT,
+            attention_mask=self._masks(mask, place_BT),
+            position_ids=place_BT,
+            use_cache=False,
+        )
         last_BTD: Tensor = found.last_hidden_state
         return last_BTD
 
-    def _masks(self, mask: Tensor | None) -> Tensor | dict[str, Tensor] | None:
+    def _masks(
+        self, mask: Tensor | None, place_BT: Tensor | None
+    ) -> Tensor | dict[str, Tensor] | None:
         """The mask of each kind of layer; transformers makes its own where there is none."""
         if mask is None or self.shape.window is None:
             return mask
-        place_T = torch.arange(mask.shape[-1], device=mask.device)
-        near_TT = place_T[:, None] - place_T < self.shape.window
-        return {FULL: mask, SLIDING: mask & near_TT}
+        if place_BT is None:
+            place_BT = torch.arange(mask.shape[-1], device=mask.device)[None]
+        near_BTT = place_BT[:, :, None] - place_BT[:, None] < self.shape.window
+        return {FULL: mask, SLIDING: mask & near_BTT[:, None]}
 
     def draw_(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
         """N(0, ``initializer_range``) for every matrix, biases 0, norms 1, as in transformers."""

@@ -135,12 +135,17 @@ class GPT(Decoder):
         self.register_buffer("cos_TE", cos_TE, persistent=False)
         self.register_buffer("sin_TE", sin_TE, persistent=False)
 
-    def hidden(self, ids_BT: Tensor, mask: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, ids_BT: Tensor, mask: Tensor | None = None, place_BT: Tensor | None = None
+    ) -> Tensor:
         """Final normalised hidden states; of :meth:`Decoder.hidden`."""
         T = ids_BT.shape[1]
+        cos, sin = self.cos_TE[:T], self.sin_TE[:T]
+        if place_BT is not None:  # the same in all heads
+            cos, sin = self.cos_TE[place_BT][:, None], self.sin_TE[place_BT][:, None]
         x_BTD = self.model.embed_tokens(ids_BT)
         for block in self.model.layers:
-            x_BTD = block(x_BTD, self.cos_TE[:T], self.sin_TE[:T], mask)
+            x_BTD = block(x_BTD, cos, sin, mask)
         normed: Tensor = self.model.norm(x_BTD)
         return normed
 

@@ -22,7 +22,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
-from proxy_trainer.loss import cross_entropy, token_nats
+from proxy_trainer.loss import by_row, cross_entropy, token_nats
 from proxy_trainer.models.decoder import Decoder
 from proxy_trainer.models.family import FamilyDecoder
 from proxy_trainer.models.folder import Weights
@@ -63,12 +63,11 @@ class Losses(Decoder):
             return loss_K.sum(), nats_KN.view_as(target_BT)
 
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
-        """Total nats of the targets at the positions that are kept, a scalar."""
+        """Total nats of every window's targets, at the positions that are kept, ``(B,)``."""
         with self._autocast(ids_BT):
             hidden_ND = self.hidden(ids_BT)[keep_BT]
-            return (
-                token_nats(hidden_ND[None].float(), self._head_1DV, target_N[None]).double().sum()
-            )
+            nats_1N = token_nats(hidden_ND[None].float(), self._head_1DV, target_N[None])
+            return by_row(nats_1N, keep_BT)[0]
 
     @property
     def _head_1DV(self) -> Tensor:  # noqa: N802
@@ -169,9 +168,11 @@ class ShardedModel:
         if not len(ids):  # the others need this process's shards
             ids, keep, target = ids_BT[:1], torch.zeros_like(keep_BT[:1]), target_BT[:1]
         device = self._ranks.device
-        total = self.model.nats(ids.to(device), keep.to(device), target[keep].to(device))
+        found = self.model.nats(ids.to(device), keep.to(device), target[keep].to(device))
         self.free()
-        return values_of_all(total[None], self._ranks).sum(0)
+        total_B = torch.zeros(len(ids_BT), dtype=torch.float64, device=device)
+        total_B[own] = found[: len(total_B[own])]
+        return values_of_all(total_B, self._ranks).sum(0)[None]
 
     def free(self) -> None:
         """Let go of whole parameters that a forward pass without gradients left behind."""

@@ -9,6 +9,7 @@ from regmix.config.data import (
     TokenizerConfig,
 )
 from regmix.config.deciding import FitConfig, LimitsConfig, ObjectiveConfig
+from regmix.config.evaluating import EvaluateConfig
 from regmix.config.launch import LaunchConfig, RayConfig, SlurmConfig
 from regmix.config.mixtures import GroupBound, RatioBound, SpaceConfig, SwarmConfig
 from regmix.config.read import (
@@ -28,6 +29,7 @@ __all__ = [
     "DataConfig",
     "DecontaminateConfig",
     "Domain",
+    "EvaluateConfig",
     "FitConfig",
     "GroupBound",
     "LadderConfig",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from regmix.config.base import AsTuple, Name, Strict
 from regmix.config.data import DataConfig, Domain
 from regmix.config.deciding import FitConfig, ObjectiveConfig
+from regmix.config.evaluating import EvaluateConfig
 from regmix.config.launch import LaunchConfig
 from regmix.config.mixtures import SpaceConfig, SwarmConfig
 from regmix.config.training import LadderConfig, ModelConfig, RunConfig
@@ -30,6 +31,7 @@ class StudyConfig(Strict):
     space: SpaceConfig = SpaceConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     fit: FitConfig = FitConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     launch: LaunchConfig = LaunchConfig()
 
     def sizes(self) -> list[tuple[str, RunConfig]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regmix.console.decisions import show_diagnosis, show_pareto
     from regmix.console.demo import show_costs, show_outcome, show_summary
+    from regmix.console.evals import show_model_metrics, show_study_metrics
     from regmix.console.exports import show_exported, show_imported_mixture, show_places
     from regmix.console.fits import show_fit
     from regmix.console.launches import show_estimate, show_log, show_submitted
@@ -36,12 +37,14 @@ __all__ = [
     "show_imported_mixture",
     "show_log",
     "show_manifest",
+    "show_model_metrics",
     "show_notes",
     "show_outcome",
     "show_pareto",
     "show_places",
     "show_proposed",
     "show_status",
+    "show_study_metrics",
     "show_submitted",
     "show_summary",
     "show_trained",
@@ -52,6 +55,7 @@ __all__ = [
 _MODULES = {
     "decisions": ("show_diagnosis", "show_pareto"),
     "demo": ("show_costs", "show_outcome", "show_summary"),
+    "evals": ("show_model_metrics", "show_study_metrics"),
     "exports": ("show_exported", "show_imported_mixture", "show_places"),
     "fits": ("show_fit",),
     "launches": ("show_estimate", "show_log", "show_submitted"),

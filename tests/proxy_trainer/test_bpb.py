@@ -130,6 +130,51 @@ def test_the_batch_changes_nothing(
     monkeypatch.setattr(bpb, "BATCH_TOKENS", batch_tokens)
     [found] = bpb.bits_per_byte(model, sets)
     assert found == pytest.approx(expected, rel=1e-6)
+    for reading, windows in zip(bpb.read(model, sets), sets, strict=True):
+        assert len(reading.bytes_M) == len(set(windows.documents))
+        assert reading.bytes_M.sum() == windows.text_bytes
+        assert found[reading.name] == reading.value(0)
+
+
+def test_a_document_has_its_own_bits_whatever_it_is_measured_with(
+    data: tuple[Study, DataManifest],
+) -> None:
+    study, manifest = data
+    model = made()
+    sets = bpb.load_eval_sets(study.layout, manifest, context=32, max_bytes=3000)
+    for windows, together in zip(sets, bpb.read(model, sets), strict=True):
+        for number, size in enumerate(windows.document_bytes):
+            own = [i for i, d in enumerate(windows.documents) if d == number]
+            alone = bpb.EvalSet(
+                "alone",
+                [windows.inputs[i] for i in own],
+                [windows.targets[i] for i in own],
+                [0] * len(own),
+                [size],
+            )
+            [found] = bpb.read(model, [alone])
+            assert found.nats_KM[0, 0] == pytest.approx(together.nats_KM[0, number], rel=1e-6)
+            assert found.bytes_M[0] == together.bytes_M[number]
+            assert found.std_error(0) is None
+
+
+def test_the_standard_error_is_that_of_a_bootstrap_over_documents(
+    data: tuple[Study, DataManifest],
+) -> None:
+    study, manifest = data
+    model = made(seeds=(3, 4))
+    sets = bpb.load_eval_sets(study.layout, manifest, context=32, max_bytes=ALL)
+    rng = np.random.default_rng(0)
+    for reading in bpb.read(model, sets):
+        count = len(reading.bytes_M)
+        assert count > 15
+        drawn = rng.integers(count, size=(20_000, count))
+        size = reading.bytes_M[drawn].sum(1)
+        for member in range(2):
+            bits = reading.nats_KM[member][drawn].sum(1) / math.log(2) / size
+            # A bootstrap's variance is that of n documents, not of n − 1.
+            expected = bits.std() * math.sqrt(count / (count - 1))
+            assert reading.std_error(member) == pytest.approx(expected, rel=0.03)
 
 
 def test_members_are_measured_together_as_they_are_alone(

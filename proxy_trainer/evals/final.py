@@ -1,0 +1,52 @@
+"""What finished models are measured on beside bits per byte, and what of it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from proxy_trainer.data import tokenizer as tokenizers
+from proxy_trainer.evals import documents, kept_tasks, prompts
+from proxy_trainer.evals.bpb import Reading
+from proxy_trainer.evals.choice import ArrayReader, answers
+from proxy_trainer.evals.results import Result
+from proxy_trainer.models.array import ModelArray
+from proxy_trainer.state import State
+from regmix.errors import RegmixError
+from regmix.layout import StudyLayout
+
+
+def measure(state: State, study: StudyLayout, readings: Sequence[Reading]) -> None:
+    """Ask all members together, and leave the results in their runs' folders.
+
+    Called in every process that trains the models, at the end. A run of which nothing can be said
+    on a task has failed.
+
+    Raises:
+        UserError: a task's questions are not there any more.
+    """
+    _ask(state, study)
+    if not state.keeper.writes:
+        return
+    for k, run in state.alive:
+        documents.save(run.layout, readings, k)
+
+
+def _ask(state: State, study: StudyLayout) -> None:
+    spec = state.runs[0].spec
+    if not spec.tasks:
+        return
+    array = state.trainee.array
+    # Only workers' runs are planned with tasks; what several processes train is asked afterwards.
+    assert isinstance(array, ModelArray)
+    tokenizer = tokenizers.load(study.tokenizer)
+    for task in kept_tasks.load(study, spec.tasks):
+        asked = prompts.encode(task, tokenizer, spec.model.context)
+        found = answers(ArrayReader(array), asked)
+        for k, run in state.alive:
+            try:
+                result = Result.of(task, asked, found, k)
+            except RegmixError as exc:
+                run.failure = str(exc)
+                continue
+            result.save(run.layout.eval_result(task.fingerprint), run_id=run.spec.run_id)
+            run.metrics |= result.metrics

@@ -1,0 +1,154 @@
+"""The tasks that a study's runs are measured on: taken in from files, kept in the study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy_trainer.evals import questions
+from proxy_trainer.evals.questions import Questions
+from regmix import strict
+from regmix.config import EvaluateConfig, load_study
+from regmix.errors import UserError, unknown_name
+from regmix.files import write_json
+from regmix.layout import StudyLayout
+from regmix.tasks import TasksFile, relative_to, settings
+
+_SHIPPED = Path(__file__).parent / "tasks"
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the tasks that need no file to describe them."""
+    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
+
+
+def read(
+    names: Sequence[str],
+    *,
+    folder: Path,
+    data: Path | None,
+    where: str,
+    limit: int | None = None,
+    seed: int = 0,
+) -> list[Questions]:
+    """Tasks by name or file.
+
+    Args:
+        folder: that files are relative to.
+        data: of the questions of tasks that are named.
+        where: what asks for them, for messages.
+        limit, seed: of a subsample.
+
+    Raises:
+        UserError: no such task or file, something wrong in one, or a name that two tasks have.
+    """
+    found: list[Questions] = []
+    places: dict[str, str] = {}
+    for name in names:
+        described, root = _described(name, folder, data, where)
+        for task in strict.load(described, TasksFile).tasks:
+            if task.name in places:
+                raise UserError(
+                    f"{described}: task '{task.name}' is in {places[task.name]} too; metrics of "
+                    "two tasks of one name could not be told apart"
+                )
+            places[task.name] = str(described)
+            whole = questions.read(task, root)
+            found.append(whole if limit is None else whole.sample(limit, seed))
+    return found
+
+
+def _described(name: str, folder: Path, data: Path | None, where: str) -> tuple[Path, Path]:
+    """The file that describes a task, and the folder that its files are relative to."""
+    if name.endswith((".yaml", ".yml")):
+        path = relative_to(folder, name)
+        return path, path.parent
+    if name not in shipped():
+        raise unknown_name("task", name, (*shipped(), "a YAML file"), where)
+    if data is None:
+        raise UserError(
+            f"{where}: where the questions of '{name}' are is not said; give the folder of its "
+            "files (evaluate.data in study.yaml, --data of the command)"
+        )
+    return _SHIPPED / f"{name}.yaml", data
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command asks for; what it leaves open is as the study says, if there is one."""
+
+    tasks: tuple[str, ...]
+    data: Path | None
+    limit: int | None
+    seed: int | None
+
+    def read(self, layout: StudyLayout | None) -> list[Questions]:
+        """The tasks.
+
+        Raises:
+            UserError: as :func:`read`; or none is asked for.
+        """
+        own = EvaluateConfig() if layout is None else load_study(layout.config).evaluate
+        root = Path() if layout is None else layout.root
+        data = self.data
+        if data is None and own.data is not None:
+            data = relative_to(root, own.data)
+        if self.tasks:
+            return read(
+                self.tasks,
+                folder=Path(),
+                data=data,
+                where="--tasks",
+                limit=self.limit,
+                seed=self.seed or 0,
+            )
+        if not own.tasks:
+            study = "" if layout is None else ", and the study has none (evaluate.tasks)"
+            raise UserError(
+                f"--tasks: none is asked for{study}; there are {', '.join(shipped())}, and files "
+                "of your own (docs/EVALUATION.md)"
+            )
+        return read(
+            own.tasks,
+            folder=root,
+            data=data,
+            where=f"{root / 'study.yaml'}: evaluate",
+            limit=own.limit if self.limit is None else self.limit,
+            seed=own.seed if self.seed is None else self.seed,
+        )
+
+
+def take_in(layout: StudyLayout, config: EvaluateConfig) -> None:
+    """Copy the questions that a study's runs are measured on into it.
+
+    Questions of earlier settings stay, for the runs that were planned with them.
+
+    Raises:
+        UserError: as :func:`read`.
+    """
+    if not config.tasks:
+        return
+    data = None if config.data is None else relative_to(layout.root, config.data)
+    where = f"{layout.config}: evaluate"
+    found = read(
+        config.tasks,
+        folder=layout.root,
+        data=data,
+        where=where,
+        limit=config.limit,
+        seed=config.seed,
+    )
+    for task in found:
+        task.save(layout.evals / task.fingerprint)
+    listed = [{"name": task.name, "fingerprint": task.fingerprint} for task in found]
+    write_json(layout.tasks, {"settings": settings(config), "tasks": listed})
+
+
+def load(layout: StudyLayout, fingerprints: Sequence[str]) -> list[Questions]:
+    """Tasks that were taken in.
+
+    Raises:
+        UserError: one is not there, or was changed by hand.
+    """
+    return [Questions.load(layout.evals / fingerprint) for fingerprint in fingerprints]

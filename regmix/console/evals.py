@@ -1,0 +1,75 @@
+"""What models came to on tasks: figures with their standard errors, and what did not count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.markup import escape
+
+from regmix.console.terminal import say, show, show_notes, table
+from regmix.records import RunRecord
+
+_SUBJECT = "subject"
+
+
+class Evaluated(Protocol):
+    """What was found of a study's models; `proxy_trainer.evals.afterwards` has it."""
+
+    runs: list[RunRecord]
+    asked: int
+    without: list[str]
+    failed: dict[str, str]
+    notes: list[str]
+
+
+def show_model_metrics(results: Sequence[Mapping[str, Any]]) -> None:
+    """One model's: a row a metric of a task and of its groups."""
+    for result in results:
+        shown = table(result["task"], "metric", "value", "± standard error", "questions")
+        for metric in result["metrics"]:
+            if metric["split"] != _SUBJECT:
+                error = metric["std_error"]
+                shown.add_row(
+                    escape(metric["name"]), f"{metric['value']:.4f}",
+                    "" if error is None else f"{error:.4f}", f"{metric['questions']:,}",
+                )  # fmt: skip
+        show(shown)
+        show_notes(result["notes"])
+
+
+def show_study_metrics(found: Evaluated, fingerprints: Sequence[str]) -> None:
+    """A study's: a row a model, the metrics of the tasks alone."""
+    rows = {
+        f"{record.spec.name} {record.spec.run_id}": {
+            metric["name"]: metric
+            for result in record.evals()
+            if result["fingerprint"] in fingerprints
+            for metric in result["metrics"]
+            if metric["name"].count("/") == 1
+        }
+        for record in found.runs
+    }
+    names = list(dict.fromkeys(name for own in rows.values() for name in own))
+    if names:
+        shown = table("Models", "run", *names)
+        for run, own in rows.items():
+            shown.add_row(escape(run), *(_figure(own.get(name)) for name in names))
+        show(shown)
+    show_notes(found.notes)
+    for run_id, reason in found.failed.items():
+        say(f"[red]failed[/red] {run_id}: {escape(reason)}")
+    say(f"{found.asked} of {len(found.runs)} models asked now, the others were before")
+    if found.without:
+        more = f" … ({len(found.without)} in all)" if len(found.without) > 6 else ""
+        say(
+            f"no model is kept of {escape(', '.join(found.without[:6]))}{more}; `evaluate:` in "
+            "study.yaml measures such runs as they end"
+        )
+
+
+def _figure(metric: Mapping[str, Any] | None) -> str:
+    if metric is None:
+        return ""
+    error = metric["std_error"]
+    return f"{metric['value']:.4f}" + ("" if error is None else f" ± {error:.4f}")

@@ -1,0 +1,117 @@
+"""Multiple-choice tasks: what describes one, and which ones a study's runs are measured on.
+
+A task is described in YAML: files of questions, what their rows hold, how a prompt is put together.
+What a study is measured on is taken in when its data are built, so that runs do not depend on files
+elsewhere: ``evals/<fingerprint>/`` has the questions of a task, ``evals/tasks.json`` says which.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from regmix.config import EvaluateConfig
+from regmix.config.base import AsTuple, Name, Names, Strict
+from regmix.errors import UserError
+from regmix.files import read_json
+from regmix.layout import StudyLayout
+
+WORD = re.compile(r"\{(\w+)\}")
+"""A place in a template that a field of the row fills."""
+MICRO = "micro"
+"""Of metrics over all questions alike, whatever their subject."""
+
+AnswerForm = Literal["index", "letter", "text"]
+
+
+class Fields(Strict):
+    """Keys of a row; dots lead into mappings, as in ``choices.text``."""
+
+    question: str = "question"
+    choices: str = "choices"
+    answer: str = "answer"
+    subject: str | None = None
+    """Empty: the task is one subject, of its own name."""
+
+
+class ChoiceTask(Strict):
+    """A multiple-choice task in the cloze form: every choice is a continuation of the question."""
+
+    name: Name
+    files: Annotated[Names, Field(min_length=1)]
+    """Of questions: files or globs, JSON lines or parquet."""
+    shot_files: Names = ()
+    """Of questions with answers that are shown before each question, of its own subject."""
+    shots: Annotated[int, Field(ge=0)] = 0
+    """How many: the first of the subject."""
+    fields: Fields = Fields()
+    answer_is: AnswerForm = "index"
+    """``index`` from 0, ``letter`` from A, or ``text`` that is one of the choices."""
+    header: str = ""
+    """Before everything; ``{subject}`` is the subject with spaces for underscores."""
+    question: str = "Question: {question}\nAnswer:"
+    """``{question}``, ``{subject}``, or any other field of the row."""
+    choice: str = " {choice}"
+    """What follows the question. Bytes and characters are counted without the white space that it
+    begins with."""
+    separator: str = "\n\n"
+    """After each shot."""
+    groups: dict[str, Annotated[Names, Field(min_length=1)]] = Field(default_factory=dict)
+    """Subjects that have an average of their own."""
+
+    @field_validator("name")
+    @classmethod
+    def _one_part(cls, value: str) -> str:
+        if "/" in value:
+            raise ValueError("a task's name has no '/', which stands before its metrics")
+        return value
+
+    @model_validator(mode="after")
+    def _checked(self) -> ChoiceTask:
+        if self.shots and not self.shot_files:
+            raise ValueError(f"shots: {self.shots} need shot_files")
+        if WORD.findall(self.choice) != ["choice"]:
+            raise ValueError(f"choice: {self.choice!r} must hold {{choice}} once, and no other")
+        if set(WORD.findall(self.header)) - {"subject"}:
+            raise ValueError(f"header: {self.header!r} may hold {{subject}} alone")
+        if not self.question.strip():
+            raise ValueError("question: is empty, so that choices would follow nothing")
+        if MICRO in self.groups:
+            raise ValueError(f"groups: '{MICRO}' stands for all questions")
+        return self
+
+
+class TasksFile(Strict):
+    """A file of tasks."""
+
+    tasks: Annotated[tuple[ChoiceTask, ...], AsTuple, Field(min_length=1)]
+
+
+def taken_in(layout: StudyLayout, config: EvaluateConfig) -> tuple[str, ...]:
+    """Fingerprints of the tasks that runs are measured on, as they were taken in.
+
+    Raises:
+        UserError: they were not, or with other settings than the study has now.
+    """
+    if not config.tasks:
+        return ()
+    build = f"run `regmix data build {layout.root}`"
+    if not layout.tasks.is_file():
+        raise UserError(f"{layout.config}: evaluate: its tasks are not taken in; {build}")
+    found = read_json(layout.tasks)
+    if found["settings"] != settings(config):
+        raise UserError(f"{layout.config}: evaluate: changed since the data were built; {build}")
+    return tuple(task["fingerprint"] for task in found["tasks"])
+
+
+def settings(config: EvaluateConfig) -> dict[str, Any]:
+    """What decides the questions that are taken in."""
+    return config.model_dump(mode="json")
+
+
+def relative_to(folder: Path, name: str) -> Path:
+    """A path as a file in a folder means it."""
+    return folder / Path(name).expanduser()
