@@ -570,7 +570,9 @@ def export(
     tokenizer: Annotated[
         Path | None, typer.Option(help="tokenizer.json of the trainer: must be the data's.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the trainer's own sampling.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the trainer's own sampling; default: 0.")
+    ] = None,
 ) -> None:
     """Write a mixture in the format of another trainer."""
     from proxy_trainer.data import tokenizer as tokenizers
@@ -580,7 +582,8 @@ def export(
 
     form = exports.exporter(to)
     identity = None if tokenizer is None else tokenizers.identity(tokenizer)
-    asked = exports.Asked(exports.stages(then or ()), tokens, max_epochs, identity, seed)
+    inputs = () if tokenizer is None else (tokenizer,)
+    asked = exports.Asked(exports.stages(then or ()), tokens, max_epochs, identity, seed, inputs)
     found = exports.locate(form, exports.study_of(mixture, study), paths, text_places)
     asked = exports.settled(asked, form, found)
     console.show_exported(exports.export(mixture, to, output, found.places, asked))
@@ -603,10 +606,13 @@ def import_mixture(
     from regmix import export as exports
 
     form = exports.exporter(source, "--from")
-    places = None
+    places, inputs = None, tuple[Path, ...]()
     if study is not None or paths is not None:
-        places = exports.locate(form, study, paths, text_places).places
-    console.show_imported_mixture(output, *exports.import_mixture(file, source, output, places, at))
+        named = not exports.needs_paths(file, source, at)
+        located = exports.locate(form, study, paths, text_places, names_only=named)
+        places, inputs = located.places, located.inputs
+    found = exports.import_mixture(file, source, output, places, at, inputs)
+    console.show_imported_mixture(output, *found)
 
 
 @app.command()

@@ -62,6 +62,8 @@ class Places:
     """Fingerprint of the tokenizer that counted or made the tokens; None: not said."""
     data: str | None = None
     """Fingerprint of the study's data that they are a copy of; None: not said, or no copy."""
+    dtype: str | None = None
+    """Type of the ids in files without a header, such as ``uint16``; None: not said."""
     notes: tuple[str, ...] = ()
     """What a person should know about the data."""
 
@@ -79,7 +81,12 @@ class Places:
         )
 
     def _said(self) -> tuple[tuple[str, str | None], ...]:
-        return ("layout", self.layout), ("tokenizer", self.tokenizer), ("data", self.data)
+        return (
+            ("layout", self.layout),
+            ("tokenizer", self.tokenizer),
+            ("data", self.data),
+            ("dtype", self.dtype),
+        )
 
 
 def _listed(value: object) -> object:
@@ -106,6 +113,7 @@ class _PlacesConfig(Strict):
     layout: str | None = None
     tokenizer: str | None = None
     data: str | None = None
+    dtype: str | None = None
     domains: Annotated[dict[str, _PlaceConfig], Field(min_length=1)]
 
 
@@ -130,7 +138,8 @@ def load_places(path: Path) -> Places:
         for name, entry in config.domains.items()
     }
     _check_shared(path, domains)
-    return Places(domains, str(path), config.layout, config.tokenizer, config.data)
+    said = config.layout, config.tokenizer, config.data, config.dtype
+    return Places(domains, str(path), *said)
 
 
 def located(path: str, root: Path) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -61,15 +62,22 @@ def export_shards(
         The mapping file's path and content.
 
     Raises:
-        UserError: no such layout, or a shard is missing or damaged.
+        UserError: no such layout, the folder holds another mapping file, or a shard is missing or
+            damaged.
     """
     if to not in LAYOUTS:
         raise unknown_name("layout", to, LAYOUTS, "--to")
-    write, files = LAYOUTS[to]
+    write, files, sizes = LAYOUTS[to]
     mapping = layout.exported(to) if folder is None else folder / "paths.yaml"
     root = mapping.parent.resolve()
     places = _places(manifest, to, root, files, str(mapping))
-    if _there(mapping, places, manifest):
+    expected = {
+        root / folder_name(domain.name) / name: size
+        for domain in manifest.domains
+        for split in SPLITS
+        for name, size in sizes(manifest, domain, split).items()
+    }
+    if _there(mapping, places, expected):
         return mapping, places
     mapping.unlink(missing_ok=True)
     parts = [(domain, split) for domain in manifest.domains for split in SPLITS]
@@ -96,21 +104,32 @@ def _places(
         train, valid = (tuple(str(below / f) for f in files(domain, s)) for s in SPLITS)
         counts = domain.train.tokens, domain.train.documents
         domains[domain.name] = Place(train, valid, *counts)
-    return Places(domains, where, to, manifest.tokenizer, manifest.fingerprint)
+    dtype = manifest.dtype if to == "olmo-core" else None  # Megatron's index says it
+    return Places(domains, where, to, manifest.tokenizer, manifest.fingerprint, dtype)
 
 
-def _there(mapping: Path, places: Places, manifest: DataManifest) -> bool:
-    """Whether an earlier export of the same data is still whole."""
-    if not mapping.is_file():
+def _there(mapping: Path, places: Places, expected: Mapping[Path, int]) -> bool:
+    """Whether an earlier export of the same data is still whole.
+
+    Args:
+        expected: bytes of every file.
+
+    Raises:
+        UserError: the mapping file is not one that an export in this layout wrote.
+    """
+    if not mapping.exists():
         return False
     found = load_places(mapping)
-    if (found.data, found.layout) != (manifest.fingerprint, places.layout):
-        return False
-    return found.domains == places.domains and all(
-        Path(file).is_file()
-        for place in places.domains.values()
-        for path in (*place.paths, *place.valid)
-        for file in ([path] if places.layout == "olmo-core" else [f"{path}.bin", f"{path}.idx"])
+    if found.data is None or found.layout != places.layout:
+        said = "of no layout" if found.layout is None else f"of the layout '{found.layout}'"
+        raise UserError(
+            f"{mapping}: is there already, {said}"
+            + ("" if found.data else " and without the fingerprint ('data') of an export")
+            + f", and would be replaced by one of '{places.layout}'; choose another folder (-o), "
+            "or move it away"
+        )
+    return replace(found, where=places.where) == places and all(
+        file.is_file() and file.stat().st_size == size for file, size in expected.items()
     )
 
 
@@ -145,8 +164,27 @@ def _megatron_files(_: DomainManifest, split: str) -> list[str]:
     return [split]
 
 
-LAYOUTS = {"olmo-core": (_npy, _npy_files), "megatron": (_megatron, _megatron_files)}
-"""By name: what writes a domain's split into a folder, and the names that a trainer is given."""
+def _npy_sizes(manifest: DataManifest, domain: DomainManifest, split: str) -> dict[str, int]:
+    width = DTYPES[manifest.dtype].itemsize
+    shards = domain.split(split).shards
+    names = _npy_files(domain, split)
+    return {n: shard.tokens * width for n, shard in zip(names, shards, strict=True)}
+
+
+def _megatron_sizes(manifest: DataManifest, domain: DomainManifest, split: str) -> dict[str, int]:
+    held = domain.split(split)
+    _, dtype = _MEGATRON[manifest.dtype]
+    head = len(_HEADER) + struct.calcsize("<QB") + struct.calcsize("<QQ")
+    index = head + held.documents * (4 + 8) + (held.documents + 1) * 8
+    return {f"{split}.bin": held.tokens * dtype.itemsize, f"{split}.idx": index}
+
+
+LAYOUTS = {
+    "olmo-core": (_npy, _npy_files, _npy_sizes),
+    "megatron": (_megatron, _megatron_files, _megatron_sizes),
+}
+"""By name: what writes a domain's split into a folder, the names that a trainer is given, and the
+bytes of every file."""
 
 
 def _index(lengths: IntArray, code: int, itemsize: int, prefix: Path) -> list[bytes]:

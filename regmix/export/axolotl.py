@@ -3,7 +3,8 @@
 Source: axolotl 0.19.0, ``axolotl/utils/data/shared.py``: every entry of ``datasets`` is loaded with
 its ``split`` (slices such as ``train[:500]`` are kept) and all are concatenated. So a domain gets
 ``round(share · tokens / mean tokens a document)`` documents: whole passes as entries of their own,
-and the first documents of another.
+and the first documents of another. A ``path`` that is there is a file, or the folder that
+``data_files`` are looked for in (names are patterns there); otherwise one URL.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from regmix.errors import UserError
 from regmix.export import base, text_files
 from regmix.export.base import Part, Parts, Read, Request, Unit, Written
 
+_REMOTE = ("s3://", "gs://", "gcs://", "adl://", "abfs://", "az://", "oci://", "https://")
 _SPLIT = re.compile(r"train(?:\[:(\d+)\])?")
 
 
@@ -51,6 +53,8 @@ class Axolotl:
             at = f"{where}: datasets[{i}]"
             key = "data_files" if "data_files" in entry else "path"
             paths = base.texts(base.required(entry, key, at), f"{at}.{key}")
+            if key == "data_files":
+                paths = tuple(map(text_files.meant, paths))
             found.append(Part(float(_size(entry.get("split", "train"), at)), paths=paths))
         return {0: tuple(found)}
 
@@ -89,14 +93,9 @@ def _entries(request: Request, name: str, count: int) -> list[dict[str, Any]]:
     assert place.documents is not None
     passes, rest = divmod(count, place.documents)
     sizes = [place.documents] * passes + ([rest] if rest else [])
-    if len(place.paths) == 1:
-        where: dict[str, Any] = {"path": place.paths[0]}
-    else:
-        folder = str(Path(place.paths[0]).parent)
-        where = {"path": folder, "data_files": list(place.paths)}
     return [
         {
-            **where,
+            **_files(name, place.paths),
             "ds_type": text_files.builder(request, name),
             "type": "completion",
             "field": place.text_field,
@@ -104,3 +103,27 @@ def _entries(request: Request, name: str, count: int) -> list[dict[str, Any]]:
         }
         for size in sizes
     ]
+
+
+def _files(name: str, paths: tuple[str, ...]) -> dict[str, Any]:
+    """One path, or a folder that is there and the names of files as patterns.
+
+    Raises:
+        UserError: they are files that the trainer does not find so.
+    """
+    remote = [path for path in paths if "://" in path]
+    if remote and len(paths) > 1:
+        raise UserError(
+            f"domain '{name}' has {len(paths)} paths and '{remote[0]}' among them: Axolotl loads "
+            "several files from this machine alone; copy them, or give one file in the mapping "
+            "file (--paths)"
+        )
+    if remote and not remote[0].startswith(_REMOTE):
+        raise UserError(
+            f"domain '{name}': '{remote[0]}' begins with none of {', '.join(_REMOTE)}, of which "
+            "Axolotl loads files; give such a path in the mapping file (--paths)"
+        )
+    if len(paths) == 1 and text_files.literal(paths[0]) == paths[0]:
+        return {"path": paths[0]}
+    folder = str(Path(paths[0]).parent)
+    return {"path": folder, "data_files": [text_files.literal(path) for path in paths]}

@@ -53,6 +53,8 @@ class Request:
     max_epochs: float = 1.0
     """How often the run may go over a domain, for formats that carry a cap."""
     seed: int = 0
+    dtype: str | None = None
+    """Type of the ids in files without a header; None: not known, or the files say it."""
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -79,7 +81,7 @@ class Part:
     name: str | None = None
     """The domain's, where the format has names."""
     paths: tuple[str, ...] = ()
-    """Where its data lie, where the format has no names."""
+    """Where its training data lie, where the file says so; needed where there is no name."""
 
 
 Parts = Mapping[int, tuple[Part, ...]]
@@ -239,6 +241,15 @@ def texts(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(listed, list) or not listed:
         raise UserError(f"{where}: expected a path or a list of them, found {_shown(value)}")
     return tuple(text(one, where) for one in listed)
+
+
+def paths(holder: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """The paths under ``key`` of an entry that has a name: none where there is no such key.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    return texts(holder[key], f"{where}.{key}") if holder.get(key) else ()
 
 
 def _shown(value: Any) -> str:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 from regmix import __version__
 from regmix.errors import UserError, unknown_name
-from regmix.export.base import Exporter, Part, Parts, Request, Stage, Unit
+from regmix.export.base import Exporter, Part, Parts, Read, Request, Stage, Unit, Written
+from regmix.export.inputs import check_outputs
 from regmix.export.registry import exporter
 from regmix.export.shares import in_tokens, in_unit
-from regmix.files import write_text
+from regmix.files import TEXT_SUFFIXES, write_text
 from regmix.mixture import Mixture, MixtureFile, check_names
 from regmix.places import Place, Places
+from regmix.space import TOLERANCE
+
+_INDEXED = (".bin", ".idx")
+_TOKENS = (".json", ".npy", ".ds", *_INDEXED)
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,10 @@ class Asked:
     """How often a domain may be gone over; None: once, where a format needs a cap."""
     tokenizer: str | None = None
     """Fingerprint of the tokenizer that the trainer will use; None: that of the data."""
-    seed: int = 0
+    seed: int | None = None
+    """Of the trainer's own sampling; None: 0."""
+    inputs: tuple[Path, ...] = ()
+    """Files that the answer comes from beside the mixtures: none of them is written over."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +58,12 @@ def export(path: Path, to: str, output: Path, places: Places, asked: Asked) -> E
     """Write a mixture file in a trainer's format.
 
     Raises:
-        UserError: mixture and data are not of the same domains, the tokenizer is another, a domain
-            would be repeated too often, or the format cannot say what is asked.
+        UserError: mixture and data are not of the same domains, the data are laid out for another
+            trainer, the tokenizer is another, a domain would be repeated too often, the format
+            cannot say what is asked, or it would be written over what it is made from.
     """
     form = exporter(to)
+    _check_layout(form, places)
     files = {0: MixtureFile.load(path)}
     for start, later in sorted(asked.stages.items()):
         files[start] = MixtureFile.load(later)
@@ -61,7 +72,7 @@ def export(path: Path, to: str, output: Path, places: Places, asked: Asked) -> E
     mixtures = {start: file.mixture for start, file in files.items()}
     for start, mixture in mixtures.items():
         _check_domains(mixture, places, str(sources[start]))
-    _check_tokenizer(places, asked)
+    unchecked = _check_tokenizer(places, asked)
     repeated = _check_epochs(form, mixtures, places, asked)
     stages = tuple(_stage(form, start, mixture, places) for start, mixture in mixtures.items())
     named = {n for stage in stages for n in stage.weights}
@@ -70,14 +81,16 @@ def export(path: Path, to: str, output: Path, places: Places, asked: Asked) -> E
         name=files[0].name,
         stages=stages,
         places={n: places.domains[n] for n in mixtures[0].domains if n in named},
-        notes=(*notes, *repeated),
+        notes=(*notes, *unchecked, *repeated),
         tokens=asked.tokens,
         max_epochs=1.0 if asked.max_epochs is None else asked.max_epochs,
-        seed=asked.seed,
+        seed=asked.seed or 0,
+        dtype=places.dtype,
     )
     written = form.write(request)
     beside = {output.parent / name: text for name, text in written.beside.items()}
     _check_beside(beside, output)
+    check_outputs((output, *beside), (*sources.values(), *asked.inputs), places)
     for other, text in beside.items():
         write_text(other, text)
     write_text(output, written.text)
@@ -86,24 +99,48 @@ def export(path: Path, to: str, output: Path, places: Places, asked: Asked) -> E
         unit=form.unit,
         asked={n: mixtures[0][n] for n in stages[0].weights},
         written=stages[0].weights,
-        notes=(*notes[1:], *repeated, *written.notes),
+        notes=(
+            *notes[1:],
+            *unchecked,
+            *repeated,
+            *written.notes,
+            *_unused_seed(form, request, written, asked),
+        ),
     )
 
 
+def needs_paths(path: Path, source: str, at: int | None = None) -> bool:
+    """Whether domains are known by their data alone in a trainer's file: an entry has no name.
+
+    Raises:
+        UserError: it is not such a file.
+    """
+    form = exporter(source, "--from")
+    _, parts = _one_stage(form.read(_content(path), path), path, at)
+    return any(part.name is None for part in parts)
+
+
 def import_mixture(
-    path: Path, source: str, output: Path, places: Places | None, at: int | None = None
+    path: Path,
+    source: str,
+    output: Path,
+    places: Places | None,
+    at: int | None = None,
+    inputs: Sequence[Path] = (),
 ) -> tuple[MixtureFile, tuple[str, ...]]:
     """Take a mixture from a trainer's file; also what was done to it.
 
     Args:
         places: of the study's domains; without, domains are named as the file names them, or after
-            their files.
+            their files. Their paths matter where an entry of the file has no name.
         at: the step at which the stage begins that is meant; needed where there are several.
+        inputs: files that were read beside ``path``.
 
     Raises:
-        UserError: it is not such a file, names data that no domain has, or needs the tokens of
-            documents that are not known.
+        UserError: it is not such a file, names data that no domain has, needs the tokens of
+            documents that are not known, or would be written over what it is made from.
     """
+    check_outputs((output,), (path, *inputs), places)
     form = exporter(source, "--from")
     start, parts = _one_stage(form.read(_content(path), path), path, at)
     weights = _by_domain(parts, places, path)
@@ -154,26 +191,53 @@ def _check_domains(mixture: Mixture, places: Places, where: str) -> None:
     check_names(used, tuple(known), f"{where}: weights (data: {places.where})")
 
 
-def _check_tokenizer(places: Places, asked: Asked) -> None:
-    if asked.tokenizer is None or places.tokenizer is None:
+def _check_layout(form: Exporter, places: Places) -> None:
+    """Data that were laid out for one trainer are noise to another.
+
+    Raises:
+        UserError: the mapping file says that they are in another layout.
+    """
+    layout = places.layout
+    if layout is None or layout == form.reads:
         return
+    if form.reads == "own" and layout not in get_args(Read):
+        return  # a name that a person gave what the trainer's tools wrote
+    needed = {
+        "text": "text files; name those of each domain in a mapping file (--paths) without a "
+        "layout, or export with --study alone",
+        "own": "data that the trainer's own tools prepared; name those in the mapping file",
+    }.get(form.reads, f"'{form.reads}'; run `regmix data export STUDY --to {form.reads}`")
+    raise UserError(
+        f"{places.where}: layout: its files are in the layout '{layout}', and the format "
+        f"'{form.name}' reads {needed}"
+    )
+
+
+def _check_tokenizer(places: Places, asked: Asked) -> tuple[str, ...]:
+    """Refuse another tokenizer than the data's; what could not be checked."""
+    if asked.tokenizer is None:
+        return ()
+    if places.tokenizer is None:
+        return (f"tokenizer not checked: {places.where} does not say whose tokens it counts",)
     if asked.tokenizer != places.tokenizer:
         raise UserError(
             f"{places.where}: its tokens are those of tokenizer {places.tokenizer}, not of "
             f"{asked.tokenizer}; shares of tokens and token shards are of one tokenizer alone: "
             "lay the data out with that one"
         )
+    return ()
 
 
 def _check_epochs(
     form: Exporter, mixtures: Mapping[int, Mixture], places: Places, asked: Asked
 ) -> tuple[str, ...]:
     """Refuse a run that goes over a domain more often than it may; what could not be checked."""
-    if len(mixtures) > 1 or (not form.capped and asked.max_epochs is None):
+    limit = _limit(asked)
+    if len(mixtures) > 1 or not (form.capped or limit or asked.tokens):
         return ()
-    limit = 1.0 if asked.max_epochs is None else asked.max_epochs
-    if limit <= 0:
-        raise UserError(f"--max-epochs {limit:g}: must be above 0")
+    if limit is None and not form.capped:
+        return ("repetition not checked: --max-epochs not given",)
+    limit = 1.0 if limit is None else limit
     if asked.tokens is None:
         return (f"repetition not checked (at most {limit:g} epochs): tokens of the run not given",)
     unknown = []
@@ -183,7 +247,7 @@ def _check_epochs(
         available = places.domains[name].tokens
         if available is None:
             unknown.append(name)
-        elif weight * asked.tokens > limit * available:
+        elif weight > limit * available / asked.tokens + TOLERANCE:  # as the space takes its caps
             wanted = weight * asked.tokens
             raise UserError(
                 f"domain '{name}': {weight:.4g} of {asked.tokens:,} tokens are {wanted:,.0f}, and "
@@ -194,6 +258,27 @@ def _check_epochs(
     if unknown:
         return (f"repetition not checked, tokens not known: {', '.join(unknown)}",)
     return (f"at most {limit:g} epochs of any domain in {asked.tokens:,} tokens",)
+
+
+def _limit(asked: Asked) -> float | None:
+    """The cap that is asked.
+
+    Raises:
+        UserError: it is none.
+    """
+    limit = asked.max_epochs
+    if limit is not None and not (math.isfinite(limit) and limit > 0):
+        raise UserError(f"--max-epochs {limit:g}: must be a number above 0")
+    return limit
+
+
+def _unused_seed(
+    form: Exporter, request: Request, written: Written, asked: Asked
+) -> tuple[str, ...]:
+    """Said where a seed was asked for and the file is the same with another."""
+    if asked.seed is None or form.write(replace(request, seed=request.seed + 1)) != written:
+        return ()
+    return (f"--seed {asked.seed}: the format '{form.name}' holds no seed; give it to the trainer",)
 
 
 def _stage(form: Exporter, start: int, mixture: Mixture, places: Places) -> Stage:
@@ -226,7 +311,7 @@ def _check_beside(beside: Mapping[Path, str], output: Path) -> None:
     for path, text in beside.items():
         if path == output:
             raise UserError(f"{output}: is the name of a file that is written beside it")
-        if path.exists() and path.read_text("utf-8") != text:
+        if path.exists() and _content(path) != text:
             raise UserError(
                 f"{path}: is there already and says something else; export into a folder of its "
                 "own, or delete it"
@@ -281,8 +366,8 @@ def _name(part: Part, places: Places | None, path: Path) -> str:
             )
         return part.name
     if places is None:
-        return Path(part.paths[0]).name.split(".")[0]
-    wanted = {_comparable(p, path) for p in part.paths}
+        return _stem(part.paths[0])
+    wanted = {_without(_comparable(p, path), _INDEXED) for p in part.paths}
     for name, place in places.domains.items():
         if wanted <= _spellings(place):
             return name
@@ -292,10 +377,20 @@ def _name(part: Part, places: Places | None, path: Path) -> str:
     )
 
 
+def _stem(path: str) -> str:
+    """A file's name without the ends that say what it is; other dots belong to the name."""
+    return _without(Path(path).name, (*sorted(TEXT_SUFFIXES, key=len, reverse=True), *_TOKENS))
+
+
+def _without(path: str, ends: Sequence[str]) -> str:
+    found = next((end for end in ends if path.endswith(end) and path != end), "")
+    return path.removesuffix(found)
+
+
 def _spellings(place: Place) -> set[str]:
-    """A domain's data as files may name them: whole, and as prefixes without a suffix."""
+    """A domain's data as files may name them: whole, and as prefixes of ``.bin`` and ``.idx``."""
     whole = {_comparable(p, None) for p in place.paths}
-    return whole | {p.removesuffix(".bin") for p in whole}
+    return whole | {_without(p, _INDEXED) for p in whole}
 
 
 def _comparable(path: str, file: Path | None) -> str:

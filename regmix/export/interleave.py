@@ -6,6 +6,7 @@ from dataset i with ``probabilities[i]``, so they are shares of documents.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +16,16 @@ from regmix.export.python_file import named_parts, python_text, read_python
 from regmix.files import to_json
 
 _CODE = '''\
+import glob
+
 from datasets import interleave_datasets, load_dataset
 # ---
 SEED = {seed}
+
+
+def _file(path):
+    """A file's name as the pattern that means it alone; a URL as it is."""
+    return path if "://" in path else glob.escape(path)
 
 
 def load(streaming: bool = True, stopping_strategy: str = "all_exhausted"):
@@ -25,7 +33,11 @@ def load(streaming: bool = True, stopping_strategy: str = "all_exhausted"):
     parts = []
     for entry in MIXTURE:
         part = load_dataset(
-            entry["builder"], data_files=entry["paths"], split="train", streaming=streaming
+            entry["builder"],
+            data_files=[_file(path) for path in entry["paths"]],
+            split="train",
+            streaming=streaming,
+            **entry["options"],
         )
         part = part.select_columns([entry["text_field"]])
         if entry["text_field"] != "text":
@@ -72,19 +84,27 @@ class Json(_Interleave):
     title: ClassVar[str] = "datasets.interleave_datasets (JSON)"
 
     def write(self, request: Request) -> Written:
-        """Notes, seed, stopping strategy, and the datasets with their probabilities."""
+        """Notes, seed, stopping strategy, and the datasets: probability, and what loads them.
+
+        The paths are patterns, as ``data_files`` of ``load_dataset`` are.
+        """
         value = {
             "notes": list(request.notes),
             "seed": request.seed,
             "stopping_strategy": "all_exhausted",
-            "datasets": _domains(request),
+            "datasets": [
+                {**entry, "paths": [text_files.literal(path) for path in entry["paths"]]}
+                for entry in _domains(request)
+            ],
         }
         return Written(to_json(value))
 
     def read(self, text: str, where: Path) -> Parts:
         """Weights by name."""
-        raw = base.parse_json(text, where)
-        return {0: named_parts(base.required(raw, "datasets", str(where)), f"{where}: datasets")}
+        raw = base.required(base.parse_json(text, where), "datasets", str(where))
+        parts = named_parts(raw, f"{where}: datasets")
+        meant = text_files.meant
+        return {0: tuple(replace(p, paths=tuple(map(meant, p.paths))) for p in parts)}
 
 
 def _domains(request: Request) -> list[dict[str, Any]]:
@@ -92,9 +112,8 @@ def _domains(request: Request) -> list[dict[str, Any]]:
         {
             "name": name,
             "weight": weight,
-            "builder": text_files.builder(request, name),
             "paths": list(request.places[name].paths),
-            "text_field": request.places[name].text_field,
+            **text_files.loading(request, name),
         }
         for name, weight in base.one_stage(request).weights.items()
     ]

@@ -3,7 +3,8 @@
 Source: litgpt 0.5.13, ``litgpt/data/tinyllama.py`` (how a data module mixes two sources), and
 litdata 0.2.76, ``litdata/streaming/combined.py``: the next item comes from dataset i with
 ``weights[i]``, and items are blocks of one length: shares of tokens. There is no key for it in
-litgpt's YAML; ``--data`` takes the class by its import path.
+litgpt's YAML; ``--data`` takes the class by its import path. ``litgpt/pretrain.py`` sets up both
+dataloaders and averages the losses of the second one's batches, so there must be some.
 """
 
 from __future__ import annotations
@@ -44,35 +45,41 @@ class Mixture(DataModule):
         self.batch_size = batch_size
         self.seq_length = max_seq_length + 1  # the next token of the last position too
 
-    def dataset(self):
+    def dataset(self, key, **options):
+        entries = [entry for entry in MIXTURE if entry[key] is not None]
         parts = [
             StreamingDataset(
-                input_dir=entry["path"],
+                input_dir=entry[key],
                 item_loader=TokensLoader(block_size=self.seq_length),
                 shuffle=True,
-                drop_last=True,
+                **options,
             )
-            for entry in MIXTURE
+            for entry in entries
         ]
         return CombinedStreamingDataset(
             datasets=parts,
             seed=self.seed,
-            weights=[entry["weight"] for entry in MIXTURE],
+            weights=[entry["weight"] for entry in entries],
             iterate_over_all=False,
         )
 
-    def train_dataloader(self):
+    def loader(self, dataset, drop_last):
         return StreamingDataLoader(
-            self.dataset(),
+            dataset,
             batch_size=self.batch_size,
             pin_memory=True,
             num_workers=self.num_workers,
-            drop_last=True,
+            drop_last=drop_last,
         )
 
+    def train_dataloader(self):
+        return self.loader(self.dataset("path", drop_last=True), drop_last=True)
+
     def val_dataloader(self):
-        return []  # held-out data are not part of a mixture
+        return self.loader({held_out}, drop_last=False)
 '''
+
+_FOLDER = "a StreamingDataset is one folder"
 
 
 class LitGPT:
@@ -87,13 +94,35 @@ class LitGPT:
 
     def write(self, request: Request) -> Written:
         """Folders and weights, and the class that mixes them."""
-        what = "a StreamingDataset is one folder"
         domains = [
-            {"name": name, "weight": weight, "path": text_files.single(request, name, what)}
+            {
+                "name": name,
+                "weight": weight,
+                "path": text_files.single(request, name, _FOLDER),
+                "valid": _held_out(request, name),
+            }
             for name, weight in base.one_stage(request).weights.items()
         ]
-        return Written(python_text(request, domains, _CODE.replace("{seed}", str(request.seed))))
+        without = [str(entry["name"]) for entry in domains if entry["valid"] is None]
+        held_out = 'self.dataset("valid")'
+        notes: tuple[str, ...] = ()
+        if len(without) == len(domains):
+            held_out = 'self.dataset("path")'
+            notes = (
+                "no held-out folders, so validation is on eval.max_iters batches of the training "
+                "data: give 'valid' in the mapping file (--paths) for a loss on unseen text",
+            )
+        elif without:
+            notes = (f"not validated on, as they have no held-out folder: {', '.join(without)}",)
+        code = _CODE.replace("{seed}", str(request.seed)).replace("{held_out}", held_out)
+        return Written(python_text(request, domains, code, notes), notes=notes)
 
     def read(self, text: str, where: Path) -> Parts:
         """Weights by name."""
         return read_python(text, where)
+
+
+def _held_out(request: Request, name: str) -> str | None:
+    if not request.places[name].valid:
+        return None
+    return text_files.single(request, name, _FOLDER, valid=True)

@@ -26,6 +26,8 @@ class Located:
     config: StudyConfig | None = None
     tokenizer: str | None = None
     """Fingerprint of the study's tokenizer, where its data are built."""
+    inputs: tuple[Path, ...] = ()
+    """The files that say so."""
 
 
 def study_of(mixture: Path, study: Path | None) -> Path | None:
@@ -54,12 +56,16 @@ def stages(given: Sequence[str]) -> dict[int, Path]:
 
 
 def settled(asked: Asked, form: Exporter, found: Located) -> Asked:
-    """What is asked, completed by what the study says of tokens, repetition and tokenizer."""
+    """What is asked, completed by what the study says of tokens, repetition and tokenizer.
+
+    A format without a cap is checked against one where tokens or a cap are asked.
+    """
+    asked = replace(asked, inputs=(*asked.inputs, *found.inputs))
     if found.config is None:
         return asked
-    tokenizer = asked.tokenizer or found.tokenizer
-    asked = replace(asked, tokenizer=tokenizer)
-    if not form.capped or asked.stages:
+    asked = replace(asked, tokenizer=asked.tokenizer or found.tokenizer)
+    given = asked.tokens is not None or asked.max_epochs is not None
+    if asked.stages or not (form.capped or given):
         return asked
     space = found.config.space
     return replace(
@@ -69,7 +75,14 @@ def settled(asked: Asked, form: Exporter, found: Located) -> Asked:
     )
 
 
-def locate(form: Exporter, study: Path | None, paths: Path | None, find_text: FindText) -> Located:
+def locate(
+    form: Exporter,
+    study: Path | None,
+    paths: Path | None,
+    find_text: FindText,
+    *,
+    names_only: bool = False,
+) -> Located:
     """Find the data for a format.
 
     Args:
@@ -77,6 +90,8 @@ def locate(form: Exporter, study: Path | None, paths: Path | None, find_text: Fi
         paths: mapping file; goes before what the study has. Counts of tokens and documents that it
             lacks come from the study.
         find_text: finds text files of a study.
+        names_only: no paths are needed: a study's domains and their counts are enough, and its
+            data may lie elsewhere.
 
     Raises:
         UserError: nothing says where the data are, or they are copies of other data than the
@@ -85,7 +100,7 @@ def locate(form: Exporter, study: Path | None, paths: Path | None, find_text: Fi
     if study is None:
         if paths is None:
             raise UserError("no data: give --study, or --paths with a mapping file")
-        return Located(load_places(paths))
+        return Located(load_places(paths), inputs=(paths,))
     layout = find_study(study)
     config = load_study(layout.config)
     manifest = DataManifest.load(layout.manifest) if layout.manifest.exists() else None
@@ -93,19 +108,22 @@ def locate(form: Exporter, study: Path | None, paths: Path | None, find_text: Fi
         manifest.check_settings(config, layout)
     if paths is not None:
         places = load_places(paths)
+    elif names_only:
+        places = Places({d.name: Place(()) for d in config.domains}, str(layout.config))
     elif form.reads == "text":
         places = _text(layout, config, find_text)
     else:
         places = _shards(form, layout)
+    inputs = (layout.config, layout.manifest, Path(places.where))
     if manifest is None:
-        return Located(places, config)
+        return Located(places, config, inputs=inputs)
     if places.data is not None and places.data != manifest.fingerprint:
         raise UserError(
             f"{places.where}: shards of data {places.data}, but {layout.manifest} has "
             f"{manifest.fingerprint}; run `regmix data export {layout.root} --to {places.layout}` "
             "again"
         )
-    return Located(_counted(places, manifest), config, manifest.tokenizer)
+    return Located(_counted(places, manifest), config, manifest.tokenizer, inputs)
 
 
 def _text(layout: StudyLayout, config: StudyConfig, find_text: FindText) -> Places:

@@ -106,6 +106,8 @@ class PerSplit(_Megatron):
     def read(self, text: str, where: Path) -> Parts:
         """What the training split weighs."""
         raw = base.required(base.parse_json(text, where), "train", str(where))
+        if isinstance(raw, list):  # weights may be numbers there
+            raw = [repr(w) if type(w) in (int, float) else w for w in raw]
         words = raw.split() if isinstance(raw, str) else base.texts(raw, f"{where}: train")
         return {0: _blend(words, f"{where}: train")}
 

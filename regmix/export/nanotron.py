@@ -41,6 +41,8 @@ class Nanotron:
             start = base.required(stage, "start_training_step", key)
             if isinstance(start, bool) or not isinstance(start, int) or start < 1:
                 raise UserError(f"{key}.start_training_step: {start!r} is not a step from 1 on")
+            if start - 1 in found:
+                raise UserError(f"{key}: a stage begins at training step {start} already")
             data = base.mapping(base.required(stage, "data", key), f"{key}.data")
             dataset = base.required(data, "dataset", f"{key}.data")
             found[start - 1] = _parts(base.mapping(dataset, f"{key}.data.dataset"), key)

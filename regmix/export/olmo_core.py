@@ -31,12 +31,14 @@ class OlmoCore:
                 "source_name": name,
                 "target_ratio": weight,
                 "paths": list(request.places[name].paths),
-                # The loader refuses a ratio below 1: an unrepeated source is not a cap there.
-                "max_repetition_ratio": float(max(1.0, request.max_epochs)),
+                "max_repetition_ratio": _repetition(request, name, weight),
             }
             for name, weight in base.one_stage(request).weights.items()
         ]
-        return Written(base.yaml_text(request, {"sources": sources}))
+        if request.dtype is None:
+            return Written(base.yaml_text(request, {"sources": sources}))
+        note = f"ids are {request.dtype}: give the trainer's dataset that dtype"
+        return Written(base.yaml_text(request, {"sources": sources}, (note,)), notes=(note,))
 
     def read(self, text: str, where: Path) -> Parts:
         """Sources by their names."""
@@ -45,8 +47,23 @@ class OlmoCore:
         return {0: tuple(_part(s, f"{where}: sources[{i}]") for i, s in enumerate(sources))}
 
 
+def _repetition(request: Request, name: str, weight: float) -> float:
+    """The cap, which the loader wants to be 1 or more.
+
+    It takes whole tokens of both what is there and what is asked, and without a tolerance: what is
+    asked may be beyond the cap by as much as it may here.
+    """
+    limit = max(1.0, request.max_epochs)
+    available = request.places[name].tokens
+    if request.tokens is None or available is None:
+        return limit
+    wanted = int(request.tokens * weight)
+    return limit if wanted <= int(available * limit) else (wanted + 0.5) / available
+
+
 def _part(source: dict[str, object], at: str) -> Part:
     return Part(
         base.number(base.required(source, "target_ratio", at), f"{at}.target_ratio"),
         name=base.text(base.required(source, "source_name", at), f"{at}.source_name"),
+        paths=base.paths(source, "paths", at),
     )

@@ -18,16 +18,19 @@ from regmix.export.base import Part, Parts, Request
 NAME = "MIXTURE"
 
 
-def python_text(request: Request, domains: Sequence[dict[str, Any]], code: str) -> str:
+def python_text(
+    request: Request, domains: Sequence[dict[str, Any]], code: str, more: Sequence[str] = ()
+) -> str:
     """The request's notes, the literal, and the code that uses it.
 
     Args:
         domains: name, weight and what the code needs, a domain each.
         code: imports stand first in it, up to the line ``# ---``.
+        more: further notes.
     """
     imports, _, body = code.partition("# ---\n")
     literal = pformat(list(domains), width=96, sort_dicts=False)
-    return f"{base.comment(request)}{imports}\n{NAME} = {literal}\n{body}"
+    return f"{base.comment(request, more)}{imports}\n{NAME} = {literal}\n{body}"
 
 
 def read_python(text: str, where: Path) -> Parts:
@@ -62,7 +65,7 @@ def _parts(node: ast.expr, at: str) -> tuple[Part, ...]:
 
 
 def named_parts(value: Any, at: str) -> tuple[Part, ...]:
-    """Entries with a name and a weight each.
+    """Entries with a name and a weight each, and their ``path`` or ``paths`` where they have them.
 
     Raises:
         UserError: an entry lacks one of them.
@@ -72,5 +75,6 @@ def named_parts(value: Any, at: str) -> tuple[Part, ...]:
         key = f"{at}[{i}]"
         name = base.text(base.required(entry, "name", key), f"{key}.name")
         weight = base.number(base.required(entry, "weight", key), f"{key}.weight")
-        found.append(Part(weight, name=name))
+        paths = base.paths(entry, "path", key) or base.paths(entry, "paths", key)
+        found.append(Part(weight, name=name, paths=paths))
     return tuple(found)

@@ -14,6 +14,8 @@ from regmix.errors import UserError
 from regmix.export import base
 from regmix.export.base import Part, Parts, Read, Request, Unit, Written
 
+_NOTE = "proportions are of rows: shares of tokens only if rows are packed to one length"
+
 
 class Streaming:
     """A stream a domain."""
@@ -35,7 +37,8 @@ class Streaming:
             key = "remote" if "://" in paths[0] else "local"
             streams[name] = {key: paths[0], "proportion": weight}
         dataset = {"streams": streams, "shuffle_seed": request.seed}
-        return Written(base.yaml_text(request, {"train_loader": {"dataset": dataset}}))
+        value = {"train_loader": {"dataset": dataset}}
+        return Written(base.yaml_text(request, value, (_NOTE,)), notes=(_NOTE,))
 
     def read(self, text: str, where: Path) -> Parts:
         """Streams by their names; the mapping may stand alone or where LLM Foundry has it."""
@@ -56,4 +59,8 @@ def _part(name: str, stream: Any, at: str) -> Part:
                 f"{at}: has '{key}', which depends on how large the stream is; only 'proportion' "
                 "is a mixture's weight"
             )
-    return Part(base.number(base.required(known, "proportion", at), f"{at}.proportion"), name=name)
+    return Part(
+        base.number(base.required(known, "proportion", at), f"{at}.proportion"),
+        name=name,
+        paths=base.paths(known, "remote", at) or base.paths(known, "local", at),
+    )

@@ -18,6 +18,7 @@ from regmix.export.base import Parts, Read, Request, Unit, Written
 from regmix.export.python_file import python_text, read_python
 
 _INTERLEAVED = """\
+import glob
 from functools import partial
 
 from datasets import load_dataset
@@ -30,8 +31,10 @@ from torchtitan.hf_datasets.text_datasets import (
 # ---
 
 
-def _load(path, builder, paths):
-    return load_dataset(builder, data_files=paths, split="train")
+def _load(path, builder, paths, options):
+    # datasets takes every name for a pattern; URLs may be some.
+    files = [name if "://" in name else glob.escape(name) for name in paths]
+    return load_dataset(builder, data_files=files, split="train", **options)
 
 
 def _text(sample, field):
@@ -41,7 +44,9 @@ def _text(sample, field):
 for entry in MIXTURE:
     DATASETS[entry["name"].lower()] = DatasetConfig(
         path=entry["name"],
-        loader=partial(_load, builder=entry["builder"], paths=entry["paths"]),
+        loader=partial(
+            _load, builder=entry["builder"], paths=entry["paths"], options=entry["options"]
+        ),
         sample_processor=partial(_text, field=entry["text_field"]),
     )
 
@@ -127,7 +132,7 @@ class Interleaved(_Torchtitan):
                     "looks datasets up in lower case; rename one"
                 )
         for entry in domains:
-            entry["builder"] = text_files.builder(request, entry["name"])
+            entry.update(text_files.loading(request, entry["name"]))
         code = _INTERLEAVED.replace("{seed}", str(request.seed))
         return Written(python_text(request, domains, code))
 

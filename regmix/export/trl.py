@@ -2,13 +2,14 @@
 
 Source: trl 1.16.0, ``trl/scripts/utils.py``: ``DatasetConfig`` goes to ``load_dataset``;
 ``get_dataset`` keeps the first ``round(fraction · N)`` rows of each, N the largest total for which
-no dataset is repeated. Rows are documents: shares of documents.
+no dataset is repeated. Rows are documents: shares of documents. ``trl/trainer/sft_config.py``:
+``dataset_text_field``, by default ``text``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from regmix.errors import UserError
 from regmix.export import base, text_files
@@ -36,7 +37,7 @@ class Trl:
         datasets = [
             {
                 "path": text_files.builder(request, name),
-                "data_files": list(request.places[name].paths),
+                "data_files": [text_files.literal(p) for p in request.places[name].paths],
                 "split": "train",
                 "columns": [request.places[name].text_field],
                 "fraction": weight,
@@ -44,7 +45,9 @@ class Trl:
             for name, weight in base.one_stage(request).weights.items()
         ]
         note = "TRL takes the first rows of each dataset and repeats none: shuffle the files"
-        value = {"datasets": datasets, "streaming": False}
+        value: dict[str, Any] = {"datasets": datasets, "streaming": False}
+        if fields != ["text"]:
+            value["dataset_text_field"] = fields[0]
         return Written(base.yaml_text(request, value, (note,)), notes=(note,))
 
     def read(self, text: str, where: Path) -> Parts:
@@ -55,6 +58,8 @@ class Trl:
             at = f"{where}: datasets[{i}]"
             key = "data_files" if "data_files" in entry else "path"
             paths = base.texts(base.required(entry, key, at), f"{at}.{key}")
+            if key == "data_files":
+                paths = tuple(map(text_files.meant, paths))
             weight = base.number(base.required(entry, "fraction", at), f"{at}.fraction")
             found.append(Part(weight, paths=paths))
         return {0: tuple(found)}

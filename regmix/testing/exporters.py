@@ -10,9 +10,6 @@ from regmix.errors import UserError
 from regmix.export import Exporter, Parts, Read, Request, Stage, Unit
 from regmix.places import Place
 
-"""What a regressor must pass, by what is promised."""
-
-
 Form = type[Exporter]
 _WHERE = Path("exported.txt")
 
@@ -40,11 +37,15 @@ def _request(kind: Form, weights: Mapping[str, float], folder: str = "/data") ->
 
 
 def _shares(request: Request, parts: Parts, start: int) -> dict[str, float]:
-    """Weights by domain of a stage that was read, divided by their sum."""
+    """Weights by domain of a stage that was read, divided by their sum; its paths are theirs."""
     owner = {path.removesuffix(".jsonl"): n for n, p in request.places.items() for path in p.paths}
     found: dict[str, float] = {}
     for part in parts[start]:
         name = part.name or owner[part.paths[0].removesuffix(".jsonl")]
+        if part.paths:
+            kept = {path.removesuffix(".jsonl") for path in request.places[name].paths}
+            read = {path.removesuffix(".jsonl") for path in part.paths}
+            assert read == kept, f"'{name}' lies at {kept}, read {read}"
         found[name] = found.get(name, 0.0) + part.weight
     total = sum(found.values())
     return {name: weight / total for name, weight in found.items()}

@@ -96,6 +96,48 @@ def test_again_does_nothing_and_what_is_gone_is_made_again(study: Study) -> None
         assert not list(path.parent.rglob("*.tmp-*"))
 
 
+def test_what_is_cut_short_is_made_again(study: Study) -> None:
+    manifest = build.load_manifest(study.layout, study.config)
+    for to in layouts.LAYOUTS:
+        path, _ = layouts.export_shards(study.layout, manifest, to)
+        for file in sorted(f for f in path.parent.rglob("train*") if f.is_file()):
+            content = file.read_bytes()
+            file.write_bytes(content[:-2])
+            layouts.export_shards(study.layout, manifest, to)
+            assert file.read_bytes() == content
+
+
+def test_another_mapping_file_is_not_replaced(study: Study, tmp_path: Path) -> None:
+    manifest = build.load_manifest(study.layout, study.config)
+    mapping = tmp_path / "paths.yaml"
+    mapping.write_text("kind: paths\ndomains: {web: {paths: s3://b/web}}\n")
+    before = mapping.read_text()
+    said = r"paths.yaml: is there already, of no layout and without the fingerprint.*\(-o\)"
+    with pytest.raises(UserError, match=said):
+        layouts.export_shards(study.layout, manifest, "megatron", tmp_path)
+    assert mapping.read_text() == before
+    mapping.write_text("layout: megatron\n" + before)
+    with pytest.raises(UserError, match="of the layout 'megatron' and without the fingerprint"):
+        layouts.export_shards(study.layout, manifest, "megatron", tmp_path)
+    mapping.unlink()
+    layouts.export_shards(study.layout, manifest, "megatron", tmp_path)
+    before = mapping.read_text()
+    with pytest.raises(UserError, match="of the layout 'megatron', and would be replaced by one"):
+        layouts.export_shards(study.layout, manifest, "olmo-core", tmp_path)
+    assert mapping.read_text() == before
+    mapping.write_text(before.replace(manifest.fingerprint, "of-data-before"))
+    layouts.export_shards(study.layout, manifest, "megatron", tmp_path)
+    assert mapping.read_text() == before
+
+
+def test_the_type_of_ids_without_a_header_is_said(study: Study) -> None:
+    manifest = build.load_manifest(study.layout, study.config)
+    path, _ = layouts.export_shards(study.layout, manifest, "olmo-core")
+    assert load_places(path).dtype == manifest.dtype
+    path, _ = layouts.export_shards(study.layout, manifest, "megatron")
+    assert load_places(path).dtype is None
+
+
 def test_another_folder_and_one_that_was_moved(study: Study, tmp_path: Path) -> None:
     manifest = build.load_manifest(study.layout, study.config)
     path, _ = layouts.export_shards(study.layout, manifest, "olmo-core", tmp_path / "out")
@@ -183,7 +225,16 @@ def test_the_commands_from_a_study_to_a_trainers_file_and_back(
     assert "24.9 epochs" in run(
         "export", mix, "--to", "olmo-core", "-o", file, "--tokens", 10**6, code=2
     )
-    said = run("export", mix, "--to", "trl", "-o", tmp_path / "t.yaml")
+    assert f"ids are {build.load_manifest(study.layout, study.config).dtype}" in file.read_text()
+    assert "study.yaml: is read for this" in run(
+        "export", mix, "--to", "trl", "-o", study.layout.config, code=2
+    )
+    assert "best.yaml: is read for this" in run("export", mix, "--to", "trl", "-o", mix, code=2)
+    assert "must be a number above 0" in run(
+        "export", mix, "--to", "trl", "-o", file, "--max-epochs", "nan", code=2
+    )
+    said = run("export", mix, "--to", "trl", "-o", tmp_path / "t.yaml", "--seed", 3)
+    assert "--seed 3: the format 'trl' holds no seed" in said
     assert "in the file (documents)" in said
     back = tmp_path / "back.yaml"
     run("import-mixture", tmp_path / "t.yaml", "--from", "trl", "-o", back, "--study", root)

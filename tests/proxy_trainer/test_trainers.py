@@ -5,6 +5,7 @@ Their packages stand in an environment of their own (`tests/services/trainers.py
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 
 from proxy_trainer.data import build, layouts
 from proxy_trainer.data import tokenizer as tokenizers
@@ -31,13 +33,16 @@ from regmix.study import Study
 pytestmark = pytest.mark.slow
 
 SERVICES = Path(__file__).parents[1] / "services"
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "corpus"
 ALPHABETS = {"lower": "abcdefghij", "upper": "ABCDEFGHIJ", "digits": "0123456789"}
 """So that a text's domain can be told from any part of it."""
-DOCUMENTS = {"lower": 6000, "upper": 4000, "digits": 2500}
-WORDS = {"lower": 8, "upper": 30, "digits": 60}
+DOCUMENTS = {"lower": 24000, "upper": 12000, "digits": 20000}
+WORDS = {"lower": 6, "upper": 30, "digits": 12}
 """Words of a document, on average: shares of documents are far from shares of tokens."""
 MIXTURE = Mixture.of({"lower": 0.2, "upper": 0.5, "digits": 0.3})
 BLOCK = 16
+SEEDS = (0, 1, 2)
+"""Of trainers that draw documents: their draws together are some 150,000."""
 
 
 def _texts(domain: str) -> list[str]:
@@ -47,15 +52,19 @@ def _texts(domain: str) -> list[str]:
         return "".join(rng.choices(ALPHABETS[domain], k=rng.randint(2, 6)))
 
     def length() -> int:
-        return rng.randint(1, 2 * WORDS[domain] - 1)
+        return rng.randint(WORDS[domain] * 3 // 4, WORDS[domain] * 5 // 4)
 
     return [" ".join(word() for _ in range(length())) for _ in range(DOCUMENTS[domain])]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A study of three domains, built and laid out for OLMo-core and Megatron."""
-    root = tmp_path_factory.mktemp("corpus")
+    """A study of three domains, built and laid out for OLMo-core and Megatron.
+
+    Its folder has signs that a shell and a pattern would take for something else.
+    """
+    root = tmp_path_factory.mktemp("corpus") / "it's[1]"
+    root.mkdir()
     listed = ""
     for domain in ALPHABETS:
         lines = [json.dumps({"text": t}) + "\n" for t in _texts(domain)]
@@ -129,26 +138,45 @@ def manifest_of(study: Study) -> DataManifest:
     return DataManifest.load(study.layout.manifest)
 
 
-def assert_shares(found: Mapping[str, float], who: str, within: float = 0.01) -> None:
-    """The mixture's shares, up to ``within``; prints both (`pytest -rP` shows them)."""
+def assert_shares(
+    found: Mapping[str, float], who: str, within: float = 0.01, mixture: Mixture = MIXTURE
+) -> None:
+    """The mixture's shares, each up to ``within`` of itself; prints both (for `pytest -rP`)."""
     total = sum(found.values())
-    shares = {name: found[name] / total for name in MIXTURE.domains}
+    shares = {name: found[name] / total for name in mixture.domains}
     read = " ".join(f"{share:.4f}" for share in shares.values())
-    asked = " ".join(f"{weight:.4f}" for weight in MIXTURE.weights)
-    print(f"{who:<16} asked {asked}   read {read}   of {total:,}")
-    assert shares == pytest.approx(MIXTURE.as_dict(), abs=within)
+    asked = " ".join(f"{weight:.4f}" for weight in mixture.weights)
+    worst = max(abs(share / mixture[name] - 1) for name, share in shares.items())
+    print(f"{who:<16} asked {asked}   read {read}   of {total:,}, {worst:.2%} off at most")
+    assert shares == pytest.approx(mixture.as_dict(), rel=within)
 
 
-def flat_shards(study: Study) -> dict[str, str]:
+def flat_shards(study: Study, split: str = "train") -> dict[str, str]:
     """One OLMo-core file of every domain: flat ids."""
     folder = study.layout.exported("olmo-core").parent
-    return {name: str(folder / name / "train-00000.npy") for name in ALPHABETS}
+    return {name: str(folder / name / f"{split}-00000.npy") for name in ALPHABETS}
 
 
-def mapping_of_folders(root: Path) -> Path:
-    """A mapping file of one folder a domain, which the trainer's own writer fills."""
+def mapping_of_folders(root: Path, *, valid: bool = False) -> Path:
+    """A mapping file of one folder a domain and split, which the trainer's own writer fills."""
     path = root / "paths.yaml"
-    Places({n: Place((str(root / "data" / n),)) for n in ALPHABETS}, str(path)).save(path)
+    held_out = {n: (str(root / "held out" / n),) if valid else () for n in ALPHABETS}
+    places = {n: Place((str(root / "data" / n),), held_out[n]) for n in ALPHABETS}
+    Places(places, str(path)).save(path)
+    return path
+
+
+def mapping_of_copies(study: Study, root: Path) -> Path:
+    """A mapping file of copies under plain names, with the text in the field ``body``."""
+    path = root / "copies.yaml"
+    places = {}
+    for name in ALPHABETS:
+        lines = (study.layout.root / f"{name}.jsonl").read_text().splitlines()
+        copy = root / f"{name}.jsonl"
+        bodies = [json.dumps({"body": json.loads(line)["text"]}) + "\n" for line in lines]
+        copy.write_text("".join(bodies))
+        places[name] = Place((str(copy),), text_field="body")
+    Places(places, str(path)).save(path)
     return path
 
 
@@ -236,12 +264,21 @@ def test_megatron_blends_the_mixture(
         assert_shares(found, f"{to} {split}" if len(splits) > 1 else to, within=0.001)
 
 
-def test_litgpt_streams_the_mixture(
-    corpus: Study, tmp_path: Path, read: Callable[..., Any], export: Callable[..., Path]
+@pytest.mark.parametrize("held_out", [True, False])
+def test_litgpt_streams_the_mixture_and_validates(
+    held_out: bool,
+    corpus: Study,
+    tmp_path: Path,
+    read: Callable[..., Any],
+    export: Callable[..., Path],
 ) -> None:
-    path = export("litgpt", mapping_of_folders(tmp_path))
-    found = read("litgpt", file=str(path), shards=flat_shards(corpus), block=BLOCK, blocks=9000)
-    assert_shares(found, "litgpt")
+    path = export("litgpt", mapping_of_folders(tmp_path, valid=held_out))
+    shards = {"path": flat_shards(corpus)}
+    if held_out:
+        shards["valid"] = flat_shards(corpus, "valid")
+    found = read("litgpt", file=str(path), shards=shards, block=BLOCK, blocks=60_000)
+    assert_shares(found["train"], "litgpt")
+    assert set(found["valid"]) == set(MIXTURE.domains)
 
 
 def test_streaming_chooses_the_mixture(
@@ -257,32 +294,37 @@ def test_torchtitan_interleaves_the_mixture(
 ) -> None:
     path = export("torchtitan")
     tokenizer = str(corpus.layout.tokenizer)
-    found = read("torchtitan", file=str(path), tokenizer=tokenizer, block=BLOCK, rows=9000)
+    found = read("torchtitan", file=str(path), tokenizer=tokenizer, block=BLOCK, rows=50_000)
     assert_shares(found, "torchtitan")
 
 
 @pytest.mark.parametrize(
-    ("reader", "to", "asked", "arguments"),
+    ("reader", "to", "arguments", "copied"),
     [
-        ("trl", "trl", {}, {}),
-        ("llama_factory", "llama-factory", {}, {"documents": 20_000}),
-        ("axolotl", "axolotl", {"tokens": 300_000, "max_epochs": 4.0}, {}),
+        ("trl", "trl", {}, False),
+        ("trl", "trl", {}, True),
+        ("llama_factory", "llama-factory", {"seeds": SEEDS}, True),
+        ("axolotl", "axolotl", {}, False),
     ],
 )
 def test_documents_come_in_the_shares_of_tokens_that_were_asked(
     reader: str,
     to: str,
-    asked: dict[str, Any],
     arguments: dict[str, Any],
+    copied: bool,
+    corpus: Study,
+    tmp_path: Path,
     read: Callable[..., Any],
     export: Callable[..., Path],
     count: Callable[[Mapping[str, list[str]]], dict[str, int]],
 ) -> None:
-    texts = read(reader, file=str(export(to, **asked)), **arguments)
-    found = count(texts)
+    paths = mapping_of_copies(corpus, tmp_path) if copied else None
+    tokens = 1_000_000
+    file = export(to, paths, **({"tokens": tokens, "max_epochs": 4.0} if to == "axolotl" else {}))
+    found = count(read(reader, file=str(file), **arguments))
     assert_shares(found, to)
     if to == "axolotl":
-        assert sum(found.values()) == pytest.approx(asked["tokens"], rel=0.02)
+        assert sum(found.values()) == pytest.approx(tokens, rel=0.01)
 
 
 @pytest.mark.parametrize("streaming", [True, False])
@@ -293,9 +335,65 @@ def test_interleave_datasets_gives_the_shares_of_tokens(
 ) -> None:
     namespace: dict[str, Any] = {}
     exec(export("interleave").read_text(), namespace)
-    rows = namespace["load"](streaming=streaming).take(20_000)
     texts: dict[str, list[str]] = {name: [] for name in ALPHABETS}
-    for row in rows:
-        kind = next(n for n, letters in ALPHABETS.items() if row["text"][0] in letters)
-        texts[kind].append(row["text"])
+    for seed in SEEDS:
+        namespace["SEED"] = seed
+        for row in namespace["load"](streaming=streaming):
+            kind = next(n for n, letters in ALPHABETS.items() if row["text"][0] in letters)
+            texts[kind].append(row["text"])
     assert_shares(count(texts), "interleave")
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_plain_text_file_is_one_row(streaming: bool, tmp_path: Path) -> None:
+    whole = ["one\n\ntwo\n", "three", "four\nfive"]
+    names = ["a.txt", "b[1].md", "c.txt.gz"]
+    for name, text in zip(names, whole, strict=True):
+        raw = text.encode()
+        (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    place = Place(tuple(str(tmp_path / name) for name in names), (), 10, 3)
+    request = exports.Request("m", (exports.Stage(0, {"a": 1.0}),), {"a": place}, ())
+    namespace: dict[str, Any] = {}
+    exec(exports.exporter("interleave").write(request).text, namespace)
+    rows = namespace["load"](streaming=streaming)
+    assert [row["text"] for row in rows] == whole
+
+
+REAL = Mixture.of({"books": 0.45, "knowledge": 0.4, "math": 0.15})
+
+
+def test_interleave_datasets_gives_the_shares_of_real_text(tmp_path: Path) -> None:
+    """Domains of the corpus with a thousand documents and more, packed, mixed with many seeds."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real text is not there: {SHARED}")
+    files = {n: SHARED / "train" / f"{n}.jsonl.zst" for n in REAL.domains}
+    listed = "".join(
+        f"  - {{name: {n}, train: {f}, valid: {SHARED}/valid/{f.name}}}\n" for n, f in files.items()
+    )
+    (tmp_path / "study.yaml").write_text(
+        f"name: real\ndomains:\n{listed}data: {{tokenizer: {{vocab_size: 2000}}}}\n"
+    )
+    study = Study.open(tmp_path)
+    build.build(study.layout, study.config)
+    mix = study.layout.mixture("asked")
+    MixtureFile("asked", REAL).save(mix)
+    form = exports.exporter("interleave")
+    found = exports.locate(form, tmp_path, None, text_places)
+    exports.export(mix, "interleave", tmp_path / "m.py", found.places, exports.Asked())
+    tokenizer = tokenizers.load(study.layout.tokenizer)
+    tokens = {}
+    for name, file in files.items():
+        lines = zstandard.decompress(file.read_bytes()).decode().split("\n")
+        texts = [json.loads(line)["text"] for line in lines if line]
+        encoded = tokenizer.encode_batch(texts)
+        tokens.update({t: (name, len(e.ids) + 1) for t, e in zip(texts, encoded, strict=True)})
+    namespace: dict[str, Any] = {}
+    exec((tmp_path / "m.py").read_text(), namespace)
+    drawn: Counter[str] = Counter()
+    for seed in range(25):
+        namespace["SEED"] = seed
+        for batch in namespace["load"](streaming=False).iter(batch_size=1000):
+            for text in batch["text"]:
+                name, count = tokens[text]
+                drawn[name] += count
+    assert_shares(drawn, "interleave, real", mixture=REAL)

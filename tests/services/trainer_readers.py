@@ -100,35 +100,72 @@ def megatron_shards(prefixes: list[str]) -> dict[str, Any]:
     }
 
 
-def litgpt(file: str, shards: dict[str, str], block: int, blocks: int) -> dict[str, int]:
-    """Blocks of each domain that the exported data module gives.
+def litgpt(
+    file: str, shards: dict[str, dict[str, str]], block: int, blocks: int
+) -> dict[str, dict[str, int]]:
+    """Blocks of each domain that training and validation are given, as litgpt sets both up.
 
     Args:
-        shards: flat uint16 ids by domain; written as litdata's own chunks where the file says.
+        shards: flat uint16 ids by domain, of "path" and "valid"; written as litdata's own chunks
+            where the file says.
+        blocks: how many of the training loader's are counted.
     """
+    import lightning
+    import torch
+    from litgpt.args import TrainArgs
+    from litgpt.pretrain import get_dataloaders, validate
+    from torch.utils.data import DataLoader
+
+    module = _module(file)
+    owner: dict[bytes, tuple[str, str]] = {}
+    for entry in module.MIXTURE:
+        for split in shards:
+            if entry[split] is not None:
+                rows = _litdata(entry[split], shards[split][entry["name"]], block)
+                owner.update({row.tobytes(): (split, entry["name"]) for row in rows})
+    fabric = lightning.Fabric(accelerator="cpu", devices=1)
+    given = get_dataloaders(
+        fabric, module.Mixture(num_workers=0), None, TrainArgs(micro_batch_size=50), block
+    )
+    assert all(isinstance(loader, DataLoader) for loader in given), given
+    train, valid = fabric.setup_dataloaders(*given)
+    found: dict[str, Counter[str]] = {"train": Counter(), "valid": Counter()}
+    for name, loader in (("train", train), ("valid", valid)):
+        for batch in loader:
+            for row in batch.numpy().astype(np.int32):
+                split, domain = owner[row.tobytes()]
+                assert name == "train" or split == "valid" or "valid" not in shards
+                found[name][domain] += 1
+            if found[name].total() >= blocks:
+                break
+
+    class Uniform(torch.nn.Module):
+        """Every token is as likely: the loss is the logarithm of how many there are."""
+
+        max_seq_length = block
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(*ids.shape, 2**16)
+
+    loss = validate(fabric, Uniform(), valid, max_iters=2, verbose=False)
+    assert abs(loss.item() - np.log(2**16)) < 1e-3, loss
+    return {name: dict(counts) for name, counts in found.items()}
+
+
+def _litdata(folder: str, flat: str, block: int) -> Any:
+    """Write ids as litdata's chunks; the blocks that it will give of them."""
     import torch
     from litdata.streaming import Cache, TokensLoader
 
-    module = _module(file)
-    owner = {}
-    for entry in module.MIXTURE:
-        ids = np.fromfile(shards[entry["name"]], dtype="<u2").astype(np.int32)
-        rows = ids[: len(ids) // (block + 1) * (block + 1)].reshape(-1, block + 1)
-        owner.update({row.tobytes(): entry["name"] for row in rows})
-        loader = TokensLoader(block_size=block + 1)
-        cache = Cache(entry["path"], chunk_bytes="256KB", item_loader=loader)
-        for i, row in enumerate(rows):
-            cache._add_item(i, torch.from_numpy(row.copy()))
-        cache.done()
-        cache.merge(1)
-    mixture = module.Mixture(num_workers=0)
-    mixture.connect(batch_size=1, max_seq_length=block)
-    found: Counter[str] = Counter()
-    for row in mixture.dataset():
-        found[owner[np.asarray(row, dtype=np.int32).tobytes()]] += 1
-        if found.total() == blocks:
-            break
-    return dict(found)
+    ids = np.fromfile(flat, dtype="<u2").astype(np.int32)
+    rows = ids[: len(ids) // (block + 1) * (block + 1)].reshape(-1, block + 1)
+    loader = TokensLoader(block_size=block + 1)
+    cache = Cache(folder, chunk_bytes="256KB", item_loader=loader)
+    for i, row in enumerate(rows):
+        cache._add_item(i, torch.from_numpy(row.copy()))
+    cache.done()
+    cache.merge(1)
+    return rows
 
 
 def streaming(file: str, shards: dict[str, str], block: int, rows: int) -> dict[str, int]:
@@ -181,37 +218,41 @@ def torchtitan(file: str, tokenizer: str, block: int, rows: int) -> dict[str, in
 
 
 def trl(file: str) -> dict[str, list[str]]:
-    """The texts that are kept, by domain."""
+    """The texts that are kept, by domain; the file is parsed as TRL's scripts parse theirs."""
+    from trl import SFTConfig, TrlParser
     from trl.scripts.utils import DatasetMixtureConfig, get_dataset
 
-    config = DatasetMixtureConfig(**yaml.safe_load(Path(file).read_text()))
-    return _by_domain(row["text"] for row in get_dataset(config)["train"])
+    parser = TrlParser((DatasetMixtureConfig, SFTConfig))
+    config, training = parser.parse_args_and_config(["--config", file, "--bf16", "false"])
+    return _by_domain(row[training.dataset_text_field] for row in get_dataset(config)["train"])
 
 
-def llama_factory(file: str, documents: int) -> dict[str, list[str]]:
-    """The first documents of the merged stream, by domain."""
+def llama_factory(file: str, seeds: list[int]) -> dict[str, list[str]]:
+    """The documents of the merged data, by domain, as its own loader loads and merges them.
+
+    Args:
+        seeds: of training, which merges by them; the documents of all are told.
+    """
     os.environ["DISABLE_VERSION_CHECK"] = "1"  # of transformers, which is not used here
     _bare("llamafactory.data")
-    from datasets import load_dataset
-    from llamafactory.data.data_utils import merge_dataset
-    from llamafactory.data.parser import get_dataset_list
+    from llamafactory.data.loader import _get_merged_dataset
     from llamafactory.hparams.data_args import DataArguments
+    from llamafactory.hparams.model_args import ModelArguments
+    from transformers import Seq2SeqTrainingArguments
 
+    os.chdir(os.path.dirname(file))  # `dataset_dir` is relative
     given = yaml.safe_load(Path(file).read_text())
-    assert given.pop("stage") == "pt"
+    stage = given.pop("stage")
     arguments = DataArguments(**given)
-    folder = os.path.join(os.path.dirname(file), arguments.dataset_dir)
-    parts = []
-    for found in get_dataset_list(arguments.dataset, folder):
-        part = load_dataset(
-            "json",
-            data_files=os.path.join(folder, found.dataset_name),
-            split=found.split,
-            streaming=arguments.streaming,
-        )
-        parts.append(part.select_columns([found.prompt]))
-    merged = merge_dataset(parts, arguments, seed=0)
-    return _by_domain(row["text"] for row in merged.take(documents))
+    model = ModelArguments(model_name_or_path="none")
+    texts = []
+    for seed in seeds:
+        training = Seq2SeqTrainingArguments(output_dir="out", seed=seed, use_cpu=True)
+        merged = _get_merged_dataset(arguments.dataset, model, arguments, training, stage)
+        assert merged is not None
+        for batch in merged.iter(batch_size=1000):
+            texts.extend(prompt[0]["content"] for prompt in batch["_prompt"])
+    return _by_domain(texts)
 
 
 def axolotl(file: str) -> dict[str, list[str]]:

@@ -223,6 +223,10 @@ def test_what_stands_beside_an_export_is_not_overwritten(tmp_path: Path) -> None
     assert info.read_text() == "{}"
     with pytest.raises(UserError, match="is the name of a file that is written beside it"):
         export(mix, "llama-factory", info, THREE, Asked())
+    info.unlink()
+    info.mkdir()
+    with pytest.raises(UserError, match=r"dataset_info.json: cannot be read"):
+        export(mix, "llama-factory", file, THREE, Asked())
 
 
 def test_a_teams_own_weights_are_divided_by_their_sum_and_that_is_said(tmp_path: Path) -> None:
@@ -303,12 +307,13 @@ def test_counts_and_the_tokenizer_come_from_the_study(
     found = locate(exporter("interleave"), study.layout.root, None, no_text)
     assert found.places.domains["web"] == Place(("/text/web.jsonl",), (), 600_000, 6_000)
     assert any("hold held-out documents too" in note for note in found.places.notes)
-    assert settled(Asked(), exporter("interleave"), found) == Asked(tokenizer="tok")
+    read = Asked(tokenizer="tok", inputs=found.inputs)
+    assert settled(Asked(), exporter("interleave"), found) == read
     capped = settled(Asked(), exporter("olmo-core"), found)
     assert (capped.tokens, capped.max_epochs) == (500_000, 3.0)
     given_by_hand = Asked(tokens=7, max_epochs=1.0)
     assert settled(given_by_hand, exporter("olmo-core"), found) == replace(
-        given_by_hand, tokenizer="tok"
+        given_by_hand, tokenizer="tok", inputs=found.inputs
     )
     path = tmp_path / "paths.yaml"
     write_text(

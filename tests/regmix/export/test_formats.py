@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from dataclasses import replace
@@ -120,12 +121,25 @@ def test_what_weighs_one_path_a_domain_refuses_several(to: str) -> None:
 @pytest.mark.parametrize(
     ("to", "paths", "said"),
     [
+        ("interleave", ("/a.npy",), r"'/a.npy' is not text that the trainer can load: it ends in"),
+        ("interleave", ("/a.jsonl", "/a.parquet"), "domain 'web' has files for json and parquet"),
+        ("trl", ("/a.txt",), r"'/a.txt' is one document, of which the trainer would make one a"),
+        ("axolotl", ("/a.md",), r"'/a.md' is one document.*write it as such a file, and name"),
+        ("levanter", ("/a.npy",), r"'/a.npy' is not text.*in none of .jsonl, .jsonl.gz"),
+        ("levanter", ("/a.txt",), r"'/a.txt' is one document"),
+        ("llama-factory", ("/a.jsonl.zst",), r"in none of .jsonl, .json, .parquet; write it as"),
+        ("llama-factory", ("/a.jsonl.gz",), r"'/a.jsonl.gz' is not text that the trainer can"),
+        ("llama-factory", ("/folder",), r"'/folder' is not text that the trainer can load"),
+        ("llama-factory", ("/a.txt",), r"'/a.txt' is one document"),
+        ("llama-factory", ("s3://b/a.jsonl",), r"'s3://b/a.jsonl' is a URL, and LLaMA-Factory"),
+        ("llama-factory", ("/[a]/b.jsonl",), r"has one of \* \? \[, which LLaMA-Factory takes"),
         (
-            "interleave",
-            ("/a.txt",),
-            r"domain 'web': '/a.txt' is not text that the trainer can load",
+            "axolotl",
+            ("s3://b/1.jsonl", "s3://b/2.jsonl"),
+            r"domain 'web' has 2 paths and 's3://b/1",
         ),
-        ("interleave", ("/a.jsonl", "/a.parquet"), "domain 'web' has both JSON Lines and parquet"),
+        ("axolotl", ("/1.jsonl", "s3://b/2.jsonl"), r"'s3://b/2.jsonl' among them"),
+        ("axolotl", ("hf://b/1.jsonl",), r"'hf://b/1.jsonl' begins with none of s3://"),
         ("torchtitan-mix", ("/a.parquet",), r"'/a.parquet' is not a .jsonl file"),
         ("torchtitan-mix", ("s3://b/a.jsonl",), r"'s3://b/a.jsonl' is not a .jsonl file"),
         ("megatron-args", ("/a b",), "'/a b': --data-args-path splits its file at white space"),
@@ -135,7 +149,73 @@ def test_paths_that_the_trainer_cannot_read_are_refused(
     to: str, paths: tuple[str, ...], said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        written(to, places={**PLACES, "web": Place(paths, ("/v",), 10, 5)})
+        written(to, places=dict.fromkeys(PLACES, Place(paths, ("/v",), 10, 5)))
+
+
+def test_a_text_file_is_one_document_where_the_trainer_can_be_told_so() -> None:
+    places = {**PLACES, "web": Place(("/a.txt", "/b.md"), (), 10, 5, "body")}
+    for to in ("interleave", "torchtitan"):
+        literal = written(to, places=places).text.partition("MIXTURE = ")[2].partition("]\n")[0]
+        web = ast.literal_eval(literal + "]")[0]
+        assert web["builder"] == "text"
+        assert web["options"] == {"sample_by": "document"}
+        assert web["text_field"] == "text"  # the builder's own column
+
+
+def test_litgpt_validates_on_what_is_held_out_and_says_where_nothing_is() -> None:
+    def bare(*domains: str) -> Written:
+        places = {n: replace(p, valid=()) if n in domains else p for n, p in PLACES.items()}
+        return written("litgpt", places=places)
+
+    assert 'self.loader(self.dataset("valid")' in bare().text
+    assert not bare().notes
+    (note,) = bare("code").notes
+    assert note == "not validated on, as they have no held-out folder: code"
+    assert 'self.loader(self.dataset("valid")' in bare("code").text
+    (note,) = bare("web", "code").notes
+    assert note.startswith("no held-out folders, so validation is on eval.max_iters batches")
+    assert 'self.loader(self.dataset("path"), drop_last=False)' in bare("web", "code").text
+    several = {**PLACES, "web": replace(PLACES["web"], valid=("/v", "/w"))}
+    with pytest.raises(UserError, match="domain 'web' has 2 paths of held-out data"):
+        written("litgpt", places=several)
+
+
+def test_trl_is_told_the_column_of_the_text() -> None:
+    places = dict.fromkeys(PLACES, PLACES["code"])
+    value = yaml.safe_load(written("trl", places=places).text)
+    assert value["dataset_text_field"] == "content"
+    assert [entry["columns"] for entry in value["datasets"]] == [["content"]] * 2
+    assert "dataset_text_field" not in yaml.safe_load(written("trl").text)
+
+
+@pytest.mark.parametrize("to", ["trl", "axolotl", "interleave-json"])
+def test_names_are_patterns_that_mean_them_alone(to: str) -> None:
+    places = {**PLACES, "web": replace(PLACES["web"], paths=("/a[1]*/b?.jsonl",))}
+    if to == "trl":
+        places["code"] = replace(places["code"], text_field="text")
+    text = exporter(to).write(request(to, places=places)).text
+    value = yaml.safe_load(text)["datasets"][0]
+    assert value["paths" if to == "interleave-json" else "data_files"] == ["/a[[]1][*]/b[?].jsonl"]
+    assert exporter(to).read(text, Path("f"))[0][0].paths == ("/a[1]*/b?.jsonl",)
+
+
+def test_olmo_core_is_told_what_the_ids_are() -> None:
+    found = written("olmo-core", dtype="uint32")
+    assert "# ids are uint32: give the trainer's dataset that dtype\n" in found.text
+
+
+def test_levanter_says_so_of_every_domain_and_stage() -> None:
+    weights = {"web": 1 - 3e-4, "code": 1e-4, "math": 2e-4}
+    later = {"web": 1 - 5e-4, "math": 5e-4}
+    places = dict.fromkeys(weights, PLACES["web"])
+    stages = (Stage(0, weights), Stage(2048, later))
+    notes = exporter("levanter").write(Request("m", stages, places, ())).notes
+    assert notes[:3] == (
+        "'code' gets 3 of 32,768 samples in a block: a share of 9.16e-05 for 0.0001",
+        "'math' gets 6 of 32,768 samples in a block: a share of 0.000183 for 0.0002",
+        "'math' gets 16 of 32,768 samples in a block from step 2048 on: a share of 0.000488 for "
+        "0.0005",
+    )
 
 
 def test_the_splits_need_held_out_data() -> None:
@@ -194,6 +274,12 @@ def test_axolotl_repeats_whole_passes_and_needs_the_size_of_the_run() -> None:
          "{dataset_folder: [a, b], dataset_weights: [1]}}}\n", "must be a list of 2, one a folder"),
         ("streaming", "streams: {a: {local: /a, repeat: 2}}\n", "streams.a: has 'repeat'"),
         ("levanter", "train_weights: [[0, {a: 1}], [b]]\n", r"train_weights\[1\]: \['b'\] is not"),
+        ("levanter", "train_weights: [[0, {a: 1}], [0, {b: 1}]]\n",
+         r"train_weights\[1\]: a stage begins at step 0 already"),
+        ("nanotron", "data_stages:\n" + 2 * "- {start_training_step: 1, data: {dataset: "
+         "{dataset_folder: a}}}\n", r"data_stages\[1\]: a stage begins at training step 1 alr"),
+        ("olmo-core", "sources:\n- {source_name: a, target_ratio: 1, paths: [3]}\n",
+         r"sources\[0\].paths: expected text, found 3"),
         ("llama-factory", "dataset: a,b\ninterleave_probs: '1'\n", "1 for 2 datasets"),
         ("axolotl", "datasets:\n- {path: /a, split: 'train[:50%]'}\n",
          r"split 'train\[:50%\]' does not say how many documents"),
@@ -219,6 +305,7 @@ def test_what_teams_write_by_hand_is_read_too() -> None:
         ("a", 30), ("b c", 70),
     ]  # fmt: skip
     assert weights("megatron-splits", '{"train": "1 a 3 b"}') == [("a", 1), ("b", 3)]
+    assert weights("megatron-splits", '{"train": [0.5, "a", 2, "b"]}') == [("a", 0.5), ("b", 2)]
     assert weights("streaming", "streams: {a: {proportion: 2}}") == [("a", 2)]
     assert weights("levanter", "train_weights: {a: 0.5, b: 0.5}") == [("a", 0.5), ("b", 0.5)]
     one = "data_stages: [{start_training_step: 1, data: {dataset: {dataset_folder: a}}}]"
