@@ -65,7 +65,8 @@ class Choosing:
             return results.publish(study.layout, identity)
         proposal = solve.propose(problem, settings, data, study.references(), study.config.seed)
         names = {"fit_id": identity, "surrogate_id": surrogate, "mixture_name": mixture_name}
-        diagnostics = results.diagnose(data, result, objective, names)
+        notes = [] if single else decision.left_out(choice, data)
+        diagnostics = results.diagnose(data, result, objective, names, notes)
         provenance = self._provenance(identity, objective)
         return results.save(study.layout, identity, result, proposal, diagnostics, provenance)
 

@@ -61,7 +61,11 @@ _WATCHED: dict[str, Any] = {
     "process_bytes": "Int64",
 }  # fmt: skip
 """Fields of a step that only newer runs have, or only those that are watched."""
-_LAST_VALUES = "select run_id, name, arg_max(value, step) as value from metrics group by all"
+_LAST_VALUES = (
+    "select run_id, name, arg_max(value, step) as value, "
+    "arg_max({'std_error': std_error}, step).std_error as std_error from metrics group by all"
+)
+"""The struct keeps a last value that has no error from taking that of an earlier one."""
 _RUN_TABLES = ("runs", "mixtures", "metrics", "steps", "costs", "environments")
 
 
@@ -354,7 +358,8 @@ def _assemble(
             f"metric '{incomplete[0]}' is missing in {int(wide_m[incomplete[0]].isna().sum())} of "
             f"{len(wide_m)} runs, first in {example}; evaluate them, or import without the metric"
         )
-    for frame in (wide_w, wide_m):
+    errors = metrics.pivot(index="run_id", columns="name", values="std_error")
+    for frame in (wide_w, wide_m, errors):
         frame.columns.name = None
     single = info["role"] == "single"
     repeated = info["mixture"].duplicated(keep=False)
@@ -369,6 +374,7 @@ def _assemble(
         replicate_weights=_by_mixture(wide_w[repeated], info["mixture"]),
         singles=wide_m[single].set_index(info.loc[single, "name"]),
         excluded=tuple(excluded),
+        std_errors=errors.reindex(info.index),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from regmix import comparison, config, diagnose, planning, results, sizes
+from regmix import comparison, config, diagnose, noise, planning, results, sizes
 from regmix.choosing import Choosing, Progress
 from regmix.comparison import Comparison
 from regmix.config import FitConfig, LaunchConfig, StudyConfig
@@ -21,6 +21,7 @@ from regmix.estimate import Estimate, estimate
 from regmix.folder import StudyFolder
 from regmix.layout import StudyLayout
 from regmix.mixture import Mixture
+from regmix.noise import NoiseFloor
 from regmix.observations import Observations
 from regmix.pareto import Pareto
 from regmix.planning import Proposed
@@ -225,6 +226,14 @@ class Study(StudyFolder):
             ),
         )
         return diagnose.diagnose(data, self.latest_fit(), self.space, place, progress)
+
+    def noise(self) -> NoiseFloor:
+        """Every metric's noise, and how wide a difference between two runs must be to count.
+
+        Raises:
+            UserError: nothing is measured yet.
+        """
+        return noise.floor(self.observations())
 
     def comparison(self) -> Comparison | None:
         """Measured target runs on the proposal, natural and uniform; None before there are any."""

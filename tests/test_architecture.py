@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "regmix.errors",
         "regmix.hashing",
         "regmix.layout",
+        "regmix.plain",
         "regmix.quantities",
     ),
     ("regmix.files", "regmix.keys", "regmix.yaml_io"),
