@@ -400,6 +400,26 @@ def noise(study: StudyPath, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def compare(
+    study: StudyPath,
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="A B [C…]", help="Mixtures, runs or models; each against A."),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Whether mixtures, runs or models differ by more than seeds do, metric by metric."""
+    from regmix import console
+    from regmix.study import Study
+
+    found = Study.open(study).compare(*names)
+    if as_json:
+        console.show_json(found.as_dict())
+        return
+    console.show_differences(found)
+
+
+@app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")],
     check: Annotated[

@@ -195,15 +195,31 @@ class Store:
 
     def targets(self) -> pd.DataFrame:
         """Finished target runs: mixture (its hash), seed, cohort, parameters, tokens, metrics."""
+        info, values, _ = self.measured()
+        runs = info[info["role"] == "target"].drop(columns=["name", "role"])
+        return runs.join(values).reset_index()
+
+    def measured(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """All finished runs, of every role and cohort, and the last values of their metrics.
+
+        Returns:
+            Three frames by run id, in the order of seeds and ids: ``name``, ``role``, ``mixture``
+            (its hash), ``seed``, ``cohort``, ``parameters``, ``tokens``; values by metric; and
+            their sampling errors. NaN where a run lacks a metric, or an error is not known.
+        """
         self.ingest()
         with self.connect(read_only=True) as db:
             runs = db.execute(
-                "select run_id, mixture, seed, cohort, parameters, planned_tokens as tokens "
-                "from runs where status = 'done' and role = 'target' order by seed, run_id"
+                "select run_id, name, role, mixture, seed, cohort, parameters, "
+                "planned_tokens as tokens from runs where status = 'done' order by seed, run_id"
             ).fetchdf()
             metrics = db.execute(_LAST_VALUES).fetchdf()
-        wide = metrics.pivot(index="run_id", columns="name", values="value")
-        return runs.merge(wide, left_on="run_id", right_index=True, how="left")
+        info = runs.set_index("run_id")
+        values, errors = (
+            metrics.pivot(index="run_id", columns="name", values=column).reindex(info.index)
+            for column in ("value", "std_error")
+        )
+        return info, values, errors
 
     def costs(self) -> pd.DataFrame:
         """Runs, tokens, FLOPs and seconds of finished runs, by role."""

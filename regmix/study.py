@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from regmix import comparison, config, diagnose, noise, planning, results, sizes
+from regmix import comparison, config, diagnose, differences, noise, planning, results, sizes
 from regmix.choosing import Choosing, Progress
 from regmix.comparison import Comparison
 from regmix.config import FitConfig, LaunchConfig, StudyConfig
 from regmix.diagnose import Diagnosis
+from regmix.differences import Differences
 from regmix.errors import UserError, unknown_name
 from regmix.estimate import Estimate, estimate
 from regmix.folder import StudyFolder
@@ -226,6 +227,18 @@ class Study(StudyFolder):
             ),
         )
         return diagnose.diagnose(data, self.latest_fit(), self.space, place, progress)
+
+    def compare(self, *names: str) -> Differences:
+        """Whether mixtures, runs or models differ by more than seeds do, metric by metric.
+
+        Args:
+            names: two or more, each against the first: mixtures by name or file, runs by id or
+                name, models by path.
+
+        Raises:
+            UserError: as :func:`regmix.differences.compare`.
+        """
+        return differences.compare(self, self.store, names)
 
     def noise(self) -> NoiseFloor:
         """Every metric's noise, and how wide a difference between two runs must be to count.

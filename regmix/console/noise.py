@@ -6,7 +6,8 @@ import math
 
 from rich.markup import escape
 
-from regmix.console.terminal import say, show, table
+from regmix.console.terminal import say, show, show_notes, table
+from regmix.differences import NOTHING, UNKNOWN, Differences
 from regmix.noise import ADVISED_SNR, LEAST_SNR, LEVEL, NoiseFloor
 
 
@@ -46,6 +47,43 @@ def show_noise(floor: NoiseFloor) -> None:
             f"[yellow]note:[/yellow] {escape(name)} has another repeat's figures to the last "
             "digit: not counted as a repeat"
         )
+
+
+def show_differences(found: Differences) -> None:
+    """Metric by metric against the first, and in a line whether there is anything at all."""
+    first, *others = found.subjects
+    for name in others:
+        rows = found.frame[found.frame["name"] == name]
+        seeds = int(rows["seeds"].iloc[0])
+        paired = f"paired by {seeds} seeds" if seeds else "not paired: no seed in common"
+        shown = table(
+            f"{name} against {first} ({paired})",
+            "metric", first, name, "difference", "± std error", "on any texts", "df", "p",
+            "p any", "",
+        )  # fmt: skip
+        for r in rows.to_dict("records"):
+            shown.add_row(
+                escape(r["metric"]), f"{r['first']:.4f}", f"{r['value']:.4f}",
+                f"{r['difference']:+.4f}", _figure(r["std_error"]), _figure(r["std_error_any"]),
+                str(r["freedom"]), _chance(r["p"]), _chance(r["p_any"]), r["verdict"],
+            )  # fmt: skip
+        show(shown)
+        say(f"[bold]{escape(_outcome(found, name))}[/bold]")
+    say(
+        "[dim]p: two-sided, Student's t, corrected for all metrics and pairs of the table (Holm); "
+        "p any: as if each had been measured on other texts of the same kind[/dim]"
+    )
+    show_notes(found.notes)
+
+
+def _outcome(found: Differences, name: str) -> str:
+    first, count = found.subjects[0], len(found.detected(name))
+    total = int((found.frame["name"] == name).sum())
+    if found.frame["p"].isna().all():
+        return f"{name} against {first}: {UNKNOWN}"
+    if not count:
+        return f"{name} against {first}: {NOTHING}"
+    return f"{name} differs from {first} on {count} of {total} metrics"
 
 
 def _figure(value: float) -> str:

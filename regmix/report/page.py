@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from regmix import __version__, pareto, results
+from regmix import __version__, noise, pareto, results
 from regmix.comparison import Comparison, Gain, gains
 from regmix.errors import UserError
 from regmix.files import write_text
@@ -67,7 +67,9 @@ class Evidence:
         """The fit's objective; the study's own before there is a fit."""
         if self.fit is not None:
             return self.fit.objective
-        return Objective.from_config(self.study.config.objective, self.data.metric_names)
+        return Objective.from_config(
+            self.study.config.objective, self.data.metric_names, noisy=noise.noisy(self.data)
+        )
 
     @property
     def noise(self) -> float | None:
