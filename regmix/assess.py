@@ -9,15 +9,16 @@ import pandas as pd
 
 from regmix.fit import score
 from regmix.mixture import FloatArray
+from regmix.noise import ADVISED_SNR, LEAST_SNR
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.regressors import Prediction
 from regmix.surrogate import Scores, Surrogate
 
-ADVISED_SNR, ADVISED_SPEARMAN = 8.0, 0.9
+ADVISED_SPEARMAN = 0.9
 """What a swarm should reach for its optimum to be trusted (DECISIONS)."""
-LEAST_SNR, LEAST_SPEARMAN = 3.0, 0.5
-"""Below either, a single metric's surface means little."""
+LEAST_SPEARMAN = 0.5
+"""Below it a single metric's surface means little."""
 BARELY_VARIED = 0.01
 """Standard deviation of a weight over the swarm below which its effect cannot be seen."""
 RUNS_A_DOMAIN = 3

@@ -26,6 +26,7 @@ data_app = typer.Typer(help="Text to token shards.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")]
 StudyOption = Annotated[
     Path | None, typer.Option(help="The study of the domains; default: the mixture's own.")
 ]
@@ -424,23 +425,64 @@ def pareto(
 
 
 @app.command()
-def diagnose(
-    study: StudyPath,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
-) -> None:
+def diagnose(study: StudyPath, as_json: JsonOption = False) -> None:
     """What the swarm can and cannot say, and what to do next."""
-    import json
-
     from regmix import console
     from regmix.study import Study
 
     opened = Study.open(study)
     if as_json:
-        print(json.dumps(opened.diagnose().as_dict(), indent=1, ensure_ascii=False))
+        console.show_json(opened.diagnose().as_dict())
         return
     with console.TerminalDisplay().stage("Learning curve") as progress:
         found = opened.diagnose(progress)
     console.show_diagnosis(found)
+
+
+@app.command()
+def noise(study: StudyPath, as_json: JsonOption = False) -> None:
+    """Every metric's noise, its class, and how wide a difference between runs must be to count."""
+    from regmix import console
+    from regmix.study import Study
+
+    found = Study.open(study).noise()
+    if as_json:
+        console.show_json(found.as_dict())
+        return
+    console.show_noise(found)
+
+
+@app.command()
+def compare(
+    study: StudyPath,
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="A B [C…]", help="Mixtures, runs or models; each against A."),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Whether mixtures, runs or models differ by more than seeds do, metric by metric."""
+    from regmix import console
+    from regmix.study import Study
+
+    found = Study.open(study).compare(*names)
+    if as_json:
+        console.show_json(found.as_dict())
+        return
+    console.show_differences(found)
+
+
+@app.command()
+def flags(study: StudyPath, as_json: JsonOption = False) -> None:
+    """Runs that something is wrong with, each by a rule that is named."""
+    from regmix import console
+    from regmix.study import Study
+
+    found = Study.open(study).flags()
+    if as_json:
+        console.show_json(found.as_dict())
+        return
+    console.show_flags(found)
 
 
 @app.command()

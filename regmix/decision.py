@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regmix import assess
+from regmix import assess, noise
 from regmix.config import FitConfig, LimitsConfig, ObjectiveConfig
 from regmix.direction import sign
 from regmix.errors import UserError, unknown_name
 from regmix.mixture import Mixture
-from regmix.objective import Objective
+from regmix.objective import Objective, of_themselves
 from regmix.observations import Observations
 from regmix.solve import Limit, Problem, pose
 from regmix.space import Space
@@ -42,11 +42,30 @@ def objective_for(
     if target is not None:
         return Objective.single(target, config)
     signal = signal_share(data) if config.snr_weights else None
-    objective = Objective.from_config(config, data.metric_names, signal)
+    objective = Objective.from_config(config, data.metric_names, signal, noise.noisy(data))
     if not objective.reference:
         return objective
     mixture = settings.named(objective.reference)
     return objective.against(metric_values(mixture, data, surrogate))
+
+
+def left_out(settings: Settings, data: Observations) -> list[str]:
+    """Metrics that an objective without weights leaves to noise, in words; [] with weights."""
+    if settings.objective.weights:
+        return []
+    chosen = of_themselves(data.metric_names)
+    reasons = {m: why for m, why in noise.noisy(data).items() if m in chosen}
+    if not reasons:
+        return []
+    if len(reasons) == len(chosen):
+        return [
+            f"no metric's spread reaches {noise.LEAST_SNR:g}x its seed noise: all are in the "
+            "objective, and its optimum is one of seeds; longer proxies help most"
+        ]
+    return [
+        f"{metric} is not in the objective: {why}; objective.weights takes it all the same"
+        for metric, why in reasons.items()
+    ]
 
 
 def limits_for(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,7 +38,13 @@ class Swarm:
     """What a person should know: baselines that the space does not allow."""
 
 
-def swarm(config: SwarmConfig, space: Space, natural: Mixture, seed: int) -> Swarm:
+def swarm(
+    config: SwarmConfig,
+    space: Space,
+    natural: Mixture,
+    seed: int,
+    repeated: Mapping[str, Mixture] | None = None,
+) -> Swarm:
     """A space-filling swarm around the natural mixture.
 
     Sampled mixtures follow RegMix (arXiv 2407.01492, section 3.1): a Dirichlet around the natural
@@ -49,6 +55,9 @@ def swarm(config: SwarmConfig, space: Space, natural: Mixture, seed: int) -> Swa
     Uniform is one of the ``config.runs`` mixtures. Every domain alone comes on top: a reference
     that is measured and shown, but not fitted, since a surface that must also pass through the
     corners of the simplex is a worse one where mixtures are sought (docs/DECISIONS.md).
+
+    Args:
+        repeated: ``config.repeat`` with their mixtures, repeated as natural is.
     """
     notes: list[str] = []
     fixed = _baselines(config, space, natural, seed, notes)
@@ -59,7 +68,13 @@ def swarm(config: SwarmConfig, space: Space, natural: Mixture, seed: int) -> Swa
         for i, d in enumerate(drawn)
     ]
     proposed, pulled = sum(d.proposed for d in drawn), sum(d.pulled for d in drawn)
-    replicates = _replicates(config, space, natural, seed, notes)
+    planned = {(p.mixture.id, p.seed) for p in fixed}
+    replicates: list[Planned] = []
+    for name, mixture in {"natural": natural, **(repeated or {})}.items():
+        for run in _replicates(config, space, name, mixture, seed, notes):
+            if (mixture.id, run.seed) not in planned:  # one mixture may have two names
+                planned.add((mixture.id, run.seed))
+                replicates.append(run)
     acceptance = (count - pulled) / proposed if proposed else 1.0
     return Swarm((*replicates, *fixed, *sampled), acceptance, pulled, tuple(notes))
 
@@ -95,14 +110,19 @@ def _draw(config: SwarmConfig, space: Space, natural: Mixture, seed: int, index:
 
 
 def _replicates(
-    config: SwarmConfig, space: Space, natural: Mixture, seed: int, notes: list[str]
+    config: SwarmConfig,
+    space: Space,
+    name: str,
+    mixture: Mixture,
+    seed: int,
+    notes: list[str],
 ) -> list[Planned]:
-    broken = space.violations(natural)
+    broken = space.violations(mixture)
     if broken:
-        notes.append(f"the natural mixture breaks {'; '.join(broken)}; it is trained all the same")
+        notes.append(f"the {name} mixture breaks {'; '.join(broken)}; it is trained all the same")
     return [
-        Planned("natural" if i == 0 else f"natural-seed{i}", "baseline" if i == 0 else "replicate",
-                natural, seed + i)
+        Planned(name if i == 0 else f"{name}-seed{i}", "baseline" if i == 0 else "replicate",
+                mixture, seed + i)
         for i in range(config.replicates)
     ]  # fmt: skip
 

@@ -11,7 +11,7 @@ of which lower is better, made of one term a metric:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,14 +45,16 @@ class Objective:
         config: ObjectiveConfig,
         available: Sequence[str],
         signal: Mapping[str, float] | None = None,
+        noisy: Collection[str] = (),
     ) -> Objective:
         """The study's objective over the metrics that there are.
 
-        Without weights: the plain mean of every ``bpb/…`` metric, or of all metrics if none is.
+        Without weights: the plain mean of :func:`of_themselves`.
 
         Args:
             signal: share of each metric's variance over the swarm that is not seed noise; by it the
                 weights are multiplied where the study asks for ``snr_weights``.
+            noisy: metrics that are not taken of themselves, only by name.
 
         Raises:
             UserError: a metric is named that was never measured, or the signal is not known.
@@ -63,8 +65,9 @@ class Objective:
                     raise unknown_name("metric", name, available, f"objective.{key}")
         weights = dict(config.weights)
         if not weights:
-            chosen = [m for m in available if m.startswith("bpb/")] or list(available)
-            weights = dict.fromkeys(chosen, 1.0)
+            chosen = of_themselves(available)
+            # Where none stands above its noise there is no better choice among them.
+            weights = dict.fromkeys([m for m in chosen if m not in noisy] or chosen, 1.0)
         if config.snr_weights:
             weights = _by_signal(weights, signal)
         total = sum(weights.values())
@@ -158,6 +161,11 @@ class Objective:
             f"{w * s:.3g}·{m}"
             for w, s, m in zip(self.weights, self.signs, self.metrics, strict=True)
         )
+
+
+def of_themselves(available: Sequence[str]) -> list[str]:
+    """Metrics of an objective without weights: every ``bpb/…``, or all of them if none is."""
+    return [m for m in available if m.startswith("bpb/")] or list(available)
 
 
 def _by_signal(weights: dict[str, float], signal: Mapping[str, float] | None) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,8 @@ class Observations:
     """Metrics of runs on one domain alone, by run name: references, not for fitting."""
     excluded: tuple[str, ...] = ()
     """Runs that are left out, each with its reason."""
+    std_errors: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Sampling error of every metric by run id, replicates included; NaN where it is not known."""
 
     def __post_init__(self) -> None:
         if not (self.weights.index.equals(self.metrics.index) and self.metrics.index.is_unique):
@@ -80,6 +82,47 @@ class Observations:
             raise UserError(f"metric '{part}' could be any of {', '.join(found)}; write more of it")
         raise unknown_name("metric", part, self.metric_names)
 
+    def repeats(self) -> pd.DataFrame:
+        """:attr:`replicates` without :attr:`copies`: two seeds do not come to the same figures."""
+        return self.replicates.drop(index=self._copied())
+
+    @property
+    def copies(self) -> tuple[str, ...]:
+        """Run ids of repeats whose every metric is an earlier repeat's to the last digit."""
+        return tuple(map(str, self._copied()))
+
+    def _copied(self) -> pd.Index:
+        """One metric may well come out the same, as a share of few questions does."""
+        if self.replicates.empty or len(self.metric_names) < 2:
+            return self.replicates.index[:0]
+        same = self.replicates.duplicated(["mixture", *self.metric_names])
+        return self.replicates.index[same.to_numpy()]
+
+    def without(self, reasons: Mapping[str, str]) -> Observations:
+        """The same without some runs, which :attr:`excluded` then names.
+
+        Args:
+            reasons: by run id, why it is left out; ids that are not here are of no consequence.
+        """
+        gone = [r for r in reasons if r in self.metrics.index or r in self.replicates.index]
+        if not gone:
+            return self
+        keep = ~self.metrics.index.isin(gone)
+        replicates = self.replicates
+        if not replicates.empty:
+            replicates = replicates[~replicates.index.isin(gone)]
+            left = replicates["mixture"]
+            replicates = replicates[left.duplicated(keep=False).to_numpy()]
+        said = [f"{self.info['name'].get(r, r)} ({reasons[r]})" for r in gone]
+        return replace(
+            self,
+            weights=self.weights[keep],
+            metrics=self.metrics[keep],
+            info=self.info[keep],
+            replicates=replicates,
+            excluded=(*self.excluded, *said),
+        )
+
     def spread(self) -> pd.Series:
         """Standard deviation of every metric over the swarm's distinct mixtures."""
         return self.metrics.std(ddof=1)
@@ -90,23 +133,30 @@ class Observations:
         NaN where nothing was repeated. With few repeats it is itself uncertain: from three
         seeds, by a factor of about two either way.
         """
-        if self.replicates.empty:
+        repeats = self.repeats()
+        if repeats.empty:
             return pd.Series(np.nan, index=self.metrics.columns)
-        values = self.replicates[list(self.metric_names)]
-        groups = values.groupby(self.replicates["mixture"])
+        values = repeats[list(self.metric_names)]
+        groups = values.groupby(repeats["mixture"])
         freedom = len(values) - groups.ngroups
         if freedom < 1:
             return pd.Series(np.nan, index=self.metrics.columns)
         residual = values - groups.transform("mean")
         return ((residual**2).sum() / freedom) ** 0.5
 
+    def sampling(self) -> pd.Series:
+        """Sampling error of every metric: root mean square over the runs; NaN where not known."""
+        known = self.std_errors.reindex(columns=list(self.metric_names))
+        return (known.astype(float) ** 2).mean() ** 0.5
+
     def objective_noise(self, value: Callable[[Mapping[str, FloatArray]], FloatArray]) -> float:
         """The same for an objective: ``value`` maps metric arrays to it. NaN without repeats."""
-        if self.replicates.empty:
+        repeats = self.repeats()
+        if repeats.empty:
             return float("nan")
-        columns = {m: self.replicates[m].to_numpy(dtype=float) for m in self.metric_names}
-        total = pd.Series(value(columns), self.replicates.index)
-        groups = total.groupby(self.replicates["mixture"])
+        columns = {m: repeats[m].to_numpy(dtype=float) for m in self.metric_names}
+        total = pd.Series(value(columns), repeats.index)
+        groups = total.groupby(repeats["mixture"])
         freedom = len(total) - groups.ngroups
         residual = total - groups.transform("mean")
         return float((residual**2).sum() / freedom) ** 0.5 if freedom else float("nan")

@@ -36,7 +36,9 @@ def propose(study: StudyFolder, runs: int | None = None) -> Proposed:
             raise UserError(f"propose: {runs} runs; at least 1 is needed")
         swarm_config = swarm_config.model_copy(update={"runs": runs})
     manifest = study.as_configured()
-    swarm = design.swarm(swarm_config, study.space, manifest.natural(), study.config.seed)
+    repeated = {name: study.mixture(name) for name in swarm_config.repeat}
+    natural = manifest.natural()
+    swarm = design.swarm(swarm_config, study.space, natural, study.config.seed, repeated)
     shared = template(study, study.config.proxy)
     specs = tuple(
         replace(shared, name=p.name, role=p.role, mixture=p.mixture, seed=p.seed)

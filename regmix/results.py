@@ -127,11 +127,13 @@ def diagnose(
     result: FitResult,
     objective: Objective,
     identity: Mapping[str, str],
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What a fit records about itself, as plain values.
 
     Args:
         identity: ``fit_id``, ``surrogate_id`` and ``mixture_name``.
+        notes: what else to be careful about; they come first.
     """
     surrogate = result.surrogate
     noise, spread = data.noise(), data.spread()
@@ -155,7 +157,7 @@ def diagnose(
             }
             for m in surrogate.metrics
         },
-        "warnings": list(assess.warnings(data, surrogate, objective, scores)),
+        "warnings": [*notes, *assess.warnings(data, surrogate, objective, scores)],
         "excluded": list(data.excluded),
     }
 

@@ -10,9 +10,9 @@ be deleted at any time; the next command builds it again from ``runs/`` and ``im
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import duckdb
@@ -62,10 +62,12 @@ _WATCHED: dict[str, Any] = {
 }  # fmt: skip
 """Fields of a step that only newer runs have, or only those that are watched."""
 _LAST_VALUES = (
-    "select run_id, name, arg_max(value, step) as value from metrics where split <> 'subject' "
-    "group by all"
+    "select run_id, name, arg_max(value, step) as value, "
+    "arg_max({'std_error': std_error}, step).std_error as std_error from metrics "
+    "where split <> 'subject' group by all"
 )
-"""Without those of single subjects of a task, which are for looking at: too many, too noisy."""
+"""Without those of single subjects of a task, which are for looking at: too many, too noisy. The
+struct keeps a last value that has no error from taking that of an earlier one."""
 _RUN_TABLES = ("runs", "mixtures", "metrics", "steps", "costs", "environments")
 
 
@@ -76,6 +78,20 @@ def cohort(spec: RunSpec) -> str:
     """
     parts = [asdict(spec.model), asdict(spec.plan), spec.vocab_size, spec.data, spec.numerics]
     return fingerprint([*parts, list(spec.tasks)] if spec.tasks else parts)
+
+
+@dataclass(frozen=True)
+class Trails:
+    """What runs left on their way; NaN where something is not known, as of imported runs."""
+
+    info: pd.DataFrame
+    """By run id: ``name``, ``planned`` and seen ``tokens``."""
+    steps: pd.DataFrame
+    """``run_id``, ``step``, ``loss``, ``grad_norm`` at log points."""
+    metrics: pd.DataFrame
+    """``run_id``, ``step``, ``name``, ``value`` of every evaluation."""
+    shares: pd.DataFrame
+    """``run_id``, ``domain``, ``requested``, ``realised``."""
 
 
 class Store:
@@ -198,32 +214,56 @@ class Store:
 
     def targets(self) -> pd.DataFrame:
         """Finished target runs: mixture (its hash), seed, cohort, parameters, tokens, metrics."""
+        info, values, _ = self.measured()
+        runs = info[info["role"] == "target"].drop(columns=["name", "role"])
+        return runs.join(values).reset_index()
+
+    def measured(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """All finished runs, of every role and cohort, and the last values of their metrics.
+
+        Returns:
+            Three frames by run id, in the order of seeds and ids: ``name``, ``role``, ``mixture``
+            (its hash), ``seed``, ``cohort``, ``parameters``, ``tokens``; values by metric; and
+            their sampling errors. NaN where a run lacks a metric, or an error is not known.
+        """
         self.ingest()
         with self.connect(read_only=True) as db:
             runs = db.execute(
-                "select run_id, mixture, seed, cohort, parameters, planned_tokens as tokens "
-                "from runs where status = 'done' and role = 'target' order by seed, run_id"
+                "select run_id, name, role, mixture, seed, cohort, parameters, "
+                "planned_tokens as tokens from runs where status = 'done' order by seed, run_id"
             ).fetchdf()
             metrics = db.execute(_LAST_VALUES).fetchdf()
-        wide = metrics.pivot(index="run_id", columns="name", values="value")
-        return runs.merge(wide, left_on="run_id", right_index=True, how="left")
+        info = runs.set_index("run_id")
+        values, errors = (
+            metrics.pivot(index="run_id", columns="name", values=column).reindex(info.index)
+            for column in ("value", "std_error")
+        )
+        return info, values, errors
+
+    def trails(self, runs: Sequence[str]) -> Trails:
+        """What some runs left on their way."""
+        self.ingest()
+        ids = [list(runs)]
+        with self.connect(read_only=True) as db:
+            info, steps, metrics, mixtures = (
+                db.execute(f"select {what} where list_contains(?, run_id)", ids).fetchdf()
+                for what in (
+                    "run_id, name, planned_tokens as planned, c.tokens "
+                    "from runs left join costs c using (run_id)",
+                    "run_id, step, loss, grad_norm from steps",
+                    "run_id, step, name, value from metrics",
+                    "run_id, domain, requested, realised from mixtures",
+                )
+            )
+        return Trails(info.set_index("run_id"), steps, metrics, mixtures)
 
     def sizes(self) -> pd.DataFrame:
         """Finished proxies of every size.
 
         ``run_id``, name, role, mixture (its hash), seed, cohort, parameters, tokens, metrics.
         """
-        self.ingest()
-        with self.connect(read_only=True) as db:
-            runs = db.execute(
-                "select run_id, name, role, mixture, seed, cohort, parameters, "
-                "planned_tokens as tokens from runs "
-                "where status = 'done' and list_contains(?, role) order by name, run_id",
-                [["swarm", "baseline", "ladder"]],
-            ).fetchdf()
-            metrics = db.execute(_LAST_VALUES).fetchdf()
-        wide = metrics.pivot(index="run_id", columns="name", values="value")
-        return runs.merge(wide, left_on="run_id", right_index=True, how="left")
+        info, values, _ = self.measured()
+        return info[info["role"].isin(["swarm", "baseline", "ladder"])].join(values).reset_index()
 
     def costs(self) -> pd.DataFrame:
         """Runs, tokens, FLOPs and seconds of finished runs, by role."""
@@ -383,7 +423,8 @@ def _assemble(
             f"metric '{incomplete[0]}' is missing in {int(wide_m[incomplete[0]].isna().sum())} of "
             f"{len(wide_m)} runs, first in {example}; evaluate them, or import without the metric"
         )
-    for frame in (wide_w, wide_m):
+    errors = metrics.pivot(index="run_id", columns="name", values="std_error")
+    for frame in (wide_w, wide_m, errors):
         frame.columns.name = None
     single = info["role"] == "single"
     repeated = info["mixture"].duplicated(keep=False)
@@ -398,6 +439,7 @@ def _assemble(
         replicate_weights=_by_mixture(wide_w[repeated], info["mixture"]),
         singles=wide_m[single].set_index(info.loc[single, "name"]),
         excluded=tuple(excluded),
+        std_errors=errors.reindex(info.index),
     )
 
 

@@ -47,6 +47,7 @@ swarm:
   # temperature: 0.5              # natural mixture to this power is the centre of the Dirichlet
   # concentration: [0.5, 5]
   # replicates: 3                 # natural mixture with this many seeds: the noise floor
+  # repeat: [uniform]             # more mixtures with as many seeds; docs/NOISE.md
 
 # space:                          # what a mixture may be
 #   bounds: {{web: [0.1, 0.8]}}

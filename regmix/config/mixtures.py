@@ -29,6 +29,9 @@ class SwarmConfig(Strict):
     """Range of the Dirichlet's total concentration divided by the number of domains."""
     replicates: Annotated[int, Field(ge=1)] = 3
     """Runs of the natural mixture, each with another seed: the noise floor."""
+    repeat: Names = ()
+    """More mixtures to run with as many seeds: uniform, or files' names in ``mixes/``. They say
+    whether noise differs between mixtures."""
     baselines: bool = True
     """Train uniform and every domain alone too, as far as the space allows them."""
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from regmix.console.exports import show_exported, show_imported_mixture, show_places
     from regmix.console.fits import show_fit
     from regmix.console.launches import show_estimate, show_log, show_submitted
+    from regmix.console.noise import show_differences, show_flags, show_noise
     from regmix.console.progress import TerminalDisplay
     from regmix.console.runs import (
         show_import,
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
         show_trained,
     )
     from regmix.console.state import show_status
-    from regmix.console.terminal import console, say, show_frame, show_notes
+    from regmix.console.terminal import console, say, show_frame, show_json, show_notes
     from regmix.console.transfers import show_transfer, show_verdicts
 
 __all__ = [
@@ -29,15 +30,19 @@ __all__ = [
     "say",
     "show_costs",
     "show_diagnosis",
+    "show_differences",
     "show_estimate",
     "show_exported",
     "show_fit",
+    "show_flags",
     "show_frame",
     "show_import",
     "show_imported_mixture",
+    "show_json",
     "show_log",
     "show_manifest",
     "show_model_metrics",
+    "show_noise",
     "show_notes",
     "show_outcome",
     "show_pareto",
@@ -59,13 +64,14 @@ _MODULES = {
     "exports": ("show_exported", "show_imported_mixture", "show_places"),
     "fits": ("show_fit",),
     "launches": ("show_estimate", "show_log", "show_submitted"),
+    "noise": ("show_differences", "show_flags", "show_noise"),
     "progress": ("TerminalDisplay",),
     "runs": (
         "show_import", "show_manifest", "show_proposed", "show_trained",
     ),
     "state": ("show_status",),
     "transfers": ("show_transfer", "show_verdicts"),
-    "terminal": ("console", "say", "show_frame", "show_notes"),
+    "terminal": ("console", "say", "show_frame", "show_json", "show_notes"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

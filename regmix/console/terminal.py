@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -53,6 +54,11 @@ def show_frame(frame: pd.DataFrame, *, csv: bool = False, rows: bool = False) ->
     show(shown)
     if rows:
         say(f"[dim]{len(frame)} rows[/dim]")
+
+
+def show_json(values: dict[str, Any]) -> None:
+    """Plain values for programs."""
+    console.file.write(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def show_notes(notes: Sequence[str]) -> None:

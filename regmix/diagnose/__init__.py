@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from regmix import plain
 from regmix.diagnose import curve, findings, outliers, signal, swarm
 from regmix.diagnose.curve import Curve, Forecast
 from regmix.diagnose.findings import Evidence, Finding, Kind, Place
@@ -55,19 +56,19 @@ class Diagnosis:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, NaN as None, for ``--json``."""
         frames = {
-            name: _records(getattr(self, name))
+            name: plain.records(getattr(self, name))
             for name in ("domains", "pairs", "laws", "duplicates", "metrics", "outliers")
         }
         return {
             "fit_id": self.fit_id,
             "findings": [asdict(f) for f in self.findings],
-            "objective": _plain(asdict(self.objective)),
+            "objective": plain.row(asdict(self.objective)),
             **frames,
             "curve": None if self.curve is None else {
                 "regressor": self.curve.regressor,
                 "directly": self.curve.directly,
-                "points": _records(self.curve.points),
-                "forecast": _plain(asdict(self.curve.forecast)),
+                "points": plain.records(self.curve.points),
+                "forecast": plain.row(asdict(self.curve.forecast)),
             },
         }  # fmt: skip
 
@@ -109,16 +110,3 @@ def diagnose(
         curve=grown,
         findings=tuple(findings.findings(evidence)),
     )
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    shown = frame.reset_index() if frame.index.name else frame
-    return [_plain(row) for row in shown.to_dict("records")]
-
-
-def _plain(row: dict[Any, Any]) -> dict[str, Any]:
-    """Values that JSON knows: no NaN, no infinity."""
-    return {
-        str(k): None if isinstance(v, float) and not abs(v) < float("inf") else v
-        for k, v in row.items()
-    }

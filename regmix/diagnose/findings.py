@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 from scipy import stats
 
-from regmix import assess
+from regmix import assess, noise
 from regmix.diagnose.curve import Curve, Forecast
 from regmix.diagnose.signal import Signal
 from regmix.observations import Observations
@@ -127,7 +127,7 @@ def _noise(e: Evidence) -> Iterator[Finding]:
     if o.freedom < 4:
         factor = math.sqrt(o.freedom / stats.chi2.ppf(0.05, o.freedom))
         known = f"seed noise {o.noise:.3g}, could be {factor:.1f}x that: {o.freedom + 1} seeds"
-    if o.snr >= assess.ADVISED_SNR:
+    if o.snr >= noise.ADVISED_SNR:
         yield Finding(
             "can", "objective.signal",
             f"tell mixtures apart whose objectives differ by {2 * math.sqrt(2) * o.noise:.3g} or "
@@ -137,7 +137,7 @@ def _noise(e: Evidence) -> Iterator[Finding]:
         yield Finding(
             "cannot", "objective.signal",
             f"tell good mixtures from lucky seeds: the objective's spread is {_times(o.snr)} the "
-            f"noise, below {assess.ADVISED_SNR:g}x ({known}); {_lift(o.seeds)}",
+            f"noise, below {noise.ADVISED_SNR:g}x ({known}); {_lift(o.seeds)}",
         )  # fmt: skip
         yield Finding(
             "do", "objective.signal",
@@ -145,13 +145,13 @@ def _noise(e: Evidence) -> Iterator[Finding]:
             "these runs cannot tell"
             + ("" if o.seeds is None else f"; or average {o.seeds} seeds of every mixture"),
         )  # fmt: skip
-    loud = e.metrics[e.metrics["snr"] < assess.LEAST_SNR].sort_values("snr", kind="stable")
+    loud = e.metrics[e.metrics["snr"] < noise.LEAST_SNR].sort_values("snr", kind="stable")
     if len(loud):
         shown = [f"{m} ({_times(r['snr'])}, {_seeds(r['seeds'])})" for m, r in loud.iterrows()]
         yield Finding(
             "cannot", "metrics.noise",
             f"read {_metrics_count(len(loud))} above seed noise, spread below "
-            f"{assess.LEAST_SNR:g}x: {_list(shown)}",
+            f"{noise.LEAST_SNR:g}x: {_list(shown)}",
             tuple(map(str, loud.index)),
         )  # fmt: skip
         inside = [str(m) for m in loud.index if loud.loc[m, "in_objective"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 
 from regmix import assess
 from regmix.fit import score
+from regmix.noise import ADVISED_SNR, LEAST_SNR, freedom, ratio, seeds_needed
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.surrogate import Surrogate
@@ -57,15 +57,8 @@ def of_objective(
         spread=spread,
         noise=noise,
         freedom=freedom(data),
-        seeds=seeds_needed(ratio(spread, noise), assess.ADVISED_SNR),
+        seeds=seeds_needed(ratio(spread, noise), ADVISED_SNR),
     )
-
-
-def freedom(data: Observations) -> int:
-    """Degrees of freedom of the seed noise."""
-    if data.replicates.empty:
-        return 0
-    return len(data.replicates) - data.replicates["mixture"].nunique()
 
 
 def metrics(data: Observations, surrogate: Surrogate, objective: Objective) -> pd.DataFrame:
@@ -84,7 +77,7 @@ def metrics(data: Observations, surrogate: Surrogate, objective: Objective) -> p
     for name in data.metric_names:
         scores = fitted[name].scores if name in fitted else None
         snr = ratio(float(spread[name]), float(noise[name]))
-        seeds = seeds_needed(snr, assess.LEAST_SNR)
+        seeds = seeds_needed(snr, LEAST_SNR)
         twin, correlation = twins.get(name, ("", float("nan")))
         rows[name] = {
             "in_objective": name in objective.metrics,
@@ -99,25 +92,6 @@ def metrics(data: Observations, surrogate: Surrogate, objective: Objective) -> p
             "twin_correlation": correlation,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
-
-
-def ratio(spread: float, noise: float) -> float:
-    """Spread over noise; infinite without noise."""
-    return spread / noise if noise != 0 else math.inf
-
-
-def seeds_needed(snr: float, wanted: float) -> int | None:
-    """Seeds a mixture whose mean would have the wanted ratio of spread to noise; None: no number.
-
-    The spread holds the noise too: s² = signal² + noise². The mean of k seeds has noise/√k, hence
-    the ratio √(1 + k · (snr² - 1)), which is to be ``wanted``.
-    """
-    if snr >= wanted:
-        return 1
-    signal = snr**2 - 1
-    if not signal > 0:  # NaN too
-        return None
-    return math.ceil((wanted**2 - 1) / signal - 1e-9)
 
 
 def _twins(data: Observations) -> dict[str, tuple[str, float]]:

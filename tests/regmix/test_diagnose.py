@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from regmix.cli import main
-from regmix.diagnose import Diagnosis, curve, outliers, signal, swarm
+from regmix.diagnose import Diagnosis, curve, outliers, swarm
 from regmix.diagnose.findings import Place
+from regmix.noise import seeds_needed
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.study import Study
@@ -159,7 +160,7 @@ def test_metrics_in_the_noise_are_named_with_what_would_lift_them(look: Look) ->
     assert names(found, "metrics.noise") == ("bpb/faint",)
     row = found.metrics.loc["bpb/faint"]
     assert row["snr"] < 3
-    assert row["seeds"] == signal.seeds_needed(row["snr"], 3)
+    assert row["seeds"] == seeds_needed(row["snr"], 3)
 
 
 def test_an_objective_in_the_noise(look: Look) -> None:
@@ -246,11 +247,11 @@ def test_many_metrics_are_learnt_as_one_quantity() -> None:
 
 
 def test_seeds_needed() -> None:
-    assert signal.seeds_needed(8.0, 8.0) == 1
-    assert signal.seeds_needed(1.0, 3.0) is None
-    assert signal.seeds_needed(math.nan, 3.0) is None
+    assert seeds_needed(8.0, 8.0) == 1
+    assert seeds_needed(1.0, 3.0) is None
+    assert seeds_needed(math.nan, 3.0) is None
     for snr in (1.5, 2.0, 2.9):
-        seeds = signal.seeds_needed(snr, 3.0)
+        seeds = seeds_needed(snr, 3.0)
         assert seeds is not None
         reached = [math.sqrt(1 + k * (snr**2 - 1)) for k in (seeds - 1, seeds)]
         assert reached[0] < 3 <= reached[1]

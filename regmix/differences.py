@@ -1,0 +1,282 @@
+"""Differences: do mixtures, runs or models differ by more than seeds do, metric by metric?
+
+Runs are paired by seed where they share seeds: they then differ by what is compared alone. The
+noise of a difference is that of two runs of one mixture, with its degrees of freedom; the many
+metrics that one looks at are paid for in the p-values (Holm 1979).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from regmix import noise, plain
+from regmix.direction import sign
+from regmix.errors import UserError, unknown_name
+from regmix.folder import StudyFolder
+from regmix.mixture import MixtureFile
+from regmix.noise import NoiseFloor
+from regmix.observations import Observations
+from regmix.store import PROXY_ROLES, Store
+
+NOTHING = "no detectable difference"
+UNKNOWN = "not known: nothing was repeated"
+_HERE = " on these texts"
+"""Said where other texts of the same kind could turn it."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is compared: finished runs of one mixture, or one run."""
+
+    name: str
+    runs: pd.DataFrame
+    """As :meth:`regmix.store.Store.measured` gives them, of one cohort."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Every other subject against the first."""
+
+    subjects: tuple[str, ...]
+    frame: pd.DataFrame
+    """A row for each other subject (``name``) and ``metric``: ``first``, ``value`` (means over the
+    seeds that both have, or over all), ``difference`` (value - first), ``std_error`` (by seeds),
+    ``freedom``, ``p`` (Holm-corrected over the whole table), ``std_error_any``, ``p_any`` (with
+    both sampling errors in full, as if measured on different texts; NaN where not known), ``seeds``
+    (that both have; 0: not paired), ``verdict``."""
+    notes: tuple[str, ...]
+
+    def detected(self, name: str) -> pd.DataFrame:
+        """The metrics on which a subject differs from the first."""
+        own = self.frame[self.frame["name"] == name]
+        return own[own["p"] < 1 - noise.LEVEL]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, NaN as None, for ``--json``."""
+        return {
+            "subjects": list(self.subjects),
+            "differences": plain.records(self.frame),
+            "notes": list(self.notes),
+        }
+
+
+def compare(study: StudyFolder, store: Store, names: Sequence[str]) -> Differences:
+    """Compare finished runs of a study.
+
+    Args:
+        names: mixtures (``natural``, ``uniform``, files' names in ``mixes/``, paths of mixture
+            files) or runs (ids, beginnings of ids, names, paths of their models); a name that
+            is both counts as the mixture, with all of its seeds.
+
+    Raises:
+        UserError: fewer than two, an unknown or ambiguous name, nothing finished on a mixture, no
+            size at which all were trained, or two names for the same runs.
+    """
+    if len(names) < 2:
+        raise UserError("compare: two or more mixtures, runs or models are needed")
+    info, values, errors = store.measured()
+    found = [_find(study, info, name) for name in names]
+    subjects, notes = _one_cohort(found, info)
+    for i, a in enumerate(subjects):
+        for b in subjects[i + 1 :]:
+            shared = a.runs.index.intersection(b.runs.index)
+            if len(shared):
+                raise UserError(f"compare: '{a.name}' and '{b.name}' share run {shared[0]}")
+    metrics = _common_metrics(subjects, values, notes)
+    floor = _floor(subjects, info, values, metrics, notes)
+    rows = [
+        _row(subjects[0], other, m, values[m], errors[m], floor, study)
+        for other in subjects[1:]
+        for m in metrics
+    ]
+    frame = pd.DataFrame(rows)
+    frame["p"], frame["p_any"] = (noise.holm(frame[c].tolist()) for c in ("p", "p_any"))
+    frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
+    frame = frame.drop(columns="sign")
+    return Differences(tuple(s.name for s in subjects), frame, tuple(notes))
+
+
+def _find(study: StudyFolder, info: pd.DataFrame, name: str) -> Subject:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        mixture = MixtureFile.load(path, study.domains).mixture.id
+        return _of_mixture(name, info, mixture)
+    if path.is_dir():
+        return _of_model(study, info, path)
+    files = {p.stem for p in study.layout.mixes.glob("*.yaml")}
+    if name in files or name in study.references():
+        return _of_mixture(name, info, study.mixture(name).id)
+    own = info[info["name"] == name]
+    if own.empty:
+        own = info[info.index.str.startswith(name)] if name else own
+    if len(own) > 1:
+        raise UserError(
+            f"compare: '{name}' could be any of {', '.join(own.index[:5])}; give the run's id"
+        )
+    if own.empty:
+        valid = {*study.references(), *files, *map(str, info["name"])}
+        raise unknown_name("mixture or finished run", name, valid, "compare")
+    return Subject(name, own)
+
+
+def _of_mixture(name: str, info: pd.DataFrame, mixture: str) -> Subject:
+    own = info[info["mixture"] == mixture]
+    if own.empty:
+        raise UserError(f"compare: no finished run was trained on mixture '{name}'")
+    return Subject(name, own)
+
+
+def _of_model(study: StudyFolder, info: pd.DataFrame, path: Path) -> Subject:
+    runs = study.layout.runs.resolve()
+    for folder in (path.resolve(), *path.resolve().parents):
+        if folder.parent == runs and folder.name in info.index:
+            return Subject(str(path), info.loc[[folder.name]])
+    raise UserError(f"compare: {path}: no model of a finished run of this study ({runs})")
+
+
+def _one_cohort(found: Sequence[Subject], info: pd.DataFrame) -> tuple[list[Subject], list[str]]:
+    """The subjects at the one size and horizon that says most: most seeds, then largest."""
+    shared = set.intersection(*(set(s.runs["cohort"]) for s in found))
+    if not shared:
+        if any(len(s.runs) > 1 for s in found):
+            raise UserError(
+                "compare: "
+                + "; ".join(f"'{s.name}' has {_sizes(s.runs)}" for s in found)
+                + ": no size at which all were trained"
+            )
+        return list(found), [
+            "the runs differ in model, training or data: what differs may not be the mixture"
+        ]
+    seeds = {c: min(int((s.runs["cohort"] == c).sum()) for s in found) for c in shared}
+    largest = info.groupby("cohort")["parameters"].max()
+    chosen = max(sorted(shared), key=lambda c: (seeds[c], float(largest.fillna(0)[c])))
+    notes = []
+    if len(shared) > 1:
+        kept = pd.concat([s.runs[s.runs["cohort"] == chosen] for s in found])
+        notes.append(f"of {len(shared)} sizes that all were trained at: {_sizes(kept)}")
+    return [Subject(s.name, s.runs[s.runs["cohort"] == chosen]) for s in found], notes
+
+
+def _sizes(runs: pd.DataFrame) -> str:
+    roles = sorted({"proxies" if r in PROXY_ROLES else f"{r} runs" for r in runs["role"]})
+    return " and ".join(roles)
+
+
+def _common_metrics(
+    subjects: Sequence[Subject], values: pd.DataFrame, notes: list[str]
+) -> list[str]:
+    runs = [r for s in subjects for r in s.runs.index]
+    had = values.loc[runs].notna()
+    metrics = [str(m) for m in values if had[m].all()]
+    if not metrics:
+        raise UserError("compare: no metric that all of these runs have")
+    lacking = [str(m) for m in values if had[m].any() and not had[m].all()]
+    if lacking:
+        notes.append(f"not compared, since some of the runs lack them: {', '.join(lacking)}")
+    return metrics
+
+
+def _floor(
+    subjects: Sequence[Subject],
+    info: pd.DataFrame,
+    values: pd.DataFrame,
+    metrics: list[str],
+    notes: list[str],
+) -> NoiseFloor:
+    """The noise of runs like these; where none of them was repeated, that of the proxies."""
+    own = _of_runs(info[info["cohort"].isin(subjects[0].runs["cohort"])], values, metrics)
+    if noise.freedom(own):
+        return noise.floor(own)
+    proxies = info[info["role"].isin(PROXY_ROLES)]
+    for cohort in proxies["cohort"].value_counts().index:
+        known = _of_runs(proxies[proxies["cohort"] == cohort], values, metrics)
+        if noise.freedom(known):
+            notes.append("none of these was repeated: the seed noise is that of the proxies")
+            return noise.floor(known)
+    return noise.floor(own)
+
+
+def _of_runs(info: pd.DataFrame, values: pd.DataFrame, metrics: list[str]) -> Observations:
+    """Runs of one cohort that have all of the metrics."""
+    whole = values.loc[info.index, metrics].dropna()
+    mixtures = info.loc[whole.index, "mixture"]
+    repeated = mixtures.duplicated(keep=False)
+    return Observations(
+        weights=pd.DataFrame(index=whole.index),
+        metrics=whole,
+        info=info.loc[whole.index],
+        replicates=whole[repeated].assign(mixture=mixtures[repeated]),
+    )
+
+
+def _row(
+    first: Subject,
+    other: Subject,
+    metric: str,
+    values: pd.Series,
+    errors: pd.Series,
+    floor: NoiseFloor,
+    study: StudyFolder,
+) -> dict[str, Any]:
+    a, b = (values.loc[s.runs.index].to_numpy(dtype=float) for s in (first, other))
+    pairs = _by_seed(first.runs, other.runs, values)
+    sigma, freedom = floor.at_most(metric)
+    if len(pairs):
+        a, b = pairs.T
+        error = sigma * math.sqrt(2 / len(pairs))
+        if len(pairs) - 1 > freedom:  # what the pairs themselves say is known better
+            error = float((b - a).std(ddof=1)) / math.sqrt(len(pairs))
+            freedom = len(pairs) - 1
+    else:
+        error = sigma * math.sqrt(1 / len(a) + 1 / len(b))
+    difference = float(b.mean() - a.mean())
+    sampled = [float((errors.loc[s.runs.index] ** 2).mean()) for s in (first, other)]
+    any_error = math.sqrt(error**2 + sum(sampled))
+    return {
+        "name": other.name,
+        "metric": metric,
+        "first": float(a.mean()),
+        "value": float(b.mean()),
+        "difference": difference,
+        "std_error": error,
+        "freedom": freedom,
+        "p": _p(difference, error, freedom),
+        "std_error_any": any_error,
+        "p_any": _p(difference, any_error, freedom),
+        "seeds": len(pairs),
+        "sign": sign(metric, study.config.objective.directions),
+    }
+
+
+def _by_seed(a: pd.DataFrame, b: pd.DataFrame, values: pd.Series) -> np.ndarray:
+    """Values of the runs that share a seed, shape ``(n_seeds, 2)``."""
+    first, second = (
+        values.loc[runs.index].groupby(runs["seed"]).mean() for runs in (a, b)
+    )  # no group for a seed that is not known
+    shared = first.index.intersection(second.index)
+    return np.column_stack([first[shared], second[shared]])
+
+
+def _p(difference: float, error: float, freedom: int) -> float:
+    if freedom < 1 or math.isnan(error):
+        return float("nan")
+    if error == 0:
+        return 1.0 if difference == 0 else 0.0
+    return float(2 * stats.t.sf(abs(difference) / error, freedom))
+
+
+def _verdict(row: Mapping[Any, Any]) -> str:
+    if math.isnan(row["p"]):
+        return UNKNOWN
+    if row["p"] >= 1 - noise.LEVEL:
+        return NOTHING
+    better = row["difference"] * row["sign"] < 0
+    return ("better" if better else "worse") + (_HERE if row["p_any"] >= 1 - noise.LEVEL else "")
