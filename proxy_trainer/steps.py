@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from proxy_trainer import arrays
 from proxy_trainer.corpus import build_corpus
 from proxy_trainer.data import build
 from proxy_trainer.data.contamination import table
-from proxy_trainer.launch import local, running
+from proxy_trainer.launch import devices, local, running
 from proxy_trainer.launch.gang import Gang, train_gang
 from proxy_trainer.launch.running import Launch, Outcome
 from proxy_trainer.watch import trackers
@@ -25,13 +26,18 @@ Progress = Callable[[int, int], None]
 
 
 def workers(settings: LaunchConfig) -> int:
-    """Processes to use: as the settings say, or one per core."""
+    """Processes that train: as the settings say, or by this machine's devices or cores."""
+    return _processes(devices.settled(settings))
+
+
+def _processes(settings: LaunchConfig) -> int:
+    """As the settings say, or one per core."""
     return settings.workers or len(local.cores())
 
 
 def build_data(study: Study, progress: Progress | None = None) -> DataManifest:
     """Tokenise a study's sources; see :func:`proxy_trainer.data.build.build`."""
-    processes = workers(study.config.launch)
+    processes = _processes(study.config.launch)
     return build.build(study.layout, study.config, workers=processes, progress=progress)
 
 
@@ -44,7 +50,7 @@ def contamination(
     """A row a domain and benchmark; see :func:`proxy_trainer.data.build.contaminations`."""
     found = build.contaminations(
         study.layout, study.config, benchmarks,
-        ngram=ngram, workers=workers(study.config.launch), progress=progress,
+        ngram=ngram, workers=_processes(study.config.launch), progress=progress,
     )  # fmt: skip
     return table(found)
 
@@ -69,8 +75,10 @@ def members(study: Study, run_ids: Sequence[str], settings: LaunchConfig) -> int
         return settings.members
     if settings.launcher != local.LocalLauncher.name or not run_ids:
         return 1
-    share = -(-len(run_ids) // workers(settings))
-    return arrays.best_members(RunSpec.load(study.layout.run(run_ids[0]).spec), share)
+    settings = devices.settled(settings)
+    share = -(-len(run_ids) // _processes(settings))
+    device = None if settings.gpus_per_worker else torch.device("cpu")
+    return arrays.best_members(RunSpec.load(study.layout.run(run_ids[0]).spec), share, device)
 
 
 def check(study: Study, run_ids: Sequence[str], settings: LaunchConfig | None = None) -> Launch:
@@ -84,11 +92,11 @@ def check(study: Study, run_ids: Sequence[str], settings: LaunchConfig | None = 
         UserError: the data is not what the study says, the launcher cannot start the workers, or a
             tracker is not installed.
     """
-    settings = settings or study.config.launch
+    settings = devices.settled(settings or study.config.launch)
     build.load_manifest(study.layout, study.config)
     trackers.check(settings.watch)
     open_runs = [r for r in run_ids if not study.layout.run(r).done.exists()]
-    wanted = max(1, min(workers(settings), len(open_runs)))
+    wanted = max(1, min(_processes(settings), len(open_runs)))
     return running.prepare(study.layout, open_runs, settings, wanted)
 
 
@@ -152,7 +160,7 @@ def train_sharded(
             cannot start the processes, or a tracker is not installed.
         RegmixError: the processes could not go on, or were told to end.
     """
-    settings = settings or study.config.launch
+    settings = devices.settled(settings or study.config.launch)
     build.load_manifest(study.layout, study.config)
     trackers.check(settings.watch)
     made = Gang(

@@ -25,7 +25,7 @@ class Order:
     workers: int
     """Processes, each with its own device or core."""
     gpus: int = 0
-    """Devices a worker; 0: it computes on one core."""
+    """Devices a worker; 0: it computes on one core, and sees no device."""
     submission: str = ""
     """Under which ``launch/<id>.json`` it is kept; workers are given it, see :func:`command`."""
 

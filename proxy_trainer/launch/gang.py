@@ -126,7 +126,7 @@ def _under_way(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch
 
 def _start(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch:
     launcher = _launcher(settings, f"{study.config}: launch.launcher")
-    gpus = min(settings.gpus_per_worker, 1)
+    gpus = min(settings.gpus_per_worker or 0, 1)
     new = Submission.new(study, [gang.run_id], settings, gang.world)
     submission = replace(new, gang=True, order=replace(new.order, gpus=gpus))
     order = GangOrder(

@@ -415,7 +415,8 @@ def test_processes_that_hang_as_they_are_told_to_end_do_not_stay(study: Study) -
     from proxy_trainer.launch.gang_node import Node
 
     made = gang(study, planned(study, LONG))
-    node = Node(made, 0, None, study.layout.launches / "node.log", end_seconds=2.0)
+    wanted = GangOrder(study.layout.root, 2, gang=made, retries=0, since=0)
+    node = Node(wanted, 0, None, study.layout.launches / "node.log", end_seconds=2.0)
     until(come_to(made.run, 50))
     frozen = processes(made.run)[1]
     os.kill(frozen, signal.SIGSTOP)
