@@ -81,12 +81,19 @@ def members(study: Study, run_ids: Sequence[str], settings: LaunchConfig) -> int
     return arrays.best_members(RunSpec.load(study.layout.run(run_ids[0]).spec), share, device)
 
 
-def check(study: Study, run_ids: Sequence[str], settings: LaunchConfig | None = None) -> Launch:
+def check(
+    study: Study,
+    run_ids: Sequence[str],
+    settings: LaunchConfig | None = None,
+    *,
+    detached: bool = False,
+) -> Launch:
     """Make sure that workers could be started for runs, without starting any.
 
     Args:
         run_ids: in the order in which they are started.
         settings: default: the study's ``launch``.
+        detached: the workers are to outlive the command.
 
     Raises:
         UserError: the data is not what the study says, the launcher cannot start the workers, or a
@@ -97,16 +104,22 @@ def check(study: Study, run_ids: Sequence[str], settings: LaunchConfig | None = 
     trackers.check(settings.watch)
     open_runs = [r for r in run_ids if not study.layout.run(r).done.exists()]
     wanted = max(1, min(_processes(settings), len(open_runs)))
-    return running.prepare(study.layout, open_runs, settings, wanted)
+    return running.prepare(study.layout, open_runs, settings, wanted, detached=detached)
 
 
-def submit(study: Study, run_ids: Sequence[str], settings: LaunchConfig | None = None) -> Launch:
+def submit(
+    study: Study,
+    run_ids: Sequence[str],
+    settings: LaunchConfig | None = None,
+    *,
+    detached: bool = False,
+) -> Launch:
     """Start workers for runs; finished runs are skipped, interrupted ones go on.
 
     Raises:
         UserError: as :func:`check`, before anything starts.
     """
-    launch = check(study, run_ids, settings)
+    launch = check(study, run_ids, settings, detached=detached)
     for run in map(study.layout.run, launch.submission.runs):
         if run.failed.exists():  # asked for again: with all its attempts
             shutil.rmtree(run.claims, ignore_errors=True)

@@ -156,6 +156,13 @@ class CrewLauncher(Generic[Settings]):
     def _files(self, study: Path, job_id: str) -> JobFiles:
         return JobFiles.of(study, self.name, job_id)
 
+    def _cancel_by_file(self, study: Path, job_ids: Sequence[str]) -> None:
+        """Have jobs end whose system cannot be asked: whoever watches their workers looks there."""
+        for job_id in job_ids:
+            files = self._files(study, job_id)
+            if files.ended() is None:
+                files.cancel()
+
 
 def check_seen(study: Path) -> None:
     """Make sure that this node sees a study.

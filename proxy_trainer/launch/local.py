@@ -24,6 +24,7 @@ from proxy_trainer.launch.base import Job, JobState, Order
 from proxy_trainer.launch.environment import training_environment
 from proxy_trainer.launch.gang import GangOrder
 from proxy_trainer.launch.gang_node import Node, conclude
+from proxy_trainer.launch.submissions import Submission
 from regmix import claims
 from regmix.claims import Process
 from regmix.errors import UserError
@@ -107,6 +108,8 @@ class LocalLauncher:
 
     def check(self, order: Order) -> None:
         """Count the devices; cores may be shared."""
+        if order.detached:
+            raise UserError("launch.launcher: workers of 'local' end with their command")
         found = len(devices.visible()) if order.gpus else 0
         if found < order.workers * order.gpus:
             raise UserError(
@@ -145,7 +148,7 @@ class LocalLauncher:
 
     def poll(self, study: Path, job_ids: list[str]) -> list[Job]:
         """Look after the workers, if they are this process's; else whether their command lives."""
-        return [self._look_after(i) if self._is_mine(i) else _look(i) for i in job_ids]
+        return [self._look_after(i) if self._is_mine(i) else _look(study, i) for i in job_ids]
 
     def cancel(self, study: Path, job_ids: list[str]) -> None:
         """Ask commands to end their workers.
@@ -320,11 +323,18 @@ def _work(order: Order, number: int, core: int | None, share: str, messages: Con
     os._exit(code)  # skips torch's slow teardown; everything is flushed and closed by now
 
 
-def _look(job_id: str) -> Job:
+def _look(study: Path, job_id: str) -> Job:
     job = _JobId.parse(job_id)
-    if not job.here:
-        return Job(job_id, "running", f"on {job.host}, which alone can tell")
-    return Job(job_id, "running" if job.lives else "ended")
+    if job.here:
+        return Job(job_id, "running" if job.lives else "ended")
+    layout = StudyLayout(study)
+    submission = Submission.load(layout, job.submission)
+    # The other machine may be gone for good, as containers go; what it holds tells.
+    fresh = time.time() - submission.when < submission.settings.claim_seconds
+    glance = claims.Glance(layout.runs)
+    last = (claims.last(layout.run(run_id).claims) for run_id in submission.runs)
+    held = any(e is not None and e.process.host == job.host and glance.holds(e) for e in last)
+    return Job(job_id, "running" if fresh or held else "ended")
 
 
 def _logs(study: Path, submission: str) -> Path:

@@ -157,7 +157,7 @@ def test_submitted_and_left_it_can_be_cancelled_and_read_from_elsewhere(
     (made,) = submissions(study.layout)
     assert made.jobs == ("17", "18")
     assert sorted(made.runs) == sorted(ids)
-    assert made.order == Order(root, 3, 0, made.submission_id)
+    assert made.order == Order(root, 3, 0, made.submission_id, detached=True)
     (root / "job-17.out").write_text(f"hello\nrun {ids[0]}: claimed at step 0\n")
     assert "hello" in here("logs", root)[1]
     of_run = here("logs", root, ids[0][:8])[1]
