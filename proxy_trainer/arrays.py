@@ -82,12 +82,13 @@ def _lacks_memory(exc: RuntimeError | MemoryError) -> bool:
     return known or "can't allocate memory" in str(exc)
 
 
-def best_members(spec: RunSpec, limit: int) -> int:
+def best_members(spec: RunSpec, limit: int, device: torch.device | None = None) -> int:
     """The number of members, at most ``limit``, from which on more do not train faster.
 
-    Found by a short trial of 1, 2, 4 … members on this process's device. It changes no result.
+    Found by a short trial of 1, 2, 4 … members on a device, by default this process's. It changes
+    no result.
     """
-    device = choose_device()
+    device = device or choose_device()
     members, rate, step = 1, *_rate(spec, 1, device)
     if device.type == "cpu" and step > SLOW_STEP:
         return 1

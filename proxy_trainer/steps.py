@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from proxy_trainer import arrays
 from proxy_trainer.corpus import build_corpus
 from proxy_trainer.data import build
 from proxy_trainer.data.contamination import table
 from proxy_trainer.evals import kept_tasks
-from proxy_trainer.launch import local, running
+from proxy_trainer.launch import devices, local, running
 from proxy_trainer.launch.gang import Gang, train_gang
 from proxy_trainer.launch.running import Launch, Outcome
 from proxy_trainer.watch import trackers
@@ -26,7 +27,12 @@ Progress = Callable[[int, int], None]
 
 
 def workers(settings: LaunchConfig) -> int:
-    """Processes to use: as the settings say, or one per core."""
+    """Processes that train: as the settings say, or by this machine's devices or cores."""
+    return _processes(devices.settled(settings))
+
+
+def _processes(settings: LaunchConfig) -> int:
+    """As the settings say, or one per core."""
     return settings.workers or len(local.cores())
 
 
@@ -35,7 +41,7 @@ def build_data(study: Study, progress: Progress | None = None) -> DataManifest:
 
     See :func:`proxy_trainer.data.build.build`, :func:`proxy_trainer.evals.kept_tasks.take_in`.
     """
-    processes = workers(study.config.launch)
+    processes = _processes(study.config.launch)
     kept_tasks.take_in(study.layout, study.config.evaluate)
     return build.build(study.layout, study.config, workers=processes, progress=progress)
 
@@ -49,7 +55,7 @@ def contamination(
     """A row a domain and benchmark; see :func:`proxy_trainer.data.build.contaminations`."""
     found = build.contaminations(
         study.layout, study.config, benchmarks,
-        ngram=ngram, workers=workers(study.config.launch), progress=progress,
+        ngram=ngram, workers=_processes(study.config.launch), progress=progress,
     )  # fmt: skip
     return table(found)
 
@@ -74,36 +80,51 @@ def members(study: Study, run_ids: Sequence[str], settings: LaunchConfig) -> int
         return settings.members
     if settings.launcher != local.LocalLauncher.name or not run_ids:
         return 1
-    share = -(-len(run_ids) // workers(settings))
-    return arrays.best_members(RunSpec.load(study.layout.run(run_ids[0]).spec), share)
+    settings = devices.settled(settings)
+    share = -(-len(run_ids) // _processes(settings))
+    device = None if settings.gpus_per_worker else torch.device("cpu")
+    return arrays.best_members(RunSpec.load(study.layout.run(run_ids[0]).spec), share, device)
 
 
-def check(study: Study, run_ids: Sequence[str], settings: LaunchConfig | None = None) -> Launch:
+def check(
+    study: Study,
+    run_ids: Sequence[str],
+    settings: LaunchConfig | None = None,
+    *,
+    detached: bool = False,
+) -> Launch:
     """Make sure that workers could be started for runs, without starting any.
 
     Args:
         run_ids: in the order in which they are started.
         settings: default: the study's ``launch``.
+        detached: the workers are to outlive the command.
 
     Raises:
         UserError: the data is not what the study says, the launcher cannot start the workers, or a
             tracker is not installed.
     """
-    settings = settings or study.config.launch
+    settings = devices.settled(settings or study.config.launch)
     build.load_manifest(study.layout, study.config)
     trackers.check(settings.watch)
     open_runs = [r for r in run_ids if not study.layout.run(r).done.exists()]
-    wanted = max(1, min(workers(settings), len(open_runs)))
-    return running.prepare(study.layout, open_runs, settings, wanted)
+    wanted = max(1, min(_processes(settings), len(open_runs)))
+    return running.prepare(study.layout, open_runs, settings, wanted, detached=detached)
 
 
-def submit(study: Study, run_ids: Sequence[str], settings: LaunchConfig | None = None) -> Launch:
+def submit(
+    study: Study,
+    run_ids: Sequence[str],
+    settings: LaunchConfig | None = None,
+    *,
+    detached: bool = False,
+) -> Launch:
     """Start workers for runs; finished runs are skipped, interrupted ones go on.
 
     Raises:
         UserError: as :func:`check`, before anything starts.
     """
-    launch = check(study, run_ids, settings)
+    launch = check(study, run_ids, settings, detached=detached)
     for run in map(study.layout.run, launch.submission.runs):
         if run.failed.exists():  # asked for again: with all its attempts
             shutil.rmtree(run.claims, ignore_errors=True)
@@ -157,7 +178,7 @@ def train_sharded(
             cannot start the processes, or a tracker is not installed.
         RegmixError: the processes could not go on, or were told to end.
     """
-    settings = settings or study.config.launch
+    settings = devices.settled(settings or study.config.launch)
     build.load_manifest(study.layout, study.config)
     trackers.check(settings.watch)
     made = Gang(

@@ -230,12 +230,12 @@ def train(
     )
     ids = opened.open_runs(retry_failed=retry_failed)
     if dry_run:
-        steps.check(opened, ids, settings)
+        steps.check(opened, ids, settings, detached=detach)
         count, members = steps.workers(settings), steps.members(opened, ids, settings)
         console.show_estimate(opened.estimate(ids, settings, count, members))
         return
     if detach:
-        submission = steps.submit(opened, ids, settings).submission
+        submission = steps.submit(opened, ids, settings, detached=True).submission
         console.show_submitted(submission.launcher, submission.jobs, opened.layout.root)
         return
     with console.TerminalDisplay().training(opened, ids, "Training") as poll:
@@ -268,7 +268,9 @@ def logs(
     run_id = None if run is None else records.find_run(layout, run)
     folder = None if run_id is None else layout.run(run_id).claims
     failures = [] if folder is None else claims.failures(claims.log(folder))
-    console.show_log(running.logs(layout), run_id, failures)
+    troubles: list[RegmixError] = []
+    console.show_log(running.logs(layout, troubles.append), run_id, failures)
+    running.raise_all(troubles)  # what there is has been shown
 
 
 @app.command()

@@ -64,7 +64,7 @@ swarm:
 #   limits: {{reference: natural, worse: 0.0, confidence: 0.9}} # no metric worse than natural
 
 # fit: {{regressor: auto, folds: 5, bootstraps: 12}}
-# launch: {{workers: 8}}            # default: one per core of this machine; docs/LAUNCHING.md
+# launch: {{workers: 8}}            # default: one per device, or core; docs/LAUNCHING.md
 """
 
 

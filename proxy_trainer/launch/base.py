@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
+from regmix.errors import UserError
+
 JobState = Literal["waiting", "running", "ended", "failed"]
 """``ended``: the worker found no more work, or was cancelled. ``failed``: it could not go on."""
 
@@ -25,9 +27,11 @@ class Order:
     workers: int
     """Processes, each with its own device or core."""
     gpus: int = 0
-    """Devices a worker; 0: it computes on one core."""
+    """Devices a worker; 0: it computes on one core, and sees no device."""
     submission: str = ""
     """Under which ``launch/<id>.json`` it is kept; workers are given it, see :func:`command`."""
+    detached: bool = False
+    """Whether the command ends before they do; refuse it where they would end with the command."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,10 @@ def command(order: Order) -> list[str]:
     """What one worker of an order is started with, where the launcher starts it by a command."""
     given = ["--submission", order.submission] if order.submission else []
     return [sys.executable, "-m", "proxy_trainer.worker", str(order.study), *given]
+
+
+class Unreachable(UserError):
+    """The system that has the jobs does not answer: nobody knows whether they live."""
 
 
 class Launcher(Protocol):
@@ -68,7 +76,11 @@ class Launcher(Protocol):
         """Start the workers; the ids of their jobs."""
 
     def poll(self, study: Path, job_ids: list[str]) -> list[Job]:
-        """The jobs' states, in the order of the ids."""
+        """The jobs' states, in the order of the ids.
+
+        Raises:
+            RegmixError: the system does not tell them now; whoever waits asks again.
+        """
 
     def cancel(self, study: Path, job_ids: list[str]) -> None:
         """Ask the workers to leave a checkpoint and end; jobs that have ended are left alone."""

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from proxy_trainer.exits import OK, REQUEUE
+from proxy_trainer.launch import devices
 from proxy_trainer.launch.base import Job, Order, command
 from proxy_trainer.launch.environment import training_environment
 from regmix.errors import RegmixError, UserError
 from regmix.files import read_json, write_json, write_text
-
-DEVICES = "CUDA_VISIBLE_DEVICES"
 
 # Run in the worker's place until it becomes the worker: whatever ends the process that watches it,
 # the system then sends SIGTERM, and the worker leaves its checkpoints. PR_SET_PDEATHSIG is 1.
@@ -97,7 +96,7 @@ class Crew:
     study: Path
     workers: int
     gpus: int
-    """Devices a worker; 0: it computes on cores."""
+    """Devices a worker; 0: it computes on cores, and sees no device."""
     command: tuple[str, ...]
     """What starts a worker, by the path of its Python, which every node has."""
 
@@ -109,13 +108,11 @@ class Crew:
         """
         check_seen(self.study)
         files.folder.mkdir(parents=True, exist_ok=True)
-        devices, cores = self._devices(), self._cores()
-        return [self._start(files.log(i), devices[i], cores[i]) for i in range(self.workers)]
+        shares, cores = devices.shares(devices.named(), self.workers, self.gpus), self._cores()
+        return [self._start(files.log(i), shares[i], cores[i]) for i in range(self.workers)]
 
-    def _start(self, log: Path, devices: str | None, cores: set[int]) -> subprocess.Popen[bytes]:
-        environment = training_environment()
-        if devices is not None:
-            environment[DEVICES] = devices
+    def _start(self, log: Path, share: str, cores: set[int]) -> subprocess.Popen[bytes]:
+        environment = training_environment(share)
         with log.open("ab") as stream:
             process = subprocess.Popen(  # noqa: S603 (the command is the project's own)
                 [sys.executable, "-c", _TIED, str(os.getpid()), *self.command],
@@ -124,18 +121,6 @@ class Crew:
         if cores:
             os.sched_setaffinity(process.pid, cores)
         return process
-
-    def _devices(self) -> list[str | None]:
-        if not self.gpus:
-            return [None] * self.workers
-        visible = [d for d in os.environ.get(DEVICES, "").split(",") if d]
-        wanted = self.workers * self.gpus
-        if len(visible) < wanted:
-            raise RegmixError(
-                f"{self.workers} workers of {self.gpus} devices need {wanted}; this node's job was "
-                f"given {len(visible)} ({DEVICES}={os.environ.get(DEVICES, '')!r})"
-            )
-        return [",".join(visible[i * self.gpus : (i + 1) * self.gpus]) for i in range(self.workers)]
 
     def _cores(self) -> list[set[int]]:
         """Equal shares of the cores that the job may use; empty where they do not go round."""
@@ -170,6 +155,13 @@ class CrewLauncher(Generic[Settings]):
 
     def _files(self, study: Path, job_id: str) -> JobFiles:
         return JobFiles.of(study, self.name, job_id)
+
+    def _cancel_by_file(self, study: Path, job_ids: Sequence[str]) -> None:
+        """Have jobs end whose system cannot be asked: whoever watches their workers looks there."""
+        for job_id in job_ids:
+            files = self._files(study, job_id)
+            if files.ended() is None:
+                files.cancel()
 
 
 def check_seen(study: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from proxy_trainer.launch.devices import VISIBLE
+
 _DEFAULTS = {
     # Figures do not depend on how many cores there are.
     "OMP_NUM_THREADS": "1",
@@ -13,6 +15,11 @@ _DEFAULTS = {
 }
 
 
-def training_environment() -> dict[str, str]:
-    """This process's variables for one that trains, with ours where the person gives none."""
-    return {**_DEFAULTS, **os.environ, "PYTHONUNBUFFERED": "1"}
+def training_environment(devices: str | None = None) -> dict[str, str]:
+    """This process's variables for one that trains, with ours where the person gives none.
+
+    Args:
+        devices: that it sees, see :func:`proxy_trainer.launch.devices.shares`; default: the same.
+    """
+    own = {} if devices is None else {VISIBLE: devices}
+    return {**_DEFAULTS, **os.environ, "PYTHONUNBUFFERED": "1", **own}

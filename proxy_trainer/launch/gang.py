@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from proxy_trainer.launch import registry, running
-from proxy_trainer.launch.base import Launcher, Order
+from proxy_trainer.launch.base import Launcher, Order, Unreachable
 from proxy_trainer.launch.running import Launch
 from proxy_trainer.launch.submissions import Submission, submissions
 from regmix import claims
@@ -119,14 +119,18 @@ def _under_way(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch
         if not known or found.cancelled or found.launcher == "local":
             continue
         launch = Launch(study, found, _launcher(found.settings, f"{study.launches}"))
-        if any(job.state in ("waiting", "running") for job in launch.poll()):
+        try:
+            jobs = launch.poll()
+        except Unreachable:  # if it lives after all, the claim on the run says so
+            continue
+        if any(job.state in ("waiting", "running") for job in jobs):
             return launch
     return None
 
 
 def _start(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch:
     launcher = _launcher(settings, f"{study.config}: launch.launcher")
-    gpus = min(settings.gpus_per_worker, 1)
+    gpus = min(settings.gpus_per_worker or 0, 1)
     new = Submission.new(study, [gang.run_id], settings, gang.world)
     submission = replace(new, gang=True, order=replace(new.order, gpus=gpus))
     order = GangOrder(

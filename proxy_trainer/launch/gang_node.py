@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy_trainer.exits import BUSY, KILLED, OK, REFUSED, REQUEUE
+from proxy_trainer.launch import devices
 from proxy_trainer.launch.crew import check_seen
 from proxy_trainer.launch.environment import training_environment
 from proxy_trainer.launch.gang import Gang, GangOrder
@@ -74,7 +75,7 @@ class Node:
 
     def __init__(
         self,
-        gang: Gang,
+        order: GangOrder,
         number: int,
         meeting: Meeting | None,
         log: Path,
@@ -92,13 +93,15 @@ class Node:
         Raises:
             RegmixError: this node does not see the study.
         """
+        gang = order.gang
         check_seen(gang.study)
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log, self._end_seconds = log, end_seconds
         self._deadline = float("inf")
         command = [sys.executable, "-c", _DEAF, sys.executable]
         command += _torchrun(gang, number, meeting) + _processes(gang, end_seconds)
-        environment = training_environment()
+        # With devices, its processes choose from those of the node by their number there.
+        environment = training_environment(None if order.gpus else devices.NONE)
         begins = (
             f"{time.strftime('%Y-%m-%d %H:%M:%S')} run {gang.run_id}: {gang.processes} of "
             f"{gang.world} processes begin on {socket.gethostname()}\n"

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from proxy_trainer.exits import BROKEN, OK, REQUEUE
+from proxy_trainer.launch import devices
 from proxy_trainer.launch.base import Job, JobState, Order
 from proxy_trainer.launch.environment import training_environment
 from proxy_trainer.launch.gang import GangOrder
 from proxy_trainer.launch.gang_node import Node, conclude
+from proxy_trainer.launch.submissions import Submission
 from regmix import claims
 from regmix.claims import Process
 from regmix.errors import UserError
@@ -97,6 +99,8 @@ class LocalLauncher:
     def __init__(self) -> None:
         self._order: Order | None = None
         self._places: list[_Place] = []
+        self._shares: list[str] = []
+        """The devices of each place."""
         self._gang: _LocalGang | None = None
         self._handlers: dict[signal.Signals, Any] = {}
         self._asked_to_end = False
@@ -104,20 +108,21 @@ class LocalLauncher:
 
     def check(self, order: Order) -> None:
         """Count the devices; cores may be shared."""
-        if order.gpus:
-            import torch
-
-            found = torch.cuda.device_count()
-            if found < order.workers * order.gpus:
-                raise UserError(
-                    f"launch: {order.workers} workers with {order.gpus} devices each, this machine "
-                    f"has {found}; lower launch.workers or launch.gpus_per_worker"
-                )
+        if order.detached:
+            raise UserError("launch.launcher: workers of 'local' end with their command")
+        found = len(devices.visible()) if order.gpus else 0
+        if found < order.workers * order.gpus:
+            raise UserError(
+                f"launch: {order.workers} workers with {order.gpus} devices each, this machine "
+                f"has {found}; lower launch.workers or launch.gpus_per_worker (0: on cores)"
+            )
 
     def submit(self, order: Order) -> list[str]:
         """Start the workers; the one job is this process, which SIGTERM then ends in good order."""
         self._begin(order)
-        self._places = [_start(order, number) for number in range(order.workers)]
+        visible = devices.visible() if order.gpus else []
+        self._shares = devices.shares(visible, order.workers, order.gpus)
+        self._places = [self._start(number) for number in range(order.workers)]
         return [str(_JobId.mine(order))]
 
     def check_gang(self, order: GangOrder) -> None:
@@ -143,7 +148,7 @@ class LocalLauncher:
 
     def poll(self, study: Path, job_ids: list[str]) -> list[Job]:
         """Look after the workers, if they are this process's; else whether their command lives."""
-        return [self._look_after(i) if self._is_mine(i) else _look(i) for i in job_ids]
+        return [self._look_after(i) if self._is_mine(i) else _look(study, i) for i in job_ids]
 
     def cancel(self, study: Path, job_ids: list[str]) -> None:
         """Ask commands to end their workers.
@@ -229,7 +234,6 @@ class LocalLauncher:
 
     def _replace(self, place: _Place) -> None:
         """Put a new worker where one was killed."""
-        assert self._order is not None
         place.false_starts += 1
         if self._asked_to_end or place.false_starts > FALSE_STARTS:
             place.reason = (
@@ -239,8 +243,24 @@ class LocalLauncher:
             )
             return
         place.messages.close()
-        fresh = _start(self._order, place.number)
+        fresh = self._start(place.number)
         place.process, place.messages = fresh.process, fresh.messages
+
+    def _start(self, number: int) -> _Place:
+        assert self._order is not None
+        os.environ.update(training_environment())
+        # A fork server imports torch once; a process from it starts in milliseconds.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["proxy_trainer.worker"])
+        ours, theirs = context.Pipe(duplex=False)
+        core = _core(self._order, number)
+        process = context.Process(
+            target=_work, args=(self._order, number, core, self._shares[number], theirs)
+        )
+        process.daemon = True
+        process.start()
+        theirs.close()
+        return _Place(number, process, ours)
 
 
 class _LocalGang:
@@ -253,7 +273,7 @@ class _LocalGang:
     def _started(self) -> Node:
         self._claimed_before = len(claims.log(self._order.gang.run.claims))
         log = _logs(self._order.study, self._order.submission) / "node-0.log"
-        return Node(self._order.gang, 0, None, log, end_seconds=GANG_END_SECONDS)
+        return Node(self._order, 0, None, log, end_seconds=GANG_END_SECONDS)
 
     def look_after(self, job_id: str, *, asked_to_end: bool) -> Job:
         end = self.node.ended()
@@ -273,36 +293,20 @@ class _LocalGang:
         self.node.wait(lambda: True)
 
 
-def _start(order: Order, number: int) -> _Place:
-    os.environ.update(training_environment())
-    # A fork server imports torch once; a process from it starts in milliseconds.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["proxy_trainer.worker"])
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(order, number, _core(order, number), theirs))
-    process.daemon = True
-    process.start()
-    theirs.close()
-    return _Place(number, process, ours)
-
-
 def _core(order: Order, number: int) -> int | None:
     """The core to pin a worker to; none if others may want some of them, and the system knows."""
     mine = cores()
     return mine[number] if len(mine) == order.workers and not order.gpus else None
 
 
-def _work(order: Order, number: int, core: int | None, messages: Connection) -> None:
+def _work(order: Order, number: int, core: int | None, share: str, messages: Connection) -> None:
     """A worker's process: its log in a file, its last words to the command."""
     from proxy_trainer import worker
     from proxy_trainer.processes import die_with_parent
 
     if core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
-    if order.gpus:
-        first = number * order.gpus
-        devices = ",".join(map(str, range(first, first + order.gpus)))
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices
+    os.environ[devices.VISIBLE] = share  # read as CUDA begins, which importing torch does not
     log = (_logs(order.study, order.submission) / f"worker-{number}.log").open("a")
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log.fileno(), stream.fileno())
@@ -319,11 +323,18 @@ def _work(order: Order, number: int, core: int | None, messages: Connection) -> 
     os._exit(code)  # skips torch's slow teardown; everything is flushed and closed by now
 
 
-def _look(job_id: str) -> Job:
+def _look(study: Path, job_id: str) -> Job:
     job = _JobId.parse(job_id)
-    if not job.here:
-        return Job(job_id, "running", f"on {job.host}, which alone can tell")
-    return Job(job_id, "running" if job.lives else "ended")
+    if job.here:
+        return Job(job_id, "running" if job.lives else "ended")
+    layout = StudyLayout(study)
+    submission = Submission.load(layout, job.submission)
+    # The other machine may be gone for good, as containers go; what it holds tells.
+    fresh = time.time() - submission.when < submission.settings.claim_seconds
+    glance = claims.Glance(layout.runs)
+    last = (claims.last(layout.run(run_id).claims) for run_id in submission.runs)
+    held = any(e is not None and e.process.host == job.host and glance.holds(e) for e in last)
+    return Job(job_id, "running" if fresh or held else "ended")
 
 
 def _logs(study: Path, submission: str) -> Path:

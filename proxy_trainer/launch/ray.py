@@ -12,13 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from proxy_trainer.launch.base import Job, Order
+from proxy_trainer.launch.base import Job, Order, Unreachable
 from proxy_trainer.launch.crew import CrewLauncher, JobFiles, missing
 from proxy_trainer.launch.gang import GangOrder
 from proxy_trainer.launch.ray_gang import GangKeeper, Needs
 from proxy_trainer.launch.ray_keeper import Keeper
 from regmix.config import RayConfig
-from regmix.errors import RegmixError, UserError
+from regmix.errors import UserError
 from regmix.hashing import fingerprint
 
 ANSWER_SECONDS = 5.0
@@ -48,8 +48,11 @@ class Ray(CrewLauncher[RayConfig]):
     name: ClassVar[str] = "ray"
 
     def check(self, order: Order) -> None:
-        """See :meth:`Launcher.check`; starts a cluster on this machine if there is none."""
-        ray = self._connected(start=True)
+        """See :meth:`Launcher.check`; starts a cluster on this machine if there is none.
+
+        That cluster ends with the command: workers that are to outlive it need another.
+        """
+        ray = self._connected(start=not order.detached)
         if self._config.autoscaling:
             return
         _check_nodes(ray, self._resources(order), 1, "a worker needs")
@@ -112,10 +115,7 @@ class Ray(CrewLauncher[RayConfig]):
         files = [self._files(study, job_id) for job_id in job_ids]
         settled = {f.job_id: job for f in files if (job := f.ended())}
         waiting = [f for f in files if f.job_id not in settled]
-        try:
-            settled |= self._ask(study, waiting) if waiting else {}
-        except RegmixError as exc:
-            settled |= {f.job_id: _gone(f, str(exc)) for f in waiting}
+        settled |= self._ask(study, waiting) if waiting else {}
         return [settled[job_id] for job_id in job_ids]
 
     def _ask(self, study: Path, waiting: list[JobFiles]) -> dict[str, Job]:
@@ -134,9 +134,12 @@ class Ray(CrewLauncher[RayConfig]):
 
     def cancel(self, study: Path, job_ids: list[str]) -> None:
         """See :meth:`Launcher.cancel`; an actor that no node runs is taken back."""
-        open_jobs = [
-            j.job_id for j in self.poll(study, job_ids) if j.state in ("waiting", "running")
-        ]
+        try:
+            found = self.poll(study, job_ids)
+        except Unreachable:
+            self._cancel_by_file(study, job_ids)
+            return
+        open_jobs = [job.job_id for job in found if job.state in ("waiting", "running")]
         for job_id in open_jobs:
             self._files(study, job_id).cancel()
         if not open_jobs:
@@ -158,6 +161,8 @@ class Ray(CrewLauncher[RayConfig]):
                 found[job_id] = ray.get_actor(job_id, namespace=namespace(study))
             except ValueError:
                 continue
+            except ray.exceptions.RayError as exc:
+                raise Unreachable(f"Ray does not tell of its actors ({exc})") from exc
         return found
 
     def _answering(self, calls: dict[str, Any]) -> set[str]:
@@ -171,24 +176,33 @@ class Ray(CrewLauncher[RayConfig]):
     def _connected(self, *, start: bool = False) -> ModuleType:
         """Ray, in touch with the cluster; the process stays connected.
 
+        Args:
+            start: a cluster on this machine, which ends with this process, where there is none.
+
         Raises:
-            UserError: Ray is not installed, or no cluster answers.
+            UserError: Ray is not installed.
+            Unreachable: no cluster answers.
         """
         ray = _ray()
         if ray.is_initialized():
             return ray
         address = self._config.address or os.environ.get("RAY_ADDRESS")
         quiet = {"log_to_driver": False, "logging_level": "error"}
-        try:
-            ray.init(address=address or "auto", **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as exc:
-            if address or not start:
-                raise UserError(
-                    f"launch.ray.address: no Ray cluster answers at {address or 'this machine'} "
-                    f"({str(exc).strip().splitlines()[0]})"
-                ) from exc
+        own, why = address == "local", "'local' is a cluster that ends with its command"
+        if not own:
+            try:
+                ray.init(address=address or "auto", **quiet)
+            except (ConnectionError, RuntimeError, ValueError) as exc:
+                own, why = not address, str(exc).strip().splitlines()[0]
+        if own and start:
             ray.init(
                 address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet
+            )
+        if not ray.is_initialized():
+            raise Unreachable(
+                f"launch.ray.address: no Ray cluster answers at {address or 'this machine'} "
+                f"({why}); for --detach and further commands there has to be one that lasts, as "
+                "`ray start --head` begins"
             )
         return ray
 

@@ -61,7 +61,7 @@ class GangNode:
         gang = self._order.gang
         try:
             node = Node(
-                gang, self._number, meeting if gang.nodes > 1 else None,
+                self._order, self._number, meeting if gang.nodes > 1 else None,
                 self._files.log(self._number), end_seconds=END_SECONDS,
             )  # fmt: skip
         except RegmixError as exc:

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from proxy_trainer.launch.base import Launcher
-from regmix.errors import unknown_name
+from regmix.errors import UserError, unknown_name
 
 GROUP = "regmix.launchers"
 """Entry point group: ``name = "package.module:Class"``."""
@@ -32,7 +32,7 @@ def launcher(name: str, settings: Any = None, where: str = "launch.launcher") ->
         where: the name stands, for the message.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or its plug-in cannot be loaded.
     """
     kind = _class(name, where)
     made: Launcher = kind() if settings is None else kind(settings)
@@ -46,4 +46,9 @@ def _class(name: str, where: str) -> Any:
     matching = [e for e in entry_points(group=GROUP) if e.name == name]
     if not matching:
         raise unknown_name("launcher", name, names(), where)
-    return matching[0].load()
+    try:
+        return matching[0].load()
+    except (ImportError, AttributeError) as exc:
+        raise UserError(
+            f"{where}: launcher '{name}' cannot be loaded ({matching[0].value}: {exc})"
+        ) from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from proxy_trainer.launch.submissions import Submission, submissions
 from regmix import claims
 from regmix.claims import Glance
 from regmix.config import LaunchConfig
-from regmix.errors import RegmixError
+from regmix.errors import RegmixError, UserError
 from regmix.files import read_json
 from regmix.layout import RunLayout, StudyLayout
 
@@ -23,6 +24,10 @@ POLL_SECONDS = {"local": 0.05}
 POLL_OTHERS_SECONDS = 5.0
 GLANCE_SECONDS = 0.5
 """Between calls of what shows progress."""
+
+
+UNHEARD_SECONDS = 600.0
+"""How long a launcher that does not answer is asked again before waiting ends."""
 
 
 class Cancelled(RegmixError):
@@ -65,17 +70,21 @@ class Launch:
 
         Raises:
             Cancelled: the workers were told to end.
-            RegmixError: a worker could not go on, with its message, and runs are left over.
+            RegmixError: a worker could not go on, with its message, and runs are left over; or the
+                launcher has not answered for long, and workers may be at work.
         """
         pause = POLL_SECONDS.get(self.submission.launcher, POLL_OTHERS_SECONDS)
+        patience = _Patience()
         try:
-            while any(job.state in ("waiting", "running") for job in self.poll()):
+            while True:
+                jobs = patience.ask(self.poll)
+                if jobs is not None and not any(_is_open(job) for job in jobs):
+                    return self._outcome(jobs)
                 until = time.monotonic() + pause
                 while (left := until - time.monotonic()) > 0:
                     time.sleep(min(left, GLANCE_SECONDS))
                     if on_poll:
                         on_poll()
-            return self._outcome(self.poll())
         finally:
             close = getattr(self.launcher, "close", None)
             if close:
@@ -110,10 +119,52 @@ class Launch:
         )
 
 
+class _Patience:
+    """Asks a launcher that may be slow to answer; a cluster's controller has bad minutes."""
+
+    def __init__(self) -> None:
+        self._heard = time.monotonic()
+        self._warned = False
+
+    def ask(self, poll: Callable[[], list[Job]]) -> list[Job] | None:
+        """The jobs; None where there was no answer.
+
+        Raises:
+            RegmixError: there has been none for long.
+        """
+        try:
+            jobs = poll()
+        except RegmixError as exc:
+            silent = time.monotonic() - self._heard
+            if silent > UNHEARD_SECONDS:
+                raise RegmixError(
+                    f"{exc}; no answer for {silent / 60:.0f} minutes. Workers that were submitted "
+                    "go on without this command, and the same command waits for their runs again"
+                ) from exc
+            if not self._warned:
+                print(f"warning: {exc}; asking again", file=sys.stderr, flush=True)
+            self._warned = True
+            return None
+        self._heard, self._warned = time.monotonic(), False
+        return jobs
+
+
+def _is_open(job: Job) -> bool:
+    return job.state in ("waiting", "running")
+
+
 def prepare(
-    study: StudyLayout, run_ids: Sequence[str], settings: LaunchConfig, workers: int
+    study: StudyLayout,
+    run_ids: Sequence[str],
+    settings: LaunchConfig,
+    workers: int,
+    *,
+    detached: bool = False,
 ) -> Launch:
     """Make sure that workers can be started, without starting any.
+
+    Args:
+        detached: the workers are to outlive the command.
 
     Raises:
         UserError: the launcher is unknown or lacks its library, or cannot give what is asked.
@@ -121,7 +172,8 @@ def prepare(
     where = f"{study.config}: launch.launcher"
     section: Any = getattr(settings, settings.launcher, None)
     launcher = registry.launcher(settings.launcher, section, where)
-    submission = Submission.new(study, run_ids, settings, workers)
+    new = Submission.new(study, run_ids, settings, workers)
+    submission = replace(new, order=replace(new.order, detached=detached))
     launcher.check(submission.order)
     return Launch(study, submission, launcher)
 
@@ -143,38 +195,90 @@ def begin(launch: Launch, submit: Callable[[], list[str]]) -> Launch:
     return replace(launch, submission=submission)
 
 
-def launches(study: StudyLayout) -> list[Launch]:
-    """What was submitted and not cancelled, the earliest first."""
-    found = []
-    for submission in submissions(study):
-        if submission.cancelled:
-            continue
-        section: Any = getattr(submission.settings, submission.launcher, None)
-        launcher = registry.launcher(submission.launcher, section)
-        found.append(Launch(study, submission, launcher))
-    return found
+def launched(study: StudyLayout, submission: Submission) -> Launch:
+    """What was submitted, with its launcher.
+
+    Raises:
+        UserError: the launcher is a plug-in that is not there any more.
+    """
+    where = f"{study.launches / submission.submission_id}.json: launcher"
+    section: Any = getattr(submission.settings, submission.launcher, None)
+    return Launch(study, submission, registry.launcher(submission.launcher, section, where))
 
 
 def cancel(study: StudyLayout) -> list[Job]:
     """Ask all workers of a study to leave checkpoints and end; the jobs that were asked.
 
+    Submissions whose runs are all closed have nothing left to end. One that cannot be asked stands
+    in no other's way.
+
     Raises:
-        UserError: a job can only be cancelled on another machine.
+        RegmixError: some could not be asked: their system does not answer or is not there any
+            more, or they are on another machine. All others were.
     """
     asked: list[Job] = []
-    for launch in launches(study):
-        jobs = [job for job in launch.poll() if job.state in ("waiting", "running")]
-        launch.launcher.cancel(study.root, [job.job_id for job in jobs])
-        replace(launch.submission, cancelled=True).save(study)
-        asked += jobs
+    troubles: list[RegmixError] = []
+    for submission in submissions(study):
+        if submission.cancelled or _is_closed(study, submission):
+            continue
+        try:
+            asked += _cancel(launched(study, submission))
+        except RegmixError as exc:
+            troubles.append(exc)
+    raise_all(troubles, f"; {len(asked)} other jobs were told to end" if asked else "")
     return asked
 
 
-def logs(study: StudyLayout) -> list[Path]:
-    """The logs of all workers of a study, in the order in which they were submitted."""
+def _cancel(launch: Launch) -> list[Job]:
+    study, submission = launch.study, launch.submission
+    try:
+        jobs = [job for job in launch.poll() if _is_open(job)]
+    except RegmixError:  # whoever lives may be told all the same
+        launch.launcher.cancel(study.root, list(submission.jobs))
+        replace(submission, cancelled=True).save(study)
+        raise
+    launch.launcher.cancel(study.root, [job.job_id for job in jobs])
+    replace(submission, cancelled=True).save(study)
+    return jobs
+
+
+def _is_closed(study: StudyLayout, submission: Submission) -> bool:
+    runs = map(study.run, submission.runs)
+    return all(run.done.exists() or run.failed.exists() for run in runs)
+
+
+def logs(study: StudyLayout, tell: Callable[[RegmixError], object] | None = None) -> list[Path]:
+    """The logs of all workers of a study, in the order in which they were submitted.
+
+    Args:
+        tell: called with what hides the logs of one submission; without it, that is raised.
+
+    Raises:
+        RegmixError: the logs of a submission cannot be found, and nobody is to be told.
+    """
     found = []
     for submission in submissions(study):
-        section: Any = getattr(submission.settings, submission.launcher, None)
-        launcher = registry.launcher(submission.launcher, section)
-        found += launcher.logs(study.root, list(submission.jobs))
+        try:
+            launcher = launched(study, submission).launcher
+            found += launcher.logs(study.root, list(submission.jobs))
+        except RegmixError as exc:
+            if tell is None:
+                raise
+            tell(exc)
     return [path for path in found if path.is_file()]
+
+
+def raise_all(troubles: Sequence[RegmixError], further: str = "") -> None:
+    """Raise what was collected, as one; nothing if there is nothing.
+
+    Args:
+        further: added to the message.
+
+    Raises:
+        UserError: all of it are mistakes of a person.
+        RegmixError: otherwise.
+    """
+    if not troubles:
+        return
+    kind = UserError if all(isinstance(t, UserError) for t in troubles) else RegmixError
+    raise kind("; ".join(dict.fromkeys(map(str, troubles))) + further) from troubles[0]

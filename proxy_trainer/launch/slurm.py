@@ -239,7 +239,11 @@ class Slurm(CrewLauncher[SlurmConfig]):
 
     def cancel(self, study: Path, job_ids: list[str]) -> None:
         """See :meth:`Launcher.cancel`; the workers have ``signal_seconds`` for checkpoints."""
-        found = self.poll(study, job_ids)
+        try:
+            found = self.poll(study, job_ids)
+        except RegmixError:  # jobs that run, and those that begin, see the files
+            self._cancel_by_file(study, job_ids)
+            return
         open_jobs = [job.job_id for job in found if job.state in ("waiting", "running")]
         if not open_jobs:
             return

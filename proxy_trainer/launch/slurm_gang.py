@@ -127,7 +127,7 @@ class SlurmGang:
         try:
             meeting = self._meet(turn, node, stop) if self.order.gang.nodes > 1 else None
             log = turn.files.log(node)
-            part = Node(self.order.gang, node, meeting, log, end_seconds=self.grace_seconds)
+            part = Node(self.order, node, meeting, log, end_seconds=self.grace_seconds)
         except RegmixError as exc:
             return NodeEnd(BROKEN, (str(exc),), told())
         end = part.wait(stop)

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from proxy_trainer.exits import REQUEUE
 from proxy_trainer.launch.crew import Crew, JobFiles, ask_to_stop, failure
-from proxy_trainer.launch.slurm_system import was_cancelled
+from proxy_trainer.launch.slurm_system import answer, was_cancelled
 from regmix.errors import RegmixError
 
 POLL_SECONDS = 0.5
@@ -43,18 +42,19 @@ def again(files: JobFiles, codes: Sequence[int], why: str, *, requeue: bool) -> 
         files.end(codes, f"stopped before its work was done ({why}); not requeued, as "
                   "launch.slurm.requeue is false; train again to go on")  # fmt: skip
         return REQUEUE
+    told = ""
     for attempt in range(REQUEUE_TRIES):
         if attempt:
             time.sleep(REQUEUE_SECONDS)
-        done = subprocess.run(  # noqa: S603
-            ["scontrol", "requeue", files.job_id],  # noqa: S607
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode == 0:
-            print("requeued", flush=True)
-            return REQUEUE
-    files.end(codes, "stopped before its work was done; Slurm refused to requeue it: "
-              f"{done.stderr.strip()}")  # fmt: skip
+        try:
+            answer("scontrol", "requeue", files.job_id)
+        except RegmixError as exc:
+            told = str(exc)
+            print(f"not requeued yet: {told}", flush=True)
+            continue
+        print("requeued", flush=True)
+        return REQUEUE
+    files.end(codes, f"stopped before its work was done, and not requeued: {told}")
     return REQUEUE
 
 

@@ -11,10 +11,15 @@ from dataclasses import dataclass
 from regmix.errors import RegmixError, UserError
 
 TIMEOUT_SECONDS = 60.0
+CANCELLED_SECONDS = 15.0
+"""For a job that is being ended; it then still has to requeue itself."""
 
 
-def ask(*command: str) -> subprocess.CompletedProcess[str]:
+def ask(*command: str, seconds: float = TIMEOUT_SECONDS) -> subprocess.CompletedProcess[str]:
     """One of Slurm's commands.
+
+    Args:
+        seconds: it has for its answer.
 
     Raises:
         UserError: there is no such command on this machine.
@@ -27,11 +32,11 @@ def ask(*command: str) -> subprocess.CompletedProcess[str]:
         )
     try:
         return subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS
+            command, capture_output=True, text=True, check=False, timeout=seconds
         )
     except subprocess.TimeoutExpired as exc:
         raise RegmixError(
-            f"Slurm did not answer '{command[0]}' within {TIMEOUT_SECONDS:.0f} seconds"
+            f"Slurm did not answer '{command[0]}' within {seconds:g} seconds"
         ) from exc
 
 
@@ -117,9 +122,14 @@ def queue(job_ids: list[str]) -> dict[str, tuple[str, str]]:
 def was_cancelled(job_id: str) -> bool:
     """Whether a job that is being ended was cancelled, and neither preempted nor out of time.
 
-    All of them look alike to its processes: SIGTERM, then SIGKILL.
+    All of them look alike to its processes: SIGTERM, then SIGKILL. Where Slurm does not answer it
+    was not: a cancelled job that asks to be requeued is refused, one that does not ask is lost.
     """
-    told = ask("scontrol", "show", "job", job_id).stdout
+    try:
+        told = ask("scontrol", "show", "job", job_id, seconds=CANCELLED_SECONDS).stdout
+    except RegmixError as exc:
+        print(f"taken as not cancelled: {exc}", flush=True)
+        return False
     known = dict(re.findall(r"(\w+)=(\S+)", told))
     if known.get("JobState") not in ("COMPLETING", "CANCELLED"):
         return False  # only signalled, as before the time limit or in the grace time

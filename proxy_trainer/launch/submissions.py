@@ -47,7 +47,7 @@ class Submission:
         return cls(
             submission_id=submission_id,
             launcher=settings.launcher,
-            order=Order(study.root, workers, settings.gpus_per_worker, submission_id),
+            order=Order(study.root, workers, settings.gpus_per_worker or 0, submission_id),
             runs=tuple(runs),
             settings=settings,
             regmix=__version__,

@@ -54,7 +54,8 @@ class Watcher:
             also: names of the trackers that are told, beside TensorBoard.
 
         Raises:
-            UserError: a tracker is not installed or does not let this process in.
+            UserError: a tracker is not installed or does not let this process in, and the run has
+                not been trained before.
         """
         self._spec, self._write, self._device, self._members = spec, write, device, members
         self._chips = Chips.of(device, processes)
@@ -63,7 +64,9 @@ class Watcher:
         self._told: dict[str, int] = {}
         """The last step that was logged before, by kind of event."""
         self._look_back(run, step)
-        self._trackers = trackers.opened(also, run, spec)
+        self._step = step
+        begun = step > 0 or bool(self._told)
+        self._audience = trackers.Audience(also, run, spec, self._warn_of, begun=begun)
         self._board = trackers.board(run, step)
         write(
             "devices", name=self._chips.name, count=processes, peak_flops=self._chips.peak,
@@ -100,8 +103,8 @@ class Watcher:
 
     def close(self) -> None:
         """No more points."""
-        for tracker in (*self._trackers, self._board):
-            tracker.close()
+        self._audience.close()
+        self._board.close()
 
     def _measured(self, point: Point) -> Machine:
         tokens = (point.step - self._last_step) * self._spec.tokens_per_step
@@ -133,5 +136,8 @@ class Watcher:
         self._board.log(step, values)
         if step <= self._told.get(kind, 0):
             return  # before it was stopped: the same figures, and trackers cannot take any back
-        for tracker in self._trackers:
-            tracker.log(step, values)
+        self._step = step
+        self._audience.log(step, values)
+
+    def _warn_of(self, tracker: str, text: str) -> None:
+        self._write("warning", step=self._step, about=tracker, text=text)

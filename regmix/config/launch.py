@@ -90,9 +90,11 @@ class LaunchConfig(Strict):
     launcher: str = "local"
     """local, slurm, ray, or a plug-in's name."""
     workers: Positive | None = None
-    """Processes at once; empty: one per core of this machine."""
-    gpus_per_worker: Annotated[int, Field(ge=0)] = 0
-    """Devices of each worker; 0: it computes on one core."""
+    """Processes at once; empty: as this machine has devices for with the launcher 'local', if they
+    are given any; else one per core of this machine."""
+    gpus_per_worker: Annotated[int, Field(ge=0)] | None = None
+    """Devices of each worker; 0: it computes on one core, and sees none. Empty: one with the
+    launcher 'local' where any are visible, else none."""
     members: Literal["auto"] | Positive = "auto"
     """Runs that a worker trains together as one array."""
     checkpoint_seconds: PositiveFloat = 60.0
@@ -143,12 +145,13 @@ class LaunchConfig(Strict):
             )
         if launcher == "local" and (nodes or 1) > 1:
             raise UserError(f"--nodes {nodes}: the launcher 'local' has one; --launcher slurm, ray")
-        gpus = self.gpus_per_worker or (1 if gpus_per_node else 0)
+        gpus = self.gpus_per_worker
         if nodes is not None or gpus_per_node is not None:
             if workers is not None:
                 raise UserError("--workers: not together with --nodes and --gpus-per-node")
             if gpus_per_node is None:
                 raise UserError("--nodes: give --gpus-per-node too, or --workers instead of both")
+            gpus = gpus or 1
             if gpus_per_node % gpus:
                 raise UserError(
                     f"--gpus-per-node {gpus_per_node}: not a multiple of launch.gpus_per_worker, "

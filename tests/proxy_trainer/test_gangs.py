@@ -313,7 +313,7 @@ def test_when_a_ray_node_is_lost_the_gang_goes_on_with_another(
     lost = side()
     waiting = Waiting(study, gang(study, planned(study), nodes=2, processes=1), ray)
     until(come_to(waiting.run, 50))
-    (launch,) = running.launches(study.layout)
+    launch = _launched(study)
     assert [job.state for job in launch.poll()] == ["running"]
     ray_cluster.remove_node(lost, allow_graceful=False)
     until(lambda: [job.state for job in launch.poll()] == ["waiting"])
@@ -339,7 +339,7 @@ def test_a_gang_on_ray_is_cancelled_waiting_or_running(
         train_gang(study.layout, replace(made, nodes=2, processes=1), ray)
     patient = ray.model_copy(update={"ray": ray.ray.model_copy(update={"autoscaling": True})})
     waiting = Waiting(study, replace(made, nodes=2, processes=1), patient)
-    (launch,) = _launched(study)
+    launch = _launched(study)
     until(lambda: [job.state for job in launch.poll()] == ["waiting"])
     assert len(running.cancel(study.layout)) == 1
     assert [type(e) for e in waiting.ended()] == [Cancelled]
@@ -350,9 +350,10 @@ def test_a_gang_on_ray_is_cancelled_waiting_or_running(
     assert list(waiting.run.checkpoints.glob("step-*/progress.json"))
 
 
-def _launched(study: Study) -> list[running.Launch]:
+def _launched(study: Study) -> running.Launch:
+    """What was submitted last, as another command finds it."""
     until(lambda: any(s.jobs for s in submissions(study.layout)))
-    return running.launches(study.layout)
+    return running.launched(study.layout, submissions(study.layout)[-1])
 
 
 @pytest.mark.slow
@@ -415,7 +416,8 @@ def test_processes_that_hang_as_they_are_told_to_end_do_not_stay(study: Study) -
     from proxy_trainer.launch.gang_node import Node
 
     made = gang(study, planned(study, LONG))
-    node = Node(made, 0, None, study.layout.launches / "node.log", end_seconds=2.0)
+    wanted = GangOrder(study.layout.root, 2, gang=made, retries=0, since=0)
+    node = Node(wanted, 0, None, study.layout.launches / "node.log", end_seconds=2.0)
     until(come_to(made.run, 50))
     frozen = processes(made.run)[1]
     os.kill(frozen, signal.SIGSTOP)

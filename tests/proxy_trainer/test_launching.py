@@ -105,13 +105,15 @@ def test_a_worker_is_told_its_submission(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "workers", "gpus"),
     [
-        ({}, 3, 0),
-        ({"workers": 7}, 7, 0),
+        ({}, 3, None),
+        ({"workers": 7}, 7, None),
         ({"launcher": "slurm", "nodes": 4, "gpus_per_node": 8}, 32, 1),
         ({"launcher": "local", "gpus_per_node": 2}, 2, 1),
     ],
 )
-def test_a_command_goes_before_the_study(asked: dict[str, Any], workers: int, gpus: int) -> None:
+def test_a_command_goes_before_the_study(
+    asked: dict[str, Any], workers: int, gpus: int | None
+) -> None:
     found = LaunchConfig(workers=3).overridden(**asked)
     assert (found.workers, found.gpus_per_worker) == (workers, gpus)
 
@@ -155,7 +157,7 @@ def test_submitted_and_left_it_can_be_cancelled_and_read_from_elsewhere(
     (made,) = submissions(study.layout)
     assert made.jobs == ("17", "18")
     assert sorted(made.runs) == sorted(ids)
-    assert made.order == Order(root, 3, 0, made.submission_id)
+    assert made.order == Order(root, 3, 0, made.submission_id, detached=True)
     (root / "job-17.out").write_text(f"hello\nrun {ids[0]}: claimed at step 0\n")
     assert "hello" in here("logs", root)[1]
     of_run = here("logs", root, ids[0][:8])[1]

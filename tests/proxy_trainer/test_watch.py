@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -248,11 +248,11 @@ def test_trackers_are_told_of_every_step_once(
 ) -> None:
     """They cannot take back what they were told before a run was killed."""
     recorder = Recorder()
-    asked: list[Sequence[str]] = []
+    asked: list[str] = []
 
-    def opened(names: Sequence[str], run: RunLayout, spec: RunSpec) -> list[Recorder]:
-        asked.append(names)
-        return [recorder]
+    def opened(name: str, run: RunLayout, spec: RunSpec) -> Recorder:
+        asked.append(name)
+        return recorder
 
     monkeypatch.setattr(trackers, "opened", opened)
     spec = planned(study)
@@ -261,13 +261,81 @@ def test_trackers_are_told_of_every_step_once(
     with pytest.raises(Killed):
         go(study, spec, kill_at=20, trackers=["wandb"])
     go(study, spec, trackers=["wandb"])
-    assert asked == [["wandb"]] * 3
+    assert asked == ["wandb"] * 3
     assert recorder.closed == 3
     losses = [step for step, names in recorder.told if "train/loss" in names]
     assert losses == list(range(1, 31))
     evaluated = [step for step, names in recorder.told if "eval/bpb/code" in names]
     assert evaluated == [15, 30]
     assert [step for step, _ in recorder.told] == sorted(step for step, _ in recorder.told)
+
+
+class Failing(Recorder):
+    """A tracker whose server goes away."""
+
+    def __init__(self, *, last: int) -> None:
+        super().__init__()
+        self.last = last
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if step > self.last:
+            raise ConnectionError("the server went away")
+        super().log(step, values)
+
+    def close(self) -> None:
+        raise TimeoutError("nobody answers")
+
+
+@pytest.mark.parametrize("last", [10, 100])
+def test_a_tracker_that_fails_costs_one_warning_and_no_step(
+    last: int, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both: dict[str, Recorder] = {"wandb": Failing(last=last), "trackio": Recorder()}
+    monkeypatch.setattr(trackers, "opened", lambda name, run, spec: both[name])
+    spec = planned(study)
+    (run,) = go(study, spec, trackers=["wandb", "trackio"])
+    assert run.done.exists()
+    (warning,) = [e for e in of(run, "warning") if e["about"] == "wandb"]
+    why = "ConnectionError: the server went away" if last < 30 else "TimeoutError: nobody answers"
+    assert warning["text"] == f"wandb failed and is told no more until the next start ({why})"
+    assert warning["step"] == min(last + 1, 30)
+    for name, end in (("wandb", min(last, 30)), ("trackio", 30)):
+        told = [step for step, names in both[name].told if "train/loss" in names]
+        assert told == list(range(1, end + 1))
+    assert both["trackio"].closed == 1
+
+
+def test_a_tracker_that_does_not_begin_is_refused_once_and_then_done_without(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first step somebody is there to mend it; a run that goes on is not held up."""
+    recorder, begins = Recorder(), True
+
+    def begin(name: str, run: RunLayout, spec: RunSpec) -> Recorder:
+        if name == "trackio" and not begins:
+            raise OSError("no route to host")
+        return recorder
+
+    monkeypatch.setattr(trackers, "check", lambda names: None)
+    monkeypatch.setattr(trackers, "_open", begin)
+    spec = planned(study)
+    begins = False
+    with pytest.raises(
+        UserError, match=r"launch\.watch: trackio does not begin \(OSError: no route to host\)"
+    ):
+        go(study, spec, trackers=["wandb", "trackio"])
+    assert recorder.closed == 1
+    assert not of(study.layout.run(spec.run_id), "step")
+    begins = True
+    with pytest.raises(Killed):  # before any checkpoint
+        go(study, spec, kill_at=20, trackers=["wandb", "trackio"])
+    begins = False
+    (run,) = go(study, spec, trackers=["wandb", "trackio"])
+    assert run.done.exists()
+    (warning,) = [e for e in of(run, "warning") if e["about"] == "trackio"]
+    assert "no route to host" in warning["text"]
+    assert warning["text"].endswith("; this start goes on without it")
+    assert {step for step, _ in recorder.told} == set(range(1, 31))
 
 
 def test_growth_is_told_alike_whether_a_run_was_interrupted_or_not(
