@@ -37,7 +37,7 @@ class Levanter:
         """Components with their sources, and the weights of every stage."""
         components: dict[str, Any] = {}
         for name, place in request.places.items():
-            text_files.check_ends(request, name, text_files.ROWS)
+            text_files.check_ends(name, (*place.paths, *place.valid), text_files.ROWS)
             components[name] = {
                 "source": {
                     "type": "url",

@@ -43,7 +43,7 @@ class LlamaFactory:
                 )
             place = request.places[name]
             path = text_files.single(request, name, "LLaMA-Factory takes one file")
-            text_files.check_ends(request, name, _ENDS)
+            text_files.check_ends(name, (path,), _ENDS)
             _check_local(name, path)
             info[name] = {"file_name": path, "columns": {"prompt": place.text_field}}
         value = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from regmix.errors import UserError
@@ -33,7 +34,7 @@ def builder(request: Request, name: str, *, whole: bool = False) -> str:
         UserError: its files are of several kinds, or of one in which a document is no row.
     """
     taken = (*ROWS, *PLAIN_TEXT) if whole else ROWS
-    check_ends(request, name, taken)
+    check_ends(name, request.places[name].paths, taken)
     kinds = {_kind(path) for path in request.places[name].paths}
     if len(kinds) > 1:
         raise UserError(
@@ -55,13 +56,13 @@ def loading(request: Request, name: str) -> dict[str, Any]:
     return {"builder": found, "options": {}, "text_field": request.places[name].text_field}
 
 
-def check_ends(request: Request, name: str, taken: tuple[str, ...]) -> None:
+def check_ends(name: str, paths: Sequence[str], taken: tuple[str, ...]) -> None:
     """Refuse a domain's files that the trainer cannot load, by the ends of their names.
 
     Raises:
         UserError: with the file and the ends that there may be.
     """
-    for path in request.places[name].paths:
+    for path in paths:
         if path.endswith(taken):
             continue
         why = "is not text that the trainer can load"

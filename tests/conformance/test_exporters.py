@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import ModuleType
@@ -102,7 +103,10 @@ class Wrong(Plain):
     def read(self, text: str, where: Path) -> Parts:
         if self.broken == "trusting" and text == "{}":
             return {0: ()}
-        return super().read(text, where)
+        parts = super().read(text, where)
+        if self.broken == "misplaced":
+            return {0: tuple(replace(part, paths=("/data/another",)) for part in parts[0])}
+        return parts
 
 
 @pytest.mark.parametrize(
@@ -110,6 +114,7 @@ class Wrong(Plain):
     [
         ("rounded", "plain: read"),
         ("swapped", "plain: read"),
+        ("misplaced", "'web' lies at"),
         ("trusting", "'{}' was taken for a file of this format"),
     ],
 )

@@ -239,6 +239,16 @@ def test_the_commands_from_a_study_to_a_trainers_file_and_back(
     back = tmp_path / "back.yaml"
     run("import-mixture", tmp_path / "t.yaml", "--from", "trl", "-o", back, "--study", root)
     assert "prose: 0.5" in back.read_text()
+    snippet = tmp_path / "m.py"
+    run("export", mix, "--to", "interleave", "-o", snippet)
+    text = root / "text"
+    shutil.move(text, tmp_path / "elsewhere")  # the file has names: no data are needed
+    run("import-mixture", snippet, "--from", "interleave", "-o", back, "--study", root)
+    assert "prose: 0.5" in back.read_text()
+    assert "m.py: is read for this" in run(
+        "import-mixture", snippet, "--from", "interleave", "-o", snippet, "--study", root, code=2
+    )
+    shutil.move(tmp_path / "elsewhere", text)
     other = tmp_path / "tokenizer.json"
     other.write_text(study.layout.tokenizer.read_text() + "\n")
     tokens = ("--tokens", 10_000)

@@ -212,6 +212,19 @@ def test_olmo_core_repeats_up_to_the_cap_and_we_refuse_where_it_does(
             assert "Insufficient tokens for source" in found["refused"]
 
 
+def test_olmo_core_builds_a_mixture_that_lies_on_its_cap(
+    corpus: Study, read: Callable[..., Any], export: Callable[..., Path]
+) -> None:
+    """Beyond it by a rounding, within the tolerance of the space: whole tokens are one short."""
+    available, tokens = manifest_of(corpus).available_tokens(), 3_000_000
+    cap = max(w * tokens / available[n] for n, w in MIXTURE.as_dict().items()) * (1 - 1e-10)
+    path = export("olmo-core", tokens=tokens, max_epochs=cap)
+    found = read(
+        "olmo_core", file=str(path), tokens=tokens, dtype="uint16", sequence=BLOCK, batch=BLOCK * 10
+    )
+    assert_shares(found, "olmo-core, at cap", within=0.001)
+
+
 def test_olmo_core_reads_our_shards(corpus: Study, read: Callable[..., Any]) -> None:
     manifest = manifest_of(corpus)
     paths = flat_shards(corpus)

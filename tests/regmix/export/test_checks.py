@@ -46,7 +46,7 @@ def save(folder: Path, weights: dict[str, float] = HALF, name: str = "mix") -> P
 def data(known: dict[str, int] | None = None, **more: Any) -> Places:
     counts = known or {"web": 1_000_000, "code": 1_000_000}
     domains = {
-        n: Place((f"/data/{n}.jsonl",), (f"/data/{n}-v",), t, 100) for n, t in counts.items()
+        n: Place((f"/data/{n}.jsonl",), (f"/data/{n}-v.jsonl",), t, 100) for n, t in counts.items()
     }
     return Places(domains, "paths.yaml", **more)
 

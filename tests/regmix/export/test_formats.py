@@ -218,6 +218,12 @@ def test_levanter_says_so_of_every_domain_and_stage() -> None:
     )
 
 
+def test_levanter_looks_at_held_out_files_too() -> None:
+    places = {**PLACES, "web": replace(PLACES["web"], valid=("/v.npy",))}
+    with pytest.raises(UserError, match=r"'/v.npy' is not text that the trainer can load"):
+        written("levanter", places=places)
+
+
 def test_the_splits_need_held_out_data() -> None:
     with pytest.raises(UserError, match="domain 'web' has no held-out data"):
         written("megatron-splits", places={**PLACES, "web": Place(("/a",))})
