@@ -19,6 +19,7 @@ from proxy_trainer.launch.gang import Gang, train_gang
 from proxy_trainer.launch.running import Launch, Outcome
 from proxy_trainer.watch import trackers
 from regmix.config import Benchmark, LaunchConfig
+from regmix.errors import UserError
 from regmix.manifest import DataManifest
 from regmix.runs import RunSpec
 from regmix.study import Study
@@ -175,10 +176,17 @@ def train_sharded(
 
     Raises:
         UserError: the data is not what the study says, the batch cannot be divided, the launcher
-            cannot start the processes, or a tracker is not installed.
+            cannot start the processes, a tracker is not installed, or the run is to be measured on
+            tasks as it ends.
         RegmixError: the processes could not go on, or were told to end.
     """
     settings = devices.settled(settings or study.config.launch)
+    path = study.layout.run(run_id).spec
+    if RunSpec.load(path).tasks:
+        raise UserError(
+            f"{path}: tasks: a model that several processes train is not asked as it ends; train "
+            "it without `evaluate:` and run `regmix eval` afterwards"
+        )
     build.load_manifest(study.layout, study.config)
     trackers.check(settings.watch)
     made = Gang(

@@ -63,6 +63,7 @@ swarm:
 #   groups: {{prose: [bpb/web]}}    # names for `regmix pareto`
 #   limits: {{reference: natural, worse: 0.0, confidence: 0.9}} # no metric worse than natural
 
+# evaluate: {{tasks: [mmlu], data: eval, limit: 1000}} # at the end of runs; docs/EVALUATION.md
 # fit: {{regressor: auto, folds: 5, bootstraps: 12}}
 # launch: {{workers: 8}}            # default: one per device, or core; docs/LAUNCHING.md
 """

@@ -36,7 +36,7 @@ def _ask(state: State, study: StudyLayout) -> None:
     if not spec.tasks:
         return
     array = state.trainee.array
-    # Only workers' runs are planned with tasks; what several processes train is asked afterwards.
+    # Workers' runs alone are measured on tasks: proxy_trainer.steps.train_sharded sees to it.
     assert isinstance(array, ModelArray)
     tokenizer = tokenizers.load(study.tokenizer)
     for task in kept_tasks.load(study, spec.tasks):

@@ -80,6 +80,29 @@ def test_a_run_without_tasks_is_the_run_that_it_was(study: Study) -> None:
     assert spec.tasks == ()
 
 
+def test_what_several_processes_train_is_asked_afterwards(measured: Study) -> None:
+    spec = measured.target_run("t", measured.references()["natural"])
+    measured.add_run(spec)
+    with pytest.raises(UserError, match=r"spec.yaml: tasks: a model that several processes train"):
+        steps.train_sharded(measured, spec.run_id, 2)
+
+
+def test_a_run_that_can_say_nothing_has_failed(
+    measured: Study, train_runs: Callable[..., Outcome]
+) -> None:
+    path = measured.layout.root / "questions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["choices"][1] = "9" * 400 if row["subject"] == "ones" else row["choices"][1]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    steps.build_data(measured)
+    spec = measured.propose().specs[0]
+    outcome = train_runs(measured, [spec.run_id])
+    assert outcome.failed == [spec.run_id]
+    reason = read_json(measured.layout.run(spec.run_id).failed)["reason"]
+    assert "task 'sums': subject 'ones' has no question left" in reason
+
+
 def test_proxies_are_measured_as_they_end(
     measured: Study, train_runs: Callable[..., Outcome]
 ) -> None:
