@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Self
 
-from regmix import __version__, decision, fit, pareto, results, solve
+from regmix import __version__, decision, fit, flags, pareto, results, solve
 from regmix.config import FitConfig
 from regmix.errors import UserError
 from regmix.fit import FitResult
+from regmix.flags import Flags
 from regmix.folder import StudyFolder
 from regmix.mixture import Mixture
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.pareto import Pareto
 from regmix.results import Fit
+from regmix.solve import Problem, Proposal
 from regmix.surrogate import Surrogate
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """A fitted surrogate, and what is to be solved on it."""
+
+    surrogate: str
+    """Its identity."""
+    result: FitResult
+    single: str | None
+    """The one metric that is fitted, if only one is."""
+    objective: Objective
+    problem: Problem
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,20 @@ class Choosing:
 
     study: StudyFolder
     data: Observations
+    flagged: Mapping[str, str] = field(default_factory=dict)
+    """Reasons by run id, of what is in ``whole``."""
+    whole: Observations | None = None
+    """The data with flagged runs, where ``data`` are without them; None: nothing is left out."""
+
+    @classmethod
+    def of(cls, study: StudyFolder, data: Observations, found: Flags, settings: FitConfig) -> Self:
+        """With flagged runs or without them, as the settings say.
+
+        Args:
+            data: with flagged runs, without those that the person left out.
+        """
+        kept = flags.keep(data, found, settings)
+        return cls(study, kept, found.reasons(), None if kept is data else data)
 
     def fit(
         self,
@@ -41,12 +71,9 @@ class Choosing:
         settings = settings or study.config.fit
         if name is not None and (Path(name).name != name or name.startswith(".")):
             raise UserError(f"name '{name}': a mixture file's name holds no folder")
-        metrics = list(data.metric_names) if target is None else [data.find_metric(target)]
-        single = None if target is None else metrics[0]
-        surrogate, result = self._surrogate(metrics, settings, progress)
-        choice = self._decision(settings)
-        objective = decision.objective_for(choice, data, result.surrogate, single)
-        problem = decision.problem_for(choice, data, result.surrogate, objective)
+        posed = self._pose(target, settings, progress)
+        surrogate, result, single = posed.surrogate, posed.result, posed.single
+        objective, problem = posed.objective, posed.problem
         mixture_name = name or ("best" if single is None else "best-" + single.replace("/", "-"))
         identity = results.fit_id(
             surrogate,
@@ -59,14 +86,16 @@ class Choosing:
                 problem.space.polytope.upper.tolist(),
                 study.config.seed,
                 mixture_name,
+                sorted(self.flagged),
             ],
         )
         if results.exists(study.layout, identity):
             return results.publish(study.layout, identity)
-        proposal = solve.propose(problem, settings, data, study.references(), study.config.seed)
+        proposal = self._propose(posed, settings)
         names = {"fit_id": identity, "surrogate_id": surrogate, "mixture_name": mixture_name}
-        notes = [] if single else decision.left_out(choice, data)
+        notes = [] if single else decision.left_out(self._decision(settings), data)
         diagnostics = results.diagnose(data, result, objective, names, notes)
+        diagnostics["flagged"] = self._flagged(posed, proposal, target, settings)
         provenance = self._provenance(identity, objective)
         return results.save(study.layout, identity, result, proposal, diagnostics, provenance)
 
@@ -95,6 +124,57 @@ class Choosing:
         named = {**self.study.references(), solve.BEST_RUN: measured, "proposal": found.best}
         front = pareto.trace(*sides, ground, named, points=points, progress=progress)
         return replace(front, fit_id=found.fit_id).save(found.folder / pareto.FOLDER, folder)
+
+    def _pose(self, target: str | None, settings: FitConfig, progress: Progress | None) -> _Posed:
+        """Everything up to the solver."""
+        data = self.data
+        metrics = list(data.metric_names) if target is None else [data.find_metric(target)]
+        single = None if target is None else metrics[0]
+        surrogate, result = self._surrogate(metrics, settings, progress)
+        choice = self._decision(settings)
+        objective = decision.objective_for(choice, data, result.surrogate, single)
+        problem = decision.problem_for(choice, data, result.surrogate, objective)
+        return _Posed(surrogate, result, single, objective, problem)
+
+    def _flagged(
+        self, posed: _Posed, proposal: Proposal, target: str | None, settings: FitConfig
+    ) -> dict[str, Any]:
+        """Flagged runs, and how the proposal changes without them (or with them).
+
+        Returns:
+            ``runs`` (reasons by name), ``excluded``, and where there are any ``other``: the
+            proposal of the other choice (``weights``), how far it lies from this one
+            (``distance``, total variation), and its ``objective`` by this fit.
+        """
+        names = self.data.info["name"] if self.whole is None else self.whole.info["name"]
+        found: dict[str, Any] = {
+            "runs": {str(names.get(r, r)): text for r, text in self.flagged.items()},
+            "excluded": self.whole is not None,
+        }
+        other = self.whole or self.data.without(self.flagged)
+        if other is self.data:
+            return found
+        quick = settings.model_copy(update={"bootstraps": 0})
+        try:
+            beside = replace(self, data=other, flagged={}, whole=None)
+            best = beside._propose(beside._pose(target, quick, None), quick).best.mixture
+        except UserError as exc:  # too few are left, or a metric has gone with them
+            return {**found, "other": None, "why": str(exc)}
+        values = {m: v[0] for m, v in posed.result.surrogate.predict_one(best).items()}
+        return {
+            **found,
+            "other": {
+                "weights": best.as_dict(),
+                "distance": best.distance(proposal.best.mixture),
+                "objective": float(posed.objective.value(values)),
+            },
+        }
+
+    def _propose(self, posed: _Posed, settings: FitConfig) -> Proposal:
+        study = self.study
+        return solve.propose(
+            posed.problem, settings, self.data, study.references(), study.config.seed
+        )
 
     def _surrogate(
         self,

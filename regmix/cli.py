@@ -420,6 +420,19 @@ def compare(
 
 
 @app.command()
+def flags(study: StudyPath, as_json: JsonOption = False) -> None:
+    """Runs that something is wrong with, each by a rule that is named."""
+    from regmix import console
+    from regmix.study import Study
+
+    found = Study.open(study).flags()
+    if as_json:
+        console.show_json(found.as_dict())
+        return
+    console.show_flags(found)
+
+
+@app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")],
     check: Annotated[

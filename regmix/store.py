@@ -10,9 +10,9 @@ be deleted at any time; the next command builds it again from ``runs/`` and ``im
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import duckdb
@@ -73,6 +73,20 @@ def cohort(spec: RunSpec) -> str:
     """What runs must share to be comparable: model, training settings, data. Not the seed."""
     parts = [asdict(spec.model), asdict(spec.plan), spec.vocab_size, spec.data, spec.numerics]
     return fingerprint(parts)
+
+
+@dataclass(frozen=True)
+class Trails:
+    """What runs left on their way; NaN where something is not known, as of imported runs."""
+
+    info: pd.DataFrame
+    """By run id: ``name``, ``planned`` and seen ``tokens``."""
+    steps: pd.DataFrame
+    """``run_id``, ``step``, ``loss``, ``grad_norm`` at log points."""
+    metrics: pd.DataFrame
+    """``run_id``, ``step``, ``name``, ``value`` of every evaluation."""
+    shares: pd.DataFrame
+    """``run_id``, ``domain``, ``requested``, ``realised``."""
 
 
 class Store:
@@ -220,6 +234,23 @@ class Store:
             for column in ("value", "std_error")
         )
         return info, values, errors
+
+    def trails(self, runs: Sequence[str]) -> Trails:
+        """What some runs left on their way."""
+        self.ingest()
+        ids = [list(runs)]
+        with self.connect(read_only=True) as db:
+            info, steps, metrics, mixtures = (
+                db.execute(f"select {what} where list_contains(?, run_id)", ids).fetchdf()
+                for what in (
+                    "run_id, name, planned_tokens as planned, c.tokens "
+                    "from runs left join costs c using (run_id)",
+                    "run_id, step, loss, grad_norm from steps",
+                    "run_id, step, name, value from metrics",
+                    "run_id, domain, requested, realised from mixtures",
+                )
+            )
+        return Trails(info.set_index("run_id"), steps, metrics, mixtures)
 
     def costs(self) -> pd.DataFrame:
         """Runs, tokens, FLOPs and seconds of finished runs, by role."""

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from regmix import comparison, config, diagnose, differences, noise, planning, results, sizes
+from regmix import (
+    comparison,
+    config,
+    diagnose,
+    differences,
+    flags,
+    noise,
+    planning,
+    results,
+    sizes,
+)
 from regmix.choosing import Choosing, Progress
 from regmix.comparison import Comparison
 from regmix.config import FitConfig, LaunchConfig, StudyConfig
@@ -19,6 +29,7 @@ from regmix.diagnose import Diagnosis
 from regmix.differences import Differences
 from regmix.errors import UserError, unknown_name
 from regmix.estimate import Estimate, estimate
+from regmix.flags import Flags
 from regmix.folder import StudyFolder
 from regmix.layout import StudyLayout
 from regmix.mixture import Mixture
@@ -150,7 +161,7 @@ class Study(StudyFolder):
         Raises:
             UserError: too few runs, an unknown metric or regressor, or an infeasible space.
         """
-        choosing = Choosing(self, self.observations())
+        choosing = self._choosing(settings or self.config.fit)
         return choosing.fit(target, settings=settings, name=name, progress=progress)
 
     def latest_fit(self, fit_id: str | None = None) -> Fit:
@@ -205,7 +216,7 @@ class Study(StudyFolder):
             UserError: nothing is fitted yet, or a name stands for no metric or for several.
         """
         found = self.latest_fit()
-        choosing = Choosing(self, self.observations())
+        choosing = self._choosing(self.config.fit)
         return choosing.pareto(found, x, y, points=points, folder=folder, progress=progress)
 
     def diagnose(self, progress: Progress | None = None) -> Diagnosis:
@@ -217,7 +228,7 @@ class Study(StudyFolder):
         Raises:
             UserError: nothing is fitted yet.
         """
-        data = self.observations()
+        data = self.fitted()
         root, here = self.layout.root, Path.cwd()
         place = diagnose.Place(
             name=str(root.relative_to(here) if here in root.parents else root),
@@ -227,6 +238,29 @@ class Study(StudyFolder):
             ),
         )
         return diagnose.diagnose(data, self.latest_fit(), self.space, place, progress)
+
+    def flags(self) -> Flags:
+        """Runs that something is wrong with, each by a rule that is named.
+
+        Raises:
+            UserError: nothing is measured yet, or ``fit.exclude`` names a run that is not there.
+        """
+        return flags.find(self._not_excluded(self.config.fit), self.store)
+
+    def fitted(self) -> Observations:
+        """The observations without the runs that the study leaves out of its fits.
+
+        Raises:
+            UserError: as :meth:`flags`.
+        """
+        return self._choosing(self.config.fit).data
+
+    def _not_excluded(self, settings: FitConfig) -> Observations:
+        return flags.exclude(self.observations(), settings, str(self.layout.config))
+
+    def _choosing(self, settings: FitConfig) -> Choosing:
+        data = self._not_excluded(settings)
+        return Choosing.of(self, data, flags.find(data, self.store), settings)
 
     def compare(self, *names: str) -> Differences:
         """Whether mixtures, runs or models differ by more than seeds do, metric by metric.
@@ -246,7 +280,7 @@ class Study(StudyFolder):
         Raises:
             UserError: nothing is measured yet.
         """
-        return noise.floor(self.observations())
+        return noise.floor(self._not_excluded(self.config.fit))
 
     def comparison(self) -> Comparison | None:
         """Measured target runs on the proposal, natural and uniform; None before there are any."""

@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("regmix.records",),
     ("regmix.assess", "regmix.estimate", "regmix.solve", "regmix.acquire"),
     ("regmix.decision", "regmix.results", "regmix.status", "regmix.store"),
-    ("regmix.comparison", "regmix.diagnose", "regmix.differences", "regmix.pareto"),
+    ("regmix.comparison", "regmix.diagnose", "regmix.differences", "regmix.flags", "regmix.pareto"),
     ("regmix.choosing", "regmix.planning"),
     ("regmix.study",),
     ("regmix.intake",),

@@ -66,5 +66,9 @@ class FitConfig(Strict):
     else 1."""
     kl: Annotated[float, Field(ge=0)] = 0.0
     """Pull to natural: this many swarm spreads of the objective per nat of divergence."""
+    exclude: Names = ()
+    """Runs that are not fitted: names or ids."""
+    flagged: Literal["keep", "exclude"] = "keep"
+    """What becomes of runs that `regmix flags` finds something wrong with."""
     bootstraps: Annotated[int, Field(ge=0)] = 12
     """Refits on resampled runs that say how far the optimum moves."""

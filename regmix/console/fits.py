@@ -12,6 +12,7 @@ from regmix.results import Fit
 
 _MANY_DOMAINS = 24
 _MANY_METRICS = 20
+_MANY_FLAGGED = 8
 
 
 def show_fit(fit: Fit, mixture_path: object) -> None:
@@ -100,8 +101,30 @@ def show_remarks(fit: Fit) -> None:
     for reason, names in by_reason.items():
         shown = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
         say(f"left out {len(names)} runs ({escape(reason)}): {escape(shown)}")
+    _show_flagged(fit)
     for warning in fit.diagnostics["warnings"]:
         say(f"[yellow]note:[/yellow] {escape(warning)}")
+
+
+def _show_flagged(fit: Fit) -> None:
+    """Runs that something is wrong with, and what they do to the proposal."""
+    flagged = fit.diagnostics.get("flagged", {"runs": {}})  # older fits looked for none
+    if not flagged["runs"]:
+        return
+    done, else_ = ("left out", "with") if flagged["excluded"] else ("kept", "without")
+    for name, reason in list(flagged["runs"].items())[:_MANY_FLAGGED]:
+        say(f"[yellow]flagged:[/yellow] {escape(name)}: {escape(reason)}")
+    other = flagged.get("other")
+    change = ""
+    if other:
+        change = (
+            f"; {else_} them the proposal would be {other['distance']:.3f} away (total variation), "
+            f"objective {other['objective']:.4f} instead of {fit.proposal.best.objective[0]:.4f} "
+            "by this fit"
+        )
+    elif "why" in flagged:
+        change = f"; there is no proposal {else_} them: {flagged['why']}"
+    say(f"{len(flagged['runs'])} flagged runs {done} (fit.flagged, fit.exclude){escape(change)}")
 
 
 def show_weights(fit: Fit) -> None:

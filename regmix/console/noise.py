@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from regmix.console.terminal import say, show, show_notes, table
 from regmix.differences import NOTHING, UNKNOWN, Differences
+from regmix.flags import Flags
 from regmix.noise import ADVISED_SNR, LEAST_SNR, LEVEL, NoiseFloor
 
 
@@ -84,6 +85,24 @@ def _outcome(found: Differences, name: str) -> str:
     if not count:
         return f"{name} against {first}: {NOTHING}"
     return f"{name} differs from {first} on {count} of {total} metrics"
+
+
+def show_flags(found: Flags) -> None:
+    """Every rule that a run breaks."""
+    if found.frame.empty:
+        say(f"nothing is wrong with any of {found.judged} runs")
+        return
+    shown = table(None, "run", "name", "rule", "what")
+    for r in found.frame.to_dict("records"):
+        shown.add_row(r["run_id"], *(escape(str(r[c])) for c in ("name", "rule", "text")))
+    for column in shown.columns[1:]:
+        column.justify = "left"
+    show(shown)
+    count = found.frame["run_id"].nunique()
+    say(
+        f"{count} of {found.judged} runs; they are fitted all the same unless study.yaml has "
+        "fit: {flagged: exclude}, or names them in fit.exclude"
+    )
 
 
 def _figure(value: float) -> str:

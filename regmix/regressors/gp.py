@@ -111,6 +111,20 @@ class GaussianProcess:
         variance = np.maximum(signal + linear * (z**2).sum(1) - explained, 0.0) + noise
         return Prediction(np.asarray(mean), self._data.scale * np.sqrt(variance))
 
+    def leave_one_out(self) -> Prediction:
+        """What each of its own runs is predicted to be from all others (R&W 2006, eq. 5.12).
+
+        The hyperparameters are those of all runs.
+        """
+        with one_thread:
+            inverse = linalg.cho_solve((self._factor, True), np.eye(len(self._z)))
+        own = np.diag(inverse)
+        mean = self._data.y - self._alpha / own
+        return Prediction(
+            np.asarray(self._data.mean + self._data.scale * mean),
+            np.asarray(self._data.scale / np.sqrt(own)),
+        )
+
     def contrast(self, x: FloatArray, reference: FloatArray) -> FloatArray:
         """Posterior standard deviation of the difference to the reference, without noise."""
         z, r = np.sqrt(x), np.sqrt(reference[None])

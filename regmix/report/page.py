@@ -19,6 +19,7 @@ from regmix import __version__, noise, pareto, results
 from regmix.comparison import Comparison, Gain, gains
 from regmix.errors import UserError
 from regmix.files import write_text
+from regmix.flags import Flags
 from regmix.imports import ImportedRuns, read_imports
 from regmix.mixture import Mixture
 from regmix.objective import Objective
@@ -41,6 +42,7 @@ class Evidence:
     data: Observations
     records: list[RunRecord]
     imports: list[ImportedRuns]
+    flags: Flags
     fit: Fit | None
     comparison: Comparison | None
 
@@ -51,13 +53,14 @@ class Evidence:
         Raises:
             UserError: nothing is measured yet.
         """
-        data = study.observations()
+        data = study.fitted()
         fitted = (study.layout.fits / results.LATEST).exists()
         return cls(
             study=study,
             data=data,
             records=study.runs(),
             imports=read_imports(study.layout),
+            flags=study.flags(),
             fit=study.latest_fit() if fitted else None,
             comparison=study.comparison() if fitted else None,
         )
@@ -316,6 +319,8 @@ def _swarm(evidence: Evidence) -> dict[str, Any]:
             "active": proposal.active,
         },
         "excluded": data.excluded,
+        "flagged": sorted(evidence.flags.reasons().items()),
+        "names": evidence.flags.frame.set_index("run_id")["name"].to_dict(),
     }  # fmt: skip
 
 
