@@ -488,6 +488,19 @@ def flags(study: StudyPath, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def cost(study: StudyPath, as_json: JsonOption = False) -> None:
+    """What the finished runs took, and what RegMix's published recipe would have."""
+    from regmix import console
+    from regmix.study import Study
+
+    found = Study.open(study).cost()
+    if as_json:
+        console.show_json(found.as_dict())
+        return
+    console.show_account(found)
+
+
+@app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")],
     check: Annotated[

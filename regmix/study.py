@@ -14,6 +14,7 @@ import pandas as pd
 from regmix import (
     comparison,
     config,
+    cost,
     diagnose,
     differences,
     flags,
@@ -25,6 +26,7 @@ from regmix import (
 from regmix.choosing import Choosing, Progress
 from regmix.comparison import Comparison
 from regmix.config import FitConfig, LaunchConfig, StudyConfig
+from regmix.cost import Account
 from regmix.diagnose import Diagnosis
 from regmix.differences import Differences
 from regmix.errors import UserError, unknown_name
@@ -288,6 +290,10 @@ class Study(StudyFolder):
     def _choosing(self, settings: FitConfig) -> Choosing:
         data = self._not_excluded(settings)
         return Choosing.of(self, data, flags.find(data, self.store), settings)
+
+    def cost(self) -> Account:
+        """What the finished runs took, and what RegMix's published recipe would have."""
+        return cost.account(self.runs(), self.manifest)
 
     def compare(self, *names: str) -> Differences:
         """Whether mixtures, runs or models differ by more than seeds do, metric by metric.

@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("regmix.design", "regmix.folder", "regmix.runs", "regmix.surrogate"),
     ("regmix.arrays", "regmix.fit", "regmix.outline"),
     ("regmix.records",),
-    ("regmix.assess", "regmix.estimate", "regmix.solve", "regmix.acquire"),
+    ("regmix.assess", "regmix.cost", "regmix.estimate", "regmix.solve", "regmix.acquire"),
     ("regmix.decision", "regmix.results", "regmix.status", "regmix.store"),
     ("regmix.comparison", "regmix.diagnose", "regmix.differences", "regmix.flags", "regmix.pareto"),
     ("regmix.choosing", "regmix.planning"),

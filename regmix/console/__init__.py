@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from regmix.console.exports import show_exported, show_imported_mixture, show_places
     from regmix.console.fits import show_fit
     from regmix.console.launches import show_estimate, show_log, show_submitted
-    from regmix.console.noise import show_differences, show_flags, show_noise
+    from regmix.console.noise import show_account, show_differences, show_flags, show_noise
     from regmix.console.progress import TerminalDisplay
     from regmix.console.runs import (
         show_import,
@@ -28,6 +28,7 @@ __all__ = [
     "TerminalDisplay",
     "console",
     "say",
+    "show_account",
     "show_costs",
     "show_diagnosis",
     "show_differences",
@@ -64,7 +65,7 @@ _MODULES = {
     "exports": ("show_exported", "show_imported_mixture", "show_places"),
     "fits": ("show_fit",),
     "launches": ("show_estimate", "show_log", "show_submitted"),
-    "noise": ("show_differences", "show_flags", "show_noise"),
+    "noise": ("show_account", "show_differences", "show_flags", "show_noise"),
     "progress": ("TerminalDisplay",),
     "runs": (
         "show_import", "show_manifest", "show_proposed", "show_trained",

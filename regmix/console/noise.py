@@ -7,9 +7,11 @@ import math
 from rich.markup import escape
 
 from regmix.console.terminal import say, show, show_notes, table
+from regmix.cost import Account
 from regmix.differences import NOTHING, UNKNOWN, Differences
 from regmix.flags import Flags
 from regmix.noise import ADVISED_SNR, LEAST_SNR, LEVEL, NoiseFloor
+from regmix.quantities import amount, flops
 
 
 def show_noise(floor: NoiseFloor) -> None:
@@ -103,6 +105,31 @@ def show_flags(found: Flags) -> None:
         f"{count} of {found.judged} runs; they are fitted all the same unless study.yaml has "
         "fit: {flagged: exclude}, or names them in fit.exclude"
     )
+
+
+def show_account(found: Account) -> None:
+    """What was spent by role, the share of evaluation, and RegMix's recipe beside it."""
+    shown = table("Cost", "role", "runs", "tokens", "FLOPs", "evaluation", "device-hours")
+    for role, r in found.roles.iterrows():
+        spent = r["evaluation"]
+        shown.add_row(
+            escape(str(role)), f"{r['runs']:.0f}", amount(r["tokens"]), flops(r["flops"]),
+            "–" if math.isnan(spent) else flops(spent), f"{r['device_hours']:.3g}",
+        )  # fmt: skip
+    other = found.regmix
+    hours = other["device_hours"]
+    shown.add_row(
+        "RegMix's recipe", f"{other['runs']:.0f}", amount(other["tokens"]), flops(other["flops"]),
+        "–", "–" if math.isnan(hours) else f"{hours:.3g}", style="dim",
+    )  # fmt: skip
+    show(shown)
+    share = found.evaluation_share
+    if not math.isnan(share):
+        say(f"evaluation is {share:.1%} of all FLOPs")
+    if not math.isnan(found.ratio):
+        say(f"RegMix's published recipe takes {found.ratio:.3g} times the FLOPs of these proxies")
+    for assumption in found.assumptions:
+        say(f"[dim]{escape(assumption)}[/dim]")
 
 
 def _figure(value: float) -> str:

@@ -21,29 +21,32 @@ CROSSED = 0.25
 """Of the runs: ranks that a curve must have crossed."""
 _BEFORE = 5
 """Points whose median says what comes next."""
-_JUMP = 15.0
-"""Robust standard deviations of a jump: losses of single batches have long tails."""
 
 
 @dataclass(frozen=True)
 class _Figure:
     column: str
     name: str
+    far: float
+    """Robust standard deviations of a jump: single batches have long tails."""
     jump: float
     growth: float
     """Factors from which on a jump, and growth until the end, are told."""
 
 
-_FIGURES = (_Figure("loss", "loss", 1.1, 1.1), _Figure("grad_norm", "gradient norm", 10.0, 3.0))
+_FIGURES = (
+    _Figure("loss", "loss", far=10.0, jump=1.1, growth=1.1),
+    _Figure("grad_norm", "gradient norm", far=15.0, jump=10.0, growth=3.0),
+)
 
 
 def losses(steps: pd.DataFrame) -> list[Flag]:
     """Runs whose loss or gradient norm spikes, or grows until the end.
 
-    All on logarithms. A spike: the value is 15 robust standard deviations (its own or those of
+    All on logarithms. A spike: the value is 10 robust standard deviations (its own or those of
     all runs, the larger) above the median of the five points before, and 1.1 times it (gradient
-    norm: 10 times). Growth: the median of the last tenth is five standard deviations above that of
-    the lowest tenth before, and 1.1 times it (3 times), beyond what the runs commonly do.
+    norm: 15, and 10 times). Growth: the median of the last tenth is five standard deviations above
+    that of the lowest tenth before, and 1.1 times it (3 times), beyond what the runs commonly do.
 
     Args:
         steps: ``run_id``, ``step``, ``loss``, ``grad_norm``.
@@ -68,7 +71,7 @@ def _course(steps: pd.DataFrame, figure: _Figure) -> Iterator[Flag]:
         scale = max(common, float(robust(jumps[run])))
         worst = int(jumps[run].argmax())
         jump = float(jumps[run][worst])
-        if jump > max(_JUMP * scale, math.log(figure.jump)):
+        if jump > max(figure.far * scale, math.log(figure.jump)):
             yield Flag(
                 run, "spike",
                 f"{figure.name} {math.exp(jump):.2f} times as high in step "

@@ -140,7 +140,7 @@ def course(rng: np.random.Generator, runs: int = 100, points: int = 60) -> pd.Da
     for i in range(runs):
         level = 3 + rng.normal(0, 0.3)
         loss = level + 4 * np.exp(-t / 8) + 0.06 * rng.standard_t(5, points)
-        norm = (1 + 3 * np.exp(-t / 4)) * np.exp(0.15 * rng.standard_t(5, points))
+        norm = (1 + 3 * np.exp(-t / 4)) * np.exp(0.12 * rng.standard_t(8, points))
         frames.append(
             pd.DataFrame({"run_id": f"r{i:03d}", "step": 10 * t, "loss": loss, "grad_norm": norm})
         )
