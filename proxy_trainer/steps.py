@@ -15,7 +15,7 @@ from proxy_trainer.data import build
 from proxy_trainer.data.contamination import table
 from proxy_trainer.evals import kept_tasks
 from proxy_trainer.launch import devices, local, running
-from proxy_trainer.launch.gang import Gang, train_gang
+from proxy_trainer.launch.gang import Gang, train_gangs
 from proxy_trainer.launch.running import Launch, Outcome
 from proxy_trainer.watch import trackers
 from regmix.config import Benchmark, LaunchConfig
@@ -154,7 +154,7 @@ def train(
 
 def train_sharded(
     study: Study,
-    run_id: str,
+    run_ids: Sequence[str],
     processes: int,
     on_poll: Callable[[], None] | None = None,
     *,
@@ -164,8 +164,8 @@ def train_sharded(
     rows: int | None = None,
     compiled: bool = False,
     settings: LaunchConfig | None = None,
-) -> None:
-    """Train one run by several processes together, on one node or several, and wait for it.
+) -> dict[str, str]:
+    """Train runs, each by several processes together, on one node or several; wait for all.
 
     Args:
         processes: of each node.
@@ -174,31 +174,37 @@ def train_sharded(
 
     The others are those of :class:`proxy_trainer.launch.gang.Gang`.
 
+    Returns:
+        Why runs could not go on, by their ids; see :func:`proxy_trainer.launch.gang.train_gangs`.
+
     Raises:
         UserError: the data is not what the study says, the batch cannot be divided, the launcher
-            cannot start the processes, a tracker is not installed, or the run is to be measured on
+            cannot start the processes, a tracker is not installed, or a run is to be measured on
             tasks as it ends.
-        RegmixError: the processes could not go on, or were told to end.
+        RegmixError: the processes were told to end, or other commands train some of the runs.
     """
     settings = devices.settled(settings or study.config.launch)
-    path = study.layout.run(run_id).spec
-    if RunSpec.load(path).tasks:
-        raise UserError(
-            f"{path}: tasks: a model that several processes train is not asked as it ends; train "
-            "it without `evaluate:` and run `regmix eval` afterwards"
-        )
+    for path in (study.layout.run(run_id).spec for run_id in run_ids):
+        if RunSpec.load(path).tasks:
+            raise UserError(
+                f"{path}: tasks: a model that several processes train is not asked as it ends; "
+                "train it without `evaluate:` and run `regmix eval` afterwards"
+            )
     build.load_manifest(study.layout, study.config)
     trackers.check(settings.watch)
-    made = Gang(
-        study=study.layout.root,
-        run_id=run_id,
-        nodes=nodes,
-        processes=processes,
-        hybrid=hybrid,
-        recompute=recompute,
-        rows=rows,
-        compiled=compiled,
-        checkpoint_seconds=settings.checkpoint_seconds,
-        watch=settings.watch,
-    )
-    train_gang(study.layout, made, settings, on_poll)
+    gangs = [
+        Gang(
+            study=study.layout.root,
+            run_id=run_id,
+            nodes=nodes,
+            processes=processes,
+            hybrid=hybrid,
+            recompute=recompute,
+            rows=rows,
+            compiled=compiled,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            watch=settings.watch,
+        )
+        for run_id in run_ids
+    ]
+    return train_gangs(study.layout, gangs, settings, on_poll)

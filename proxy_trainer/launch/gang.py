@@ -6,14 +6,15 @@ is started again: what :mod:`proxy_trainer.sharded` promises of its processes, f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from proxy_trainer.launch import registry, running
 from proxy_trainer.launch.base import Launcher, Order, Unreachable
-from proxy_trainer.launch.running import Launch
+from proxy_trainer.launch.running import Launch, WorkersFailed
 from proxy_trainer.launch.submissions import Submission, submissions
 from regmix import claims
 from regmix.config import LaunchConfig
@@ -100,16 +101,96 @@ def train_gang(
         UserError: its batch cannot be divided among the processes, the launcher is unknown or lacks
             its library, or cannot give what is asked.
         Cancelled: it was told to end; a checkpoint is left.
-        RegmixError: it could not go on, or another command trains the run.
+        WorkersFailed: it could not go on.
+        RegmixError: another command trains the run.
     """
+    launch = _begun(study, gang, settings)
+    if launch is not None:
+        _wait(launch, on_poll)
+
+
+def train_gangs(
+    study: StudyLayout,
+    gangs: Sequence[Gang],
+    settings: LaunchConfig,
+    on_poll: Callable[[], None] | None = None,
+) -> dict[str, str]:
+    """Train several runs, each by a gang of its own, and wait for all of them.
+
+    Here they are trained one after another, as each has the whole machine; where jobs queue, all
+    are submitted at once. One that cannot go on keeps no other from its end.
+
+    Returns:
+        Why runs could not go on, by their ids.
+
+    Raises:
+        UserError: as :func:`train_gang`.
+        Cancelled: one was told to end; what queues goes on.
+        RegmixError: other commands train some of the runs, or some could not be submitted; all
+            others have ended.
+    """
+    if settings.launcher == "local":
+        waits = {g.run_id: partial(train_gang, study, g, settings, on_poll) for g in gangs}
+        return _failures(waits, [])
+    waits, troubles = {}, []
+    for gang in gangs:
+        try:
+            launch = _begun(study, gang, settings)
+        except UserError:
+            raise
+        except RegmixError as exc:
+            troubles.append(exc)
+            continue
+        if launch is not None:
+            waits[gang.run_id] = partial(_wait, launch, on_poll)
+    return _failures(waits, troubles)
+
+
+def _failures(
+    waits: Mapping[str, Callable[[], None]], troubles: list[RegmixError]
+) -> dict[str, str]:
+    """Wait for runs, and why some could not go on.
+
+    Args:
+        troubles: of other runs; raised once these have ended.
+    """
+    failures = {}
+    for run_id, wait in waits.items():
+        try:
+            wait()
+        except WorkersFailed as exc:
+            failures[run_id] = str(exc)
+        except _Busy as exc:
+            troubles.append(exc)
+    running.raise_all(troubles)
+    return failures
+
+
+class _Busy(RegmixError):
+    """Another command trains the run."""
+
+
+def _wait(launch: Launch, on_poll: Callable[[], None] | None) -> None:
+    (run_id,) = launch.submission.runs
+    try:
+        busy = bool(launch.wait(on_poll).busy)
+    except WorkersFailed as exc:  # as it does where another has the run
+        last = claims.last(launch.study.run(run_id).claims)
+        if last is None or not claims.Glance(launch.study.runs).holds(last):
+            raise
+        raise _Busy(str(exc)) from exc
+    if busy:
+        raise _Busy(f"run {run_id}: being trained by another command")
+
+
+def _begun(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch | None:
+    """The gang as it is under way, started if it is not; None if its run is done."""
     from proxy_trainer.sharded.ranks import part  # loads torch, which a node's watcher does without
 
     if gang.run.done.exists():
-        return
+        return None
     part(RunSpec.load(gang.run.spec).plan.batch, 0, gang.world)
-    launch = _under_way(study, gang, settings) or _start(study, gang, settings)
-    if launch.wait(on_poll).busy:
-        raise RegmixError(f"run {gang.run_id}: being trained by another command")
+    return _under_way(study, gang, settings) or _start(study, gang, settings)
 
 
 def _under_way(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch | None:

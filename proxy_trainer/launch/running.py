@@ -36,6 +36,10 @@ class Cancelled(RegmixError):
     exit_code = 75
 
 
+class WorkersFailed(RegmixError):
+    """Workers could not go on, for the reasons that they give."""
+
+
 @dataclass
 class Outcome:
     """How the runs of one command ended."""
@@ -70,8 +74,8 @@ class Launch:
 
         Raises:
             Cancelled: the workers were told to end.
-            RegmixError: a worker could not go on, with its message, and runs are left over; or the
-                launcher has not answered for long, and workers may be at work.
+            WorkersFailed: a worker could not go on, with its message, and runs are left over.
+            RegmixError: the launcher has not answered for long; workers may be at work.
         """
         pause = POLL_SECONDS.get(self.submission.launcher, POLL_OTHERS_SECONDS)
         patience = _Patience()
@@ -104,7 +108,7 @@ class Launch:
                 left.append(run_id)
         broken = [job.reason or f"job {job.job_id} failed" for job in jobs if job.state == "failed"]
         if broken:
-            raise RegmixError("; ".join(broken))
+            raise WorkersFailed("; ".join(broken))
         if left:
             raise Cancelled(
                 f"the workers ended with {len(left)} runs open, as they do when told to; their "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,8 +82,8 @@ def execute(
         for spec in specs:
             recipe.study.add_run(spec)
         with display([s.run_id for s in specs], stage.config.name) as poll:
-            _train(recipe, specs, settings, poll)
-        ended.append(_ended(recipe, stage, specs))
+            failures = _train(recipe, specs, settings, poll)
+        ended.append(_ended(recipe, stage, specs, failures))
         on_stage(ended[-1])
         start = Start(run=ended[-1].chosen.spec.run_id)
         _record(recipe, ended, position + 1 == len(recipe.stages))
@@ -95,23 +95,26 @@ def _train(
     specs: Sequence[RunSpec],
     settings: LaunchConfig | None,
     poll: Callable[[], None],
-) -> None:
+) -> dict[str, str]:
+    """Train a stage's runs; why some could not go on that are not marked as failed."""
     ids = [s.run_id for s in specs]
     spread = recipe.config.parallel
     asked = spread.recompute or spread.compiled or spread.rows is not None
     if recipe.world > 1 or asked or not isinstance(recipe.shape, ModelShape):
-        for run_id in ids:
-            steps.train_sharded(
-                recipe.study, run_id, spread.processes, poll,
-                nodes=spread.nodes, hybrid=spread.hybrid, recompute=spread.recompute,
-                rows=spread.rows, compiled=spread.compiled, settings=settings,
-            )  # fmt: skip
-    elif steps.train(recipe.study, ids, poll, settings).busy:
+        return steps.train_sharded(
+            recipe.study, ids, spread.processes, poll,
+            nodes=spread.nodes, hybrid=spread.hybrid, recompute=spread.recompute,
+            rows=spread.rows, compiled=spread.compiled, settings=settings,
+        )  # fmt: skip
+    if steps.train(recipe.study, ids, poll, settings).busy:
         raise RegmixError(f"{', '.join(ids)}: being trained by another command")
+    return {}
 
 
-def _ended(recipe: Recipe, stage: Stage, specs: Sequence[RunSpec]) -> Ended:
-    tried = tuple(_tried(recipe, spec) for spec in specs)
+def _ended(
+    recipe: Recipe, stage: Stage, specs: Sequence[RunSpec], failures: Mapping[str, str]
+) -> Ended:
+    tried = tuple(_tried(recipe, spec, failures.get(spec.run_id, "")) for spec in specs)
     good = [t for t in tried if not t.failure]
     if not good:
         raise RegmixError(
@@ -131,10 +134,12 @@ def _ended(recipe: Recipe, stage: Stage, specs: Sequence[RunSpec]) -> Ended:
     return Ended(stage, tried, metric, chosen)
 
 
-def _tried(recipe: Recipe, spec: RunSpec) -> Tried:
+def _tried(recipe: Recipe, spec: RunSpec, failure: str = "") -> Tried:
     record = RunRecord(recipe.study.layout.run(spec.run_id), spec)
     if record.status == "failed":
         return Tried(spec, {}, str(record.failure()["reason"]))
+    if failure and record.status != "done":
+        return Tried(spec, {}, failure)
     return Tried(spec, dict(record.result()["metrics"]))
 
 

@@ -25,8 +25,9 @@ import torch
 from proxy_trainer import steps
 from proxy_trainer.exits import BROKEN, BUSY, DIVERGED, KILLED, OK, REFUSED, REQUEUE
 from proxy_trainer.launch import registry, running
+from proxy_trainer.launch.base import Job
 from proxy_trainer.launch.claims import Claimant
-from proxy_trainer.launch.gang import Gang, GangOrder, train_gang
+from proxy_trainer.launch.gang import Gang, GangOrder, train_gang, train_gangs
 from proxy_trainer.launch.gang_node import Conclusion, NodeEnd, conclude
 from proxy_trainer.launch.ray import Ray
 from proxy_trainer.launch.running import Cancelled
@@ -37,7 +38,7 @@ from proxy_trainer.worker import Task
 from regmix import claims
 from regmix.config import LaunchConfig, RayConfig, SlurmConfig
 from regmix.errors import RegmixError, UserError
-from regmix.layout import RunLayout
+from regmix.layout import RunLayout, StudyLayout
 from regmix.records import read_events
 from regmix.study import Study
 from regmix.testing.launchers import PATIENCE_SECONDS as PATIENCE
@@ -155,7 +156,7 @@ def expected(
     shutil.copytree(built_root, root)
     study = Study.open(root)
     run_id = planned(study)
-    steps.train_sharded(study, run_id, 2, settings=LaunchConfig(checkpoint_seconds=1e9))
+    steps.train_sharded(study, [run_id], 2, settings=LaunchConfig(checkpoint_seconds=1e9))
     found = figures(study.layout.run(run_id))
     assert len([key for key in found if key[0] == "step"]) == 100, "fifty steps are logged"
     losses = [value for key, value in found.items() if key[2] == "loss"]
@@ -388,7 +389,7 @@ def test_a_gang_here_ends_with_its_command_and_leaves_a_checkpoint(how: str, stu
     code = (
         "import sys; from regmix.study import Study; from proxy_trainer import steps\n"
         "from regmix.errors import RegmixError\n"
-        "try: steps.train_sharded(Study.open(sys.argv[1]), sys.argv[2], 2)\n"
+        "try: steps.train_sharded(Study.open(sys.argv[1]), [sys.argv[2]], 2)\n"
         "except RegmixError as exc: sys.exit(exc.exit_code)\n"
     )
     command = [sys.executable, "-c", code, str(study.layout.root), run_id]
@@ -479,6 +480,66 @@ def test_of_a_nodes_exit_codes_the_one_that_tells_most_is_its_own(
     codes: list[int], expected: int
 ) -> None:
     assert code_of(codes) == expected
+
+
+class Queue:
+    """A launcher whose gangs end when they are first asked after; of one the job fails."""
+
+    name = "queue"
+
+    def __init__(self, failing: str, told: list[str]) -> None:
+        self._failing, self._told = failing, told
+
+    def check_gang(self, order: GangOrder) -> None: ...
+
+    check = cancel = logs = submit = check_gang
+
+    def submit_gang(self, order: GangOrder) -> list[str]:
+        self._told.append(f"submit {order.gang.run_id}")
+        return [order.gang.run_id]
+
+    def poll(self, study: Path, job_ids: list[str]) -> list[Job]:
+        ((run_id,), run) = job_ids, StudyLayout(study).run(job_ids[0])
+        self._told.append(f"poll {run_id}")
+        if run_id == self._failing:
+            return [Job(run_id, "failed", "node 1 was lost (4 attempts)")]
+        run.done.write_text("{}")
+        return [Job(run_id, "ended")]
+
+
+@pytest.mark.parametrize("name", ["queue", "local"])
+def test_one_gang_that_fails_keeps_no_other_from_its_end(
+    name: str, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where jobs queue all are submitted first; here one has the machine at a time."""
+    ids = [planned(study, STEPS + n) for n in range(3)]
+    told: list[str] = []
+    monkeypatch.setattr(registry, "_class", lambda *_: lambda *_: Queue(ids[1], told))
+    gangs = [gang(study, run_id) for run_id in ids]
+    failures = train_gangs(study.layout, gangs, LaunchConfig(launcher=name))
+    assert failures == {ids[1]: "node 1 was lost (4 attempts)"}
+    submits, polls = ([f"{word} {i}" for i in ids] for word in ("submit", "poll"))
+    if name == "queue":
+        assert told == submits + polls
+    else:
+        assert told == [word for pair in zip(submits, polls, strict=True) for word in pair]
+    told.clear()
+    assert train_gangs(study.layout, gangs[::2], LaunchConfig(launcher=name)) == {}
+    assert told == []  # all of these are done
+
+
+def test_a_gang_whose_run_others_train_is_no_failure_of_the_run(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [planned(study, STEPS + n) for n in range(2)]
+    told: list[str] = []
+    monkeypatch.setattr(registry, "_class", lambda *_: lambda *_: Queue(ids[0], told))
+    with Claimant(study.layout.runs, "other", 120.0).at_work() as other:
+        assert other.take(study.layout.run(ids[0]))
+        gangs = [gang(study, run_id) for run_id in ids]
+        with pytest.raises(RegmixError, match="node 1 was lost"):
+            train_gangs(study.layout, gangs, LaunchConfig(launcher="queue"))
+    assert study.layout.run(ids[1]).done.exists()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from proxy_trainer import moments
+from proxy_trainer import moments, steps
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
 from proxy_trainer.stages import execute
@@ -103,6 +103,34 @@ def test_data_orders_are_averaged_and_the_average_is_measured(
     for name, tensor in merged.items():
         mean = torch.stack([p[name].double() for p in parts]).mean(0)
         torch.testing.assert_close(tensor.double(), mean, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.slow
+def test_a_run_of_a_sweep_that_could_not_go_on_is_left_out_and_says_why(
+    recipe: Callable[..., Path], study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gang failed; the others of the sweep have ended, and the best of them is chosen."""
+    failed: list[str] = []
+
+    def train(study: Study, ids: Sequence[str], *_: object, **__: object) -> dict[str, str]:
+        lost, rest = (ids[:1], ids[1:]) if len(ids) > 1 else ([], ids)
+        steps.train(study, rest)
+        failed.extend(lost)
+        return dict.fromkeys(lost, "node 1 was lost (4 attempts)")
+
+    monkeypatch.setattr(steps, "train_sharded", train)
+    path = recipe("seed: 3", "seed: 3\nparallel: {processes: 2}")
+    _, (*_, sft) = carried_out(path)
+    assert [t.spec.run_id for t in sft.tried if t.failure] == failed
+    assert sft.tried[0].failure == "node 1 was lost (4 attempts)"
+    assert sft.tried[0].metrics == {}
+    assert sft.chosen == sft.tried[1]
+    kept = json.loads((study.layout.recipes / "tiny" / "recipe.json").read_text())
+    assert kept["done"]
+    assert [r["failure"] for r in kept["stages"][-1]["runs"]] == [
+        "node 1 was lost (4 attempts)",
+        "",
+    ]
 
 
 @pytest.mark.slow
