@@ -16,7 +16,7 @@ from proxy_trainer.loop import Outcome, loop
 from proxy_trainer.members import Members
 from proxy_trainer.state import Log, Run, State, assembled
 from regmix.arrays import array_key
-from regmix.errors import UserError
+from regmix.errors import StudyRefused, UserError
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
 from regmix.runs import NUMERICS, RunSpec
@@ -70,16 +70,16 @@ def checked(run: RunLayout, study: StudyLayout, manifest: DataManifest) -> RunSp
     """A run's specification.
 
     Raises:
-        UserError: it was made for other data or another version of the numerics.
+        StudyRefused: it was made for other data or another version of the numerics.
     """
     spec = RunSpec.load(run.spec)
     if spec.numerics != NUMERICS:
-        raise UserError(
+        raise StudyRefused(
             f"{run.spec}: planned for version {spec.numerics} of the numerics, this is {NUMERICS}; "
             "run `regmix propose` again"
         )
     if manifest.fingerprint != spec.data:
-        raise UserError(
+        raise StudyRefused(
             f"{run.spec}: proposed for data {spec.data}, the study now holds "
             f"{manifest.fingerprint}; run `regmix propose` again"
         )

@@ -6,21 +6,22 @@ Every launcher starts these; any number of them, on any nodes that see the study
 work by claims alone. A worker ends by itself. Told to end before, by SIGTERM, SIGUSR2 or SIGINT, it
 leaves checkpoints, gives its runs back and exits with ``REQUEUE``.
 
-What goes wrong with a run is the run's: it is tried again from its checkpoint, by this worker or
-another, and FAILED once it has failed too often; a step that never ends is a way to fail. What goes
-wrong with the study (other data, a full disk, another version of the code) ends the worker and
-marks nothing.
+What goes wrong with a run is the run's, whatever it is: it is tried again from its checkpoint, by
+this worker or another, and FAILED once it has failed too often; a step that never ends is a way to
+fail. What every run would meet (:class:`regmix.errors.StudyFault`: other data, a full disk, another
+version of the code) ends the worker and marks nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from proxy_trainer.setup import set_up
 from regmix import __version__
 from regmix.arrays import array_key
 from regmix.config import LaunchConfig
-from regmix.errors import RegmixError, UserError
+from regmix.errors import RegmixError, StudyFault, StudyRefused, UserError
 from regmix.files import write_json
 from regmix.layout import RunLayout, StudyLayout
 from regmix.runs import NUMERICS, RunSpec
@@ -44,6 +45,7 @@ from regmix.runs import NUMERICS, RunSpec
 PATIENCE_SECONDS = 0.5
 """Between looks at runs that silent workers hold."""
 MESSAGE_LENGTH = 400
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Worker:
             task.runs,
             self.claimant,
             step=lambda run: checkpoint.saved_step(run.checkpoints),
-            key=lambda run: array_key(RunSpec.load(run.spec)),
+            key=_key,
             workers=task.workers,
         )
 
@@ -131,18 +133,25 @@ class Worker:
             on_claim: called whenever runs were claimed.
 
         Raises:
-            RegmixError: the study is not as it should be.
+            StudyFault: the study is not as it should be.
         """
         with self.claimant.at_work():
-            while not self._asked_to_end:
-                claimed = self._queue.claim(self._members)
-                if claimed:
-                    on_claim()
-                    self._train(claimed)
-                elif self._queue.left_to_others():
-                    return OK
-                else:
-                    time.sleep(PATIENCE_SECONDS)
+            try:
+                return self._until_none_is_left(on_claim)
+            except BaseException as exc:  # whatever it is, it must not look like a killed worker
+                self.claimant.release_all(reason=_short(exc))
+                raise
+
+    def _until_none_is_left(self, on_claim: Callable[[], object]) -> int:
+        while not self._asked_to_end:
+            claimed = self._queue.claim(self._members)
+            if claimed:
+                on_claim()
+                self._train(claimed)
+            elif self._queue.left_to_others():
+                return OK
+            else:
+                time.sleep(PATIENCE_SECONDS)
         return REQUEUE
 
     def _members(self, run: RunLayout) -> int:
@@ -150,12 +159,20 @@ class Worker:
         share = -(-(self._queue.length + 1) // self._task.workers)
         if self._task.settings.members != "auto":
             return self._task.settings.members
-        spec = RunSpec.load(run.spec)
+        try:
+            return min(share, self._found_best(RunSpec.load(run.spec), share))
+        except StudyFault:
+            raise
+        except Exception as exc:  # the run's own attempt, alone, will meet it and tell
+            say(f"run {run.run_id}: not tried in arrays: {type(exc).__name__}: {_short(exc)}")
+            return 1
+
+    def _found_best(self, spec: RunSpec, share: int) -> int:
         key = array_key(spec)
         if share > 1 and key not in self._best:
             self._best[key] = best_members(spec, share)
             say(f"arrays of {self._best[key]} are the fastest here")
-        return min(share, self._best.get(key, 1))
+        return self._best.get(key, 1)
 
     def _train(self, claimed: list[RunClaim]) -> None:
         """Train an array; runs that failed before one by one, so that none fails for another."""
@@ -171,15 +188,18 @@ class Worker:
             else:
                 together.append(claim)
         for part in (together, *again):
-            if part:
+            if part and not self._asked_to_end:
                 self._attempt(part)
+            else:
+                for claim in part:
+                    self._let_go(claim, "asked to end")
 
     def _attempt(self, part: list[RunClaim]) -> None:
-        for claim in part:
-            _check_numerics(claim.run)
-            say(f"run {claim.run.run_id}: claimed at step {claim.step}")
         reason, failed = "asked to end", False
         try:
+            for claim in part:
+                _check_numerics(claim.run)
+                say(f"run {claim.run.run_id}: claimed at step {claim.step}")
             outcome = train_array(
                 self._task.study,
                 [claim.run for claim in part],
@@ -192,12 +212,16 @@ class Worker:
                 fail(self._task.study.run(run_id), [why])
         except Lost as exc:
             reason = f"left with its array ({exc})"
-        except (RegmixError, OSError) as exc:
-            self.claimant.release_all(reason=_short(exc))
+        except Exception as exc:
             others = f" and {len(part) - 1} with it" if len(part) > 1 else ""
-            raise RegmixError(f"run {part[0].run.run_id}{others} could not go on: {exc}") from exc
-        except Exception as exc:  # whatever it is, the other runs can go on
-            reason, failed = f"{type(exc).__name__}: {_short(exc)}", True
+            told = f"run {part[0].run.run_id}{others} could not go on: {exc}"
+            if isinstance(exc, StudyFault):
+                raise type(exc)(told) from exc
+            if isinstance(exc, OSError) and exc.errno in _OF_THE_DISK:
+                raise StudyFault(told) from exc
+            # whatever it is, the other runs can go on
+            kind = "" if isinstance(exc, RegmixError) else f"{type(exc).__name__}: "
+            reason, failed = f"{kind}{_short(exc)}", True
         for claim in part:
             self._let_go(claim, reason, failed=failed)
 
@@ -227,10 +251,18 @@ class Worker:
                 self._queue.return_(run)
 
 
+def _key(run: RunLayout) -> Hashable:
+    """What a run shares with those that can be trained together with it; nothing if unreadable."""
+    try:
+        return array_key(RunSpec.load(run.spec))
+    except (RegmixError, OSError):  # its own attempt will tell
+        return run.run_id
+
+
 def _check_numerics(run: RunLayout) -> None:
     planned = RunSpec.load(run.spec).numerics
     if planned != NUMERICS:
-        raise UserError(
+        raise StudyRefused(
             f"{run.spec}: planned for version {planned} of the numerics, this worker "
             f"(regmix {__version__} on {socket.gethostname()}) has {NUMERICS}; install the version "
             "that the study was proposed with, or run `regmix propose` again"

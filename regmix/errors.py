@@ -18,6 +18,14 @@ class UserError(RegmixError):
     exit_code = 2
 
 
+class StudyFault(RegmixError):
+    """Whichever run was tried would meet it: a full disk, say."""
+
+
+class StudyRefused(StudyFault, UserError):
+    """As :class:`StudyFault`, and for the person to mend: the data, or the version of the code."""
+
+
 def unknown_name(kind: str, name: object, valid: Iterable[str], where: str = "") -> UserError:
     """An error for a name that is not among the valid ones, with the nearest of them.
 

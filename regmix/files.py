@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from regmix.errors import RegmixError, UserError
+from regmix.errors import StudyFault, StudyRefused, UserError
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
 PLAIN_TEXT = (".txt", ".md", ".rst", ".txt.gz", ".txt.zst")
@@ -27,11 +27,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RegmixError(
-                f"{path}: no space left on the disk; free some and run again"
-            ) from exc
+            raise StudyFault(f"{path}: no space left on the disk; free some and run again") from exc
         if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"{path}: not writable ({exc.strerror})") from exc
+            raise StudyRefused(f"{path}: not writable ({exc.strerror})") from exc
         if exc.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise UserError(f"{path}: no file can be written there ({exc.strerror})") from exc
         raise

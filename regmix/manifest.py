@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from regmix.config import StudyConfig
-from regmix.errors import UserError, unknown_name
+from regmix.errors import StudyRefused, UserError, unknown_name
 from regmix.files import read_json, write_json
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
@@ -163,14 +163,17 @@ class DataManifest:
         """Read ``manifest.json``.
 
         Raises:
-            UserError: missing (the data is not built), of another version, or edited by hand.
+            StudyRefused: missing (the data is not built), of another version, or edited by hand.
         """
         if not path.exists():
-            raise UserError(f"{path}: no data yet; run `regmix data build {path.parent.parent}`")
-        raw = read_json(path)
+            raise StudyRefused(f"{path}: no data yet; run `regmix data build {path.parent.parent}`")
+        try:
+            raw = read_json(path)
+        except UserError as exc:
+            raise StudyRefused(str(exc)) from exc
         try:
             if raw["version"] != VERSION:
-                raise UserError(
+                raise StudyRefused(
                     f"{path}: version {raw['version']}, expected {VERSION}; build again"
                 )
             manifest = cls(
@@ -180,9 +183,9 @@ class DataManifest:
                 settings=raw.get("settings"),
             )
         except (KeyError, TypeError) as exc:
-            raise UserError(f"{path}: not a data manifest ({exc!r}); build again") from exc
+            raise StudyRefused(f"{path}: not a data manifest ({exc!r}); build again") from exc
         if manifest.fingerprint != raw.get("fingerprint"):
-            raise UserError(f"{path}: changed since it was built; run `regmix data build` again")
+            raise StudyRefused(f"{path}: changed since it was built; run `regmix data build` again")
         return manifest
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from regmix.errors import UserError
+from regmix.errors import StudyRefused
 from regmix.files import disk_errors
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest, Shard
@@ -112,11 +112,11 @@ def open_shard(
     """Token ids, memory-mapped, and an end and the text's bytes a document, shape ``(n, 2)``.
 
     Raises:
-        UserError: a file is missing, not as long as it was, or outside the study.
+        StudyRefused: a file is missing, not as long as it was, or outside the study.
     """
     path = (layout.tokens / shard.file).resolve()
     if not path.is_relative_to(layout.tokens.resolve()):
-        raise UserError(f"{layout.manifest}: shard '{shard.file}' lies outside the study")
+        raise StudyRefused(f"{layout.manifest}: shard '{shard.file}' lies outside the study")
     check_shard_size(path, shard, dtype)
     tokens = np.memmap(path, dtype=DTYPES[dtype], mode="r", shape=(shard.tokens,))
     docs = np.fromfile(docs_path(path), dtype=DOCS).astype(np.int64)
@@ -132,7 +132,7 @@ def check_shard_size(path: Path, shard: Shard, dtype: str) -> None:
     """Refuse a shard whose files are not as long as they were when it was built.
 
     Raises:
-        UserError: the file, the bytes it has and the bytes it should have.
+        StudyRefused: the file, the bytes it has and the bytes it should have.
     """
     _check_size(path, shard.tokens * DTYPES[dtype].itemsize)
     _check_size(docs_path(path), shard.documents * 2 * DOCS.itemsize)
@@ -142,7 +142,7 @@ def _check_size(path: Path, expected: int) -> None:
     found = path.stat().st_size if path.exists() else None
     if found != expected:
         state = "is missing" if found is None else f"has {found:,} bytes"
-        raise UserError(
+        raise StudyRefused(
             f"{path}: {state}, the manifest says {expected:,}; "
             "delete it and run `regmix data build` again"
         )

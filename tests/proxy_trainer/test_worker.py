@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,9 +19,10 @@ from proxy_trainer import checkpoint, worker
 from proxy_trainer.exits import OK, REFUSED, REQUEUE
 from proxy_trainer.launch.claims import Claimant
 from proxy_trainer.launch.submissions import Submission
+from proxy_trainer.loop import Outcome
 from proxy_trainer.worker import Task, Worker
 from regmix import claims
-from regmix.errors import RegmixError, UserError
+from regmix.errors import RegmixError, StudyFault, UserError
 from regmix.files import write_json
 from regmix.layout import RunLayout
 from regmix.records import read_events
@@ -118,7 +120,7 @@ def test_what_is_wrong_with_the_study_ends_the_worker_and_marks_nothing(
     study: Study, train_array: Callable[..., list[list[str]]]
 ) -> None:
     runs = planned(study, 2)
-    train_array(runs, lambda: RegmixError("last.safetensors: no space left on the disk"))
+    train_array(runs, lambda: StudyFault("last.safetensors: no space left on the disk"))
     with pytest.raises(RegmixError, match=rf"run {runs[0].run_id} could not go on: last.*no space"):
         made(study, runs, members=1).run()
     assert not runs[0].failed.exists()
@@ -127,11 +129,109 @@ def test_what_is_wrong_with_the_study_ends_the_worker_and_marks_nothing(
     assert status(study.layout).count("running") == 0
 
 
-def test_a_run_of_other_numerics_is_refused(study: Study) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [RegmixError("too little memory for one model"), UserError("start: no such model"),
+     FileNotFoundError("model.safetensors")],
+)  # fmt: skip
+def test_what_is_wrong_with_one_run_does_not_keep_the_others_from_being_trained(
+    study: Study, train_array: Callable[..., list[list[str]]], error: Exception
+) -> None:
+    runs = planned(study, 2)
+    train_array(runs[:1], lambda: error)
+    assert made(study, runs, members=1, retries=1).run() == OK
+    assert str(error) in json.loads(runs[0].failed.read_text())["reason"]
+    assert runs[1].done.exists()
+
+
+@pytest.mark.parametrize("members", [1, 2, "auto"])
+def test_a_damaged_specification_is_its_runs_failure(study: Study, members: int | str) -> None:
+    runs = planned(study, 3)
+    runs[1].spec.write_text("kind: nonsense\n")
+    assert made(study, runs, members=members, retries=0).run() == OK
+    assert str(runs[1].spec) in json.loads(runs[1].failed.read_text())["reason"]
+    assert [run.done.exists() for run in runs] == [True, False, True]
+
+
+def test_a_disk_that_is_full_is_the_studys_whoever_says_so(
+    study: Study, train_array: Callable[..., list[list[str]]]
+) -> None:
+    runs = planned(study, 1)
+    train_array(runs, lambda: OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(StudyFault, match="No space left"):
+        made(study, runs).run()
+    assert not runs[0].failed.exists()
+    assert claims.failures(claims.log(runs[0].claims)) == []
+
+
+def is_free_and_has_not_failed(run: RunLayout) -> bool:
+    last = claims.last(run.claims)
+    assert last is not None
+    return last.kind == "released" and claims.failures(claims.log(run.claims)) == []
+
+
+def test_a_run_of_other_numerics_is_refused_and_given_back(study: Study) -> None:
     spec = replace(study.propose().specs[0], numerics=99)
     study.add_run(spec)
+    run = study.layout.run(spec.run_id)
     with pytest.raises(UserError, match=r"planned for version 99 of the numerics, this worker .*"):
-        made(study, [study.layout.run(spec.run_id)]).run()
+        made(study, [run]).run()
+    assert is_free_and_has_not_failed(run)
+
+
+@pytest.mark.parametrize("error", [StudyFault("no space"), KeyboardInterrupt()])
+def test_a_claim_is_given_back_wherever_the_worker_ends(
+    study: Study, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """In the trial that follows the first claim, say; it is not taken for a killed worker's."""
+
+    def trial(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(worker, "best_members", trial)
+    runs = planned(study, 2)
+    with pytest.raises(type(error)):
+        made(study, runs, members="auto").run()
+    (claimed,) = [run for run in runs if run.claims.exists()]
+    assert is_free_and_has_not_failed(claimed)
+
+
+def test_a_trial_that_fails_costs_company_and_not_the_runs(
+    study: Study, monkeypatch: pytest.MonkeyPatch, train_array: Callable[..., list[list[str]]]
+) -> None:
+    def trial(*_: object) -> int:
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(worker, "best_members", trial)
+    runs = planned(study, 2)
+    tried = train_array([], RuntimeError)
+    assert made(study, runs, members="auto").run() == OK
+    assert [len(array) for array in tried] == [1, 1]
+
+
+def test_told_to_end_a_worker_begins_no_further_part(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that failed before are parts of their own; they are given back, with no attempt more."""
+    runs = planned(study, 3)
+    own = made(study, runs, members=3)
+    begun: list[list[str]] = []
+
+    def stand_in(_: object, part: Sequence[RunLayout], **options: object) -> Outcome:
+        begun.append([run.run_id for run in part])
+        if len(begun) == 1:
+            raise ValueError("once")
+        own.end()
+        return Outcome()
+
+    monkeypatch.setattr(worker, "train_array", stand_in)
+    assert own.run() == REQUEUE
+    assert [len(part) for part in begun] == [3, 1]
+    for run in runs:
+        last = claims.last(run.claims)
+        assert last is not None
+        assert (last.kind, last.reason) == ("released", "asked to end")
+        assert len(claims.failures(claims.log(run.claims))) == 1
 
 
 def submitted(study: Study, runs: Sequence[RunLayout], **changes: object) -> Submission:
