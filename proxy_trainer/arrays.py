@@ -9,6 +9,7 @@ import torch
 
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.events import EventLog
+from proxy_trainer.execution import default_execution, first_steps
 from proxy_trainer.loop import Outcome
 from proxy_trainer.members import Members
 from proxy_trainer.train import choose_device, native, train
@@ -114,15 +115,16 @@ def _rate(spec: RunSpec, members: int, device: torch.device) -> tuple[float, flo
     batch = torch.randint(spec.vocab_size, size, generator=torch.Generator().manual_seed(0))
     batch = batch.to(device)
 
-    def steps(seconds: float) -> tuple[int, float]:
+    def steps(least: int, seconds: float) -> tuple[int, float]:
         done, began = 0, time.perf_counter()
-        while done < 2 or time.perf_counter() - began < seconds:
+        while done < least or time.perf_counter() - began < seconds:
             made.step(done, Batch(batch), [spec.plan.lr] * members)
             done += 1
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return done, time.perf_counter() - began
 
-    steps(0.0)  # allocations and first calls are not the rate
-    done, seconds = steps(PROBE_SECONDS)
+    # Allocations, first calls and recording are not the rate.
+    steps(first_steps(default_execution(device)), 0.0)
+    done, seconds = steps(2, PROBE_SECONDS)
     return done * members * spec.tokens_per_step / seconds, seconds / done

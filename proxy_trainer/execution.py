@@ -29,7 +29,7 @@ Body = Callable[[Batch], Stepped]
 BYTES_A_CHANNEL = 60
 """Of activations that a layer keeps for its gradients: about 24 values in half precision (a gated
 MLP of 8/3 the width, attention without its weights), the residual stream in single precision."""
-_WARM_UP = 3
+WARM_UP = 3
 """Steps before recording: libraries choose their kernels and allocate in them."""
 
 
@@ -40,6 +40,11 @@ def default_execution(device: torch.device) -> Execution:
     on which one is installed.
     """
     return "graph" if device.type == "cuda" else "eager"
+
+
+def first_steps(execution: Execution) -> int:
+    """Steps until one is like those after it: a graph is recorded once libraries are warm."""
+    return WARM_UP + 1 if execution == "graph" else 2
 
 
 def rows_at_once(shape: Shape, batch: int, members: int, device: torch.device) -> int:
@@ -59,28 +64,32 @@ class RecordedStep:
     into one of them.
     """
 
-    def __init__(self, body: Body) -> None:
-        self._body = body
+    def __init__(self) -> None:
         self._done = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: Batch | None = None
         self._found: Stepped | None = None
 
-    def __call__(self, batch: Batch) -> Stepped:
-        """One step; what it returns is overwritten by the next."""
-        if self._done < _WARM_UP:
+    def __call__(self, body: Body, batch: Batch) -> Stepped:
+        """One step; what it returns is overwritten by the next.
+
+        Args:
+            body: the same each time. It is not kept: it is a method of who keeps this, and weights
+                would outlive their last use until the cycle was found.
+        """
+        if self._done < WARM_UP:
             self._done += 1
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                found = self._body(batch)
+                found = body(batch)
             torch.cuda.current_stream().wait_stream(side)
             return found
         if self._graph is None:
             self._batch = batch.clone()
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
-                self._found = self._body(self._batch)
+                self._found = body(self._batch)
         assert self._batch is not None
         assert self._found is not None
         self._batch.copy_(batch)

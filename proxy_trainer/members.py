@@ -66,7 +66,7 @@ class Members:
         self._hidden = self.array.hidden
         if execution != "eager":
             self._hidden = torch.compile(self.array.hidden, dynamic=False)
-        self._advance = RecordedStep(self._body) if execution == "graph" else self._body
+        self._recorded = RecordedStep() if execution == "graph" else None
 
     def step(self, step: int, batch: Batch, lr: Sequence[float]) -> Stepped:
         """One optimiser step.
@@ -78,7 +78,7 @@ class Members:
         """
         self._step.fill_(step)
         self._optimiser.set_rates(lr)
-        return self._advance(batch)
+        return self._body(batch) if self._recorded is None else self._recorded(self._body, batch)
 
     def _body(self, batch: Batch) -> Stepped:
         K, B, _ = batch.tokens.shape

@@ -15,12 +15,14 @@ from proxy_trainer.data import build
 from proxy_trainer.data.contamination import table
 from proxy_trainer.evals import kept_tasks
 from proxy_trainer.launch import devices, local, running
-from proxy_trainer.launch.gang import Gang, train_gangs
+from proxy_trainer.launch import gang as gangs
+from proxy_trainer.launch.gang import Gang
 from proxy_trainer.launch.running import Launch, Outcome
 from proxy_trainer.watch import trackers
 from regmix.config import Benchmark, LaunchConfig
 from regmix.errors import UserError
 from regmix.manifest import DataManifest
+from regmix.recipe import ParallelConfig
 from regmix.runs import RunSpec
 from regmix.study import Study
 
@@ -155,32 +157,22 @@ def train(
 def train_sharded(
     study: Study,
     run_ids: Sequence[str],
-    processes: int,
+    spread: ParallelConfig,
     on_poll: Callable[[], None] | None = None,
-    *,
-    nodes: int = 1,
-    hybrid: bool = False,
-    recompute: bool = False,
-    rows: int | None = None,
-    compiled: bool = False,
     settings: LaunchConfig | None = None,
 ) -> dict[str, str]:
     """Train runs, each by several processes together, on one node or several; wait for all.
 
     Args:
-        processes: of each node.
         on_poll: called a few times a second.
         settings: default: the study's ``launch``.
-
-    The others are those of :class:`proxy_trainer.launch.gang.Gang`.
 
     Returns:
         Why runs could not go on, by their ids; see :func:`proxy_trainer.launch.gang.train_gangs`.
 
     Raises:
-        UserError: the data is not what the study says, the batch cannot be divided, the launcher
-            cannot start the processes, a tracker is not installed, or a run is to be measured on
-            tasks as it ends.
+        UserError: as :func:`check_sharded`, or the batch cannot be divided, or a run is to be
+            measured on tasks as it ends.
         RegmixError: the processes were told to end, or other commands train some of the runs.
     """
     settings = devices.settled(settings or study.config.launch)
@@ -190,21 +182,43 @@ def train_sharded(
                 f"{path}: tasks: a model that several processes train is not asked as it ends; "
                 "train it without `evaluate:` and run `regmix eval` afterwards"
             )
+    made = _gangs(study, run_ids, spread, settings)
+    return gangs.train_gangs(study.layout, made, settings, on_poll)
+
+
+def check_sharded(
+    study: Study,
+    run_ids: Sequence[str],
+    spread: ParallelConfig,
+    settings: LaunchConfig | None = None,
+) -> None:
+    """Make sure that runs could be started that several processes train, without starting any.
+
+    Args:
+        run_ids: they need not have been added to the study.
+        settings: default: the study's ``launch``.
+
+    Raises:
+        UserError: the data is not what the study says, the launcher cannot start the processes, or
+            a tracker is not installed.
+    """
+    settings = devices.settled(settings or study.config.launch)
+    for gang in _gangs(study, run_ids, spread, settings):
+        gangs.check(study.layout, gang, settings)
+
+
+def _gangs(
+    study: Study, run_ids: Sequence[str], spread: ParallelConfig, settings: LaunchConfig
+) -> list[Gang]:
     build.load_manifest(study.layout, study.config)
     trackers.check(settings.watch)
-    gangs = [
+    return [
         Gang(
             study=study.layout.root,
             run_id=run_id,
-            nodes=nodes,
-            processes=processes,
-            hybrid=hybrid,
-            recompute=recompute,
-            rows=rows,
-            compiled=compiled,
+            **spread.model_dump(),
             checkpoint_seconds=settings.checkpoint_seconds,
             watch=settings.watch,
         )
         for run_id in run_ids
     ]
-    return train_gangs(study.layout, gangs, settings, on_poll)

@@ -520,7 +520,9 @@ def run(
     talk = tables.conversations(found)
     if not talk.empty:
         console.show_frame(talk)
+    settings = found.study.config.launch.overridden(launcher=launcher)
     if check:
+        execute.check(found, settings)
         console.say("nothing is wrong with it; nothing was trained")
         return
     shown = console.TerminalDisplay()
@@ -536,7 +538,7 @@ def run(
 
     model = execute.execute(
         found,
-        settings=found.study.config.launch.overridden(launcher=launcher),
+        settings=settings,
         display=lambda ids, title: shown.watching(found.study, ids, title),
         on_stage=over,
     )

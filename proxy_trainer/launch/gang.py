@@ -209,7 +209,19 @@ def _under_way(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch
     return None
 
 
-def _start(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch:
+def check(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> None:
+    """Make sure that a gang could be started, without starting it.
+
+    Raises:
+        UserError: as :func:`train_gang`.
+    """
+    launcher, _, order = _ordered(study, gang, settings)
+    launcher.check_gang(order)
+
+
+def _ordered(
+    study: StudyLayout, gang: Gang, settings: LaunchConfig
+) -> tuple[GangLauncher, Submission, GangOrder]:
     launcher = _launcher(settings, f"{study.config}: launch.launcher")
     gpus = min(settings.gpus_per_worker or 0, 1)
     new = Submission.new(study, [gang.run_id], settings, gang.world)
@@ -220,6 +232,11 @@ def _start(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch:
         retries=settings.retries,
         since=len(claims.log(gang.run.claims)),
     )
+    return launcher, submission, order
+
+
+def _start(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch:
+    launcher, submission, order = _ordered(study, gang, settings)
     launcher.check_gang(order)
     gang.run.failed.unlink(missing_ok=True)  # it is asked for again
     launch = Launch(study, submission, launcher)

@@ -90,6 +90,30 @@ def execute(
     return _final(recipe, ended[-1])
 
 
+def check(recipe: Recipe, settings: LaunchConfig | None = None) -> None:
+    """Make sure that every stage's runs could be started, without starting any.
+
+    Args:
+        settings: default: the study's ``launch``.
+
+    Raises:
+        UserError: the launcher cannot start what the recipe asks for, or a tracker is missing.
+    """
+    for stage in recipe.stages:
+        ids = [spec.run_id for spec in stage.variants]
+        if _sharded(recipe):
+            steps.check_sharded(recipe.study, ids, recipe.config.parallel, settings)
+        else:
+            steps.check(recipe.study, ids, settings)
+
+
+def _sharded(recipe: Recipe) -> bool:
+    """Whether runs are trained as gangs: spread, in a way that workers have not, or not native."""
+    spread = recipe.config.parallel
+    asked = spread.recompute or spread.compiled or spread.rows is not None
+    return recipe.world > 1 or asked or not isinstance(recipe.shape, ModelShape)
+
+
 def _train(
     recipe: Recipe,
     specs: Sequence[RunSpec],
@@ -98,14 +122,8 @@ def _train(
 ) -> dict[str, str]:
     """Train a stage's runs; why some could not go on that are not marked as failed."""
     ids = [s.run_id for s in specs]
-    spread = recipe.config.parallel
-    asked = spread.recompute or spread.compiled or spread.rows is not None
-    if recipe.world > 1 or asked or not isinstance(recipe.shape, ModelShape):
-        return steps.train_sharded(
-            recipe.study, ids, spread.processes, poll,
-            nodes=spread.nodes, hybrid=spread.hybrid, recompute=spread.recompute,
-            rows=spread.rows, compiled=spread.compiled, settings=settings,
-        )  # fmt: skip
+    if _sharded(recipe):
+        return steps.train_sharded(recipe.study, ids, recipe.config.parallel, poll, settings)
     if steps.train(recipe.study, ids, poll, settings).busy:
         raise RegmixError(f"{', '.join(ids)}: being trained by another command")
     return {}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import time
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
 
 from proxy_trainer import arrays
+from proxy_trainer.data.batch import Batch
+from proxy_trainer.execution import WARM_UP
 from proxy_trainer.members import Members
 from regmix.errors import RegmixError
 from regmix.records import read_events
@@ -102,3 +107,47 @@ def test_the_trial_measures_and_a_slow_step_is_not_tried_with_company(
     assert 1 <= arrays.best_members(spec, 8) <= 8
     monkeypatch.setattr(arrays, "SLOW_STEP", 0.0)
     assert arrays.best_members(spec, 8) == 1
+
+
+def test_weights_and_moments_go_with_their_array_and_not_when_a_collector_comes_by(
+    study: Study,
+) -> None:
+    """Halving, and trying twice as many, count on the memory being free at once."""
+    spec = study.propose().specs[0]
+    made = Members(
+        arrays.native(spec), spec.vocab_size, spec.plan, [0, 1],
+        device=torch.device("cpu"), separator=0,
+    )  # fmt: skip
+    tokens = torch.zeros((2, spec.plan.batch, arrays.native(spec).context + 1), dtype=torch.int64)
+    gc.collect()
+    gc.disable()
+    try:
+        made.step(0, Batch(tokens), [1e-3, 1e-3])
+        left = [weakref.ref(made), weakref.ref(made.array)]
+        left += [weakref.ref(p) for p in made.array.parameters()]
+        left += [weakref.ref(made._optimiser)]
+        del made
+        assert [ref() for ref in left] == [None] * len(left)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(("execution", "first"), [("eager", 2), ("graph", WARM_UP + 1)])
+def test_a_trial_does_not_count_the_steps_that_are_unlike_the_others(
+    study: Study, monkeypatch: pytest.MonkeyPatch, execution: str, first: int
+) -> None:
+    """Warm-up, and the recording of a graph, which takes as long as many steps."""
+    done: list[int] = []
+
+    class Timed:
+        def __init__(self, *_: object, **__: object) -> None:
+            done.clear()
+
+        def step(self, *_: object) -> None:
+            time.sleep(0.5 if len(done) < first else 0.01)
+            done.append(0)
+
+    monkeypatch.setattr(arrays, "Members", Timed)
+    monkeypatch.setattr(arrays, "default_execution", lambda _: execution)
+    _, seconds = arrays._rate(study.propose().specs[0], 1, torch.device("cpu"))
+    assert 0.01 <= seconds < 0.1

@@ -18,6 +18,7 @@ from proxy_trainer.evals.questions import Questions
 from proxy_trainer.launch.running import Outcome
 from regmix.errors import UserError
 from regmix.files import read_json
+from regmix.recipe import ParallelConfig
 from regmix.study import Study
 
 METRICS = ("acc", "acc_norm", "acc_bytes", "bpb", "choice_logprob", "choice_prob_norm")
@@ -84,7 +85,7 @@ def test_what_several_processes_train_is_asked_afterwards(measured: Study) -> No
     spec = measured.target_run("t", measured.references()["natural"])
     measured.add_run(spec)
     with pytest.raises(UserError, match=r"spec.yaml: tasks: a model that several processes train"):
-        steps.train_sharded(measured, spec.run_id, 2)
+        steps.train_sharded(measured, [spec.run_id], ParallelConfig(processes=2))
 
 
 def test_a_run_that_can_say_nothing_has_failed(

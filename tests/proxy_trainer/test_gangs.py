@@ -39,6 +39,7 @@ from regmix import claims
 from regmix.config import LaunchConfig, RayConfig, SlurmConfig
 from regmix.errors import RegmixError, UserError
 from regmix.layout import RunLayout, StudyLayout
+from regmix.recipe import ParallelConfig
 from regmix.records import read_events
 from regmix.study import Study
 from regmix.testing.launchers import PATIENCE_SECONDS as PATIENCE
@@ -156,7 +157,9 @@ def expected(
     shutil.copytree(built_root, root)
     study = Study.open(root)
     run_id = planned(study)
-    steps.train_sharded(study, [run_id], 2, settings=LaunchConfig(checkpoint_seconds=1e9))
+    steps.train_sharded(
+        study, [run_id], ParallelConfig(processes=2), settings=LaunchConfig(checkpoint_seconds=1e9)
+    )
     found = figures(study.layout.run(run_id))
     assert len([key for key in found if key[0] == "step"]) == 100, "fifty steps are logged"
     losses = [value for key, value in found.items() if key[2] == "loss"]
@@ -388,8 +391,9 @@ def test_a_gang_here_ends_with_its_command_and_leaves_a_checkpoint(how: str, stu
     run = study.layout.run(run_id)
     code = (
         "import sys; from regmix.study import Study; from proxy_trainer import steps\n"
-        "from regmix.errors import RegmixError\n"
-        "try: steps.train_sharded(Study.open(sys.argv[1]), [sys.argv[2]], 2)\n"
+        "from regmix.errors import RegmixError; from regmix.recipe import ParallelConfig\n"
+        "study, spread = Study.open(sys.argv[1]), ParallelConfig(processes=2)\n"
+        "try: steps.train_sharded(study, [sys.argv[2]], spread)\n"
         "except RegmixError as exc: sys.exit(exc.exit_code)\n"
     )
     command = [sys.executable, "-c", code, str(study.layout.root), run_id]

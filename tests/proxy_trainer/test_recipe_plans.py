@@ -13,10 +13,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from proxy_trainer.data import build
 from proxy_trainer.data.chat.template import PLAIN
 from proxy_trainer.optim import learning_rate
-from proxy_trainer.stages import ledger, tables
+from proxy_trainer.stages import execute, ledger, tables
 from proxy_trainer.stages.execute import Ended, Tried
 from proxy_trainer.stages.ledger import Use
 from proxy_trainer.stages.resolve import resolve
+from regmix.config import LaunchConfig
 from regmix.errors import UserError
 from regmix.runs import RunSpec, Start
 from regmix.study import Study
@@ -275,3 +276,16 @@ def test_the_tokenizers_own_template_is_used(recipe: Callable[..., Path], study:
     (own / "chat_template.jinja").unlink()
     build.build(changed.layout, changed.config)
     assert set(tables.conversations(resolve(recipe()))["template"]) == {"plain.jinja"}
+
+
+def test_what_the_launcher_cannot_start_is_said_by_a_check(
+    recipe: Callable[..., Path], study: Study
+) -> None:
+    path = recipe("seed: 3", "seed: 3\nparallel: {processes: 2, nodes: 2}")
+    with pytest.raises(UserError, match="node"):
+        execute.check(resolve(path))
+    execute.check(resolve(recipe("seed: 3", "seed: 3\nparallel: {processes: 2}")))
+    execute.check(resolve(recipe()))
+    with pytest.raises(UserError, match=r"launch\.launcher: unknown launcher 'slrum'"):
+        execute.check(resolve(recipe()), LaunchConfig().model_copy(update={"launcher": "slrum"}))
+    assert study.runs() == []
