@@ -15,18 +15,23 @@ WORKER = "REGMIX_WORKER"
 """Environment variable with the name of the worker that this process is."""
 
 
-def describe() -> dict[str, str | int]:
-    """Versions, device and host of this process."""
+def describe(device: torch.device) -> dict[str, str | int]:
+    """Versions and host of this process, and the device that it computes on."""
     return {
         "regmix": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "device": _processor(),
+        "device": _name(device),
+        "cpu": _processor(),
         "threads": torch.get_num_threads(),
         "host": socket.gethostname(),
         "worker": os.environ.get(WORKER, ""),
     }
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
 def _processor() -> str:

@@ -98,7 +98,7 @@ def carry_out(study: StudyLayout, spec: RunSpec) -> None:
     metrics = {r.name: r.value(0) for r in readings}
     documents.save(run, readings, 0)
     with EventLog(run.events) as log:
-        log.write("start", step=0, members=1, environment=describe())
+        log.write("start", step=0, members=1, environment=describe(torch.device("cpu")))
         for reading in readings:
             log.write("metric", step=0, tokens=0, **reading.fields(0))
     result = {
@@ -111,7 +111,7 @@ def carry_out(study: StudyLayout, spec: RunSpec) -> None:
         "skipped_steps": 0,
         "metrics": metrics,
         "domains": [],
-        "environment": describe(),
+        "environment": describe(torch.device("cpu")),
     }
     write_new(run.done, to_json(result))
 

@@ -143,7 +143,7 @@ class Alone:
 
     def environment(self) -> dict[str, str | int]:
         """This process's."""
-        return describe()
+        return describe(self.members.broken_K.device)
 
     def agreed(self, stop: bool, due: bool) -> tuple[bool, bool]:
         """Nobody else to ask."""

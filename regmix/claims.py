@@ -52,7 +52,7 @@ class Process:
     def this(cls) -> Process:
         """The process that asks."""
         host, boot, space = _machine()
-        return cls(host, boot, space, os.getpid(), _started(os.getpid()))
+        return cls(host, boot, space, os.getpid(), _started(os.getpid()) or "")
 
     @property
     def here(self) -> bool:
@@ -62,7 +62,7 @@ class Process:
     @property
     def gone(self) -> bool:
         """Whether it is known to be dead."""
-        return self.here and _started(self.pid) != self.started
+        return self.here and not _lives(self.pid, self.started)
 
 
 @dataclass(frozen=True)
@@ -276,11 +276,28 @@ def _space() -> str:
         return ""
 
 
-def _started(pid: int) -> str:
-    """When a process started; empty if there is none, or only its remains."""
+def _started(pid: int) -> str | None:
+    """When a process started; empty if only its remains are there, None if none can be seen."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stream:
             fields = stream.read().rpartition(b")")[2].split()
     except OSError:
-        return ""
+        return None
     return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def _lives(pid: int, started: str) -> bool:
+    """Whether a process lives, as far as can be told; others' are hidden where /proc is mounted so.
+
+    One that is hidden counts as the one meant: if it is not, its claims expire.
+    """
+    found = _started(pid)
+    if found is not None:
+        return found == started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another person's
+    return True

@@ -102,10 +102,15 @@ def _link(temporary: Path, path: Path) -> bool:
 def _copy_new(temporary: Path, path: Path) -> bool:
     """For file systems without hard links: exclusive all the same, whole a moment later."""
     try:
-        with path.open("xb") as stream:
-            stream.write(temporary.read_bytes())
+        stream = path.open("xb")
     except FileExistsError:
         return False
+    try:
+        with stream:
+            stream.write(temporary.read_bytes())
+    except BaseException:
+        path.unlink(missing_ok=True)  # this process made it, and nobody is to take it for whole
+        raise
     return True
 
 

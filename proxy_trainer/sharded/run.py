@@ -127,7 +127,7 @@ class _Together:
 
     def environment(self) -> dict[str, str | int]:
         placed = {"processes": self.ranks.world, "replicas": self.ranks.replicas}
-        return describe() | placed
+        return describe(self.ranks.device) | placed
 
     def agreed(self, stop: bool, due: bool) -> tuple[bool, bool]:
         stop, due = self.ranks.any(stop, due and self.ranks.first)

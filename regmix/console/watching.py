@@ -44,6 +44,7 @@ class RunLines:
 
     def _begun(self, event: dict[str, Any]) -> Iterator[str]:
         self._points = [(event["time"], event["step"])]
+        self._shown = float("-inf")  # another machine's clock may be behind the last one's
         if event["step"]:
             yield f"goes on from step {event['step']:,}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -320,6 +321,51 @@ def test_where_there_are_no_hard_links_creation_is_exclusive_all_the_same(
     assert not write_new(tmp_path / "a", "two")
     assert (tmp_path / "a").read_text() == "one"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_copy_that_breaks_off_leaves_nothing_under_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    def torn(_: Path) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with monkeypatch.context() as full:
+        full.setattr(Path, "read_bytes", torn)
+        with pytest.raises(RegmixError, match="a: no space left"):
+            write_new(tmp_path / "a", "one")
+    assert list(tmp_path.iterdir()) == []
+    assert write_new(tmp_path / "a", "two")
+    with monkeypatch.context() as full:
+        full.setattr(Path, "read_bytes", torn)
+        assert not write_new(tmp_path / "a", "three"), "another's is not touched"
+    assert (tmp_path / "a").read_text() == "two"
+
+
+@pytest.mark.parametrize(
+    ("answer", "gone"),
+    [(None, False), (PermissionError(errno.EPERM, "not yours"), False),
+     (ProcessLookupError(errno.ESRCH, "no such process"), True)],
+)  # fmt: skip
+def test_a_process_that_proc_hides_is_asked_for_by_a_signal(
+    monkeypatch: pytest.MonkeyPatch, answer: Exception | None, gone: bool
+) -> None:
+    """With hidepid, /proc has no entry for another person's processes."""
+    hidden = 4_200_000  # above what Linux gives
+
+    def kill(pid: int, number: int) -> None:
+        assert (pid, number) == (hidden, 0)
+        if answer is not None:
+            raise answer
+
+    me = Process.this()
+    with pytest.raises(FileNotFoundError):
+        Path(f"/proc/{hidden}/stat").read_text()
+    monkeypatch.setattr(os, "kill", kill)
+    assert Process(me.host, me.boot, me.space, hidden, "1").gone is gone
 
 
 def test_a_link_that_was_made_although_its_reply_was_lost_counts(

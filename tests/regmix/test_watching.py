@@ -68,6 +68,16 @@ def test_days_are_said_as_days(log: Log) -> None:
     assert line.endswith(" · 2 d 4 h left")
 
 
+def test_a_machine_whose_clock_is_behind_is_shown_at_once(log: Log) -> None:
+    log.write("start", 5000.0, step=0)
+    assert log.step(1, 5001.0)
+    log.write("start", 1000.0, step=1)
+    told = log.step(2, 1001.0)
+    assert told[0] == "goes on from step 1"
+    assert told[1].startswith("step 2/40")
+    assert log.step(3, 1002.0) == [], "and then as seldom as before"
+
+
 def test_what_is_not_known_is_left_out(log: Log) -> None:
     """Events of runs that nobody watched, and of earlier versions, which counted no skips."""
     log.write("start", 0.0, step=0)
