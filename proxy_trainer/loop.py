@@ -89,12 +89,11 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
     """Leave models where they are kept, and ``DONE``."""
     state.keeper.settle()
     for k, run in state.alive:
+        if run.spec.keep_state:
+            _save_moments(state, k, run)  # gone before weights are gathered: twice their size
         weights = state.trainee.array.member(k) if run.spec.keep_model else None
-        moments = state.trainee.moments(k) if run.spec.keep_state else None
         if not state.keeper.writes:
             continue
-        if moments is not None:
-            moments.save(run.layout.state)
         if weights is not None:
             seen, environment = state.feed.realised(k), state.keeper.environment()
             hf.save(
@@ -105,6 +104,12 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
                 template.carry(study.chat_data(run.spec.chat), run.layout.model)
         _finish(state, k, run)
     return _ended(state, done=tuple(run.spec.run_id for _, run in state.alive))
+
+
+def _save_moments(state: State, member: int, run: Run) -> None:
+    moments = state.trainee.moments(member)
+    if state.keeper.writes:
+        moments.save(run.layout.state)
 
 
 def _ended(state: State, **how: tuple[str, ...]) -> Outcome:

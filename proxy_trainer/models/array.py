@@ -11,7 +11,7 @@ heads, E head width, C channels, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -156,7 +156,7 @@ class ModelArray(nn.Module):
         """A table like one member's weights in transformers' names and layout; copies."""
         return _to_llama(own, self.shape)
 
-    def arranged(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def arranged(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The reverse of :meth:`named`."""
         found = _from_llama(state, self.shape)
         return {name: v.view_as(self.get_parameter(name)[0]) for name, v in found.items()}
@@ -186,7 +186,7 @@ def _halved(rows_CD: Tensor, width: int) -> Tensor:
     return found
 
 
-def _from_llama(state: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
+def _from_llama(state: Mapping[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
     e = shape.head_dim
     found = {"embed": state["model.embed_tokens.weight"], "norm": state["model.norm.weight"]}
     if not shape.tied_embeddings:
