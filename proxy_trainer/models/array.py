@@ -238,5 +238,5 @@ def _to_llama(own: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
     return {n: v.clone(memory_format=torch.contiguous_format) for n, v in found.items()}
 
 
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}

@@ -32,25 +32,52 @@ class Origin:
     """What it was computed with, versions among it."""
 
 
+@dataclass(frozen=True)
+class Average:
+    """How an average of models came about."""
+
+    name: str
+    parts: Sequence[tuple[str, float]]
+    """What each model is called, and its share."""
+    metrics: Mapping[str, float] | None
+    """Of the average; None if nobody has measured it."""
+
+
+def average_text(shape: Shape, vocab_size: int, checked: Verification, average: Average) -> str:
+    """The card of an average, as :func:`text`."""
+    rows = [(name, f"{share:.6g}") for name, share in average.parts]
+    told = "The weighted mean of these models, tensor by tensor.\n\n"
+    parts = [
+        *_head(average.name, shape, vocab_size),
+        _section("Average", told + _table(("model", "weight"), rows)),
+    ]
+    if average.metrics is not None:
+        parts.append(_metrics(average.metrics))
+    return "\n".join([*parts, _loading(checked, "the average")])
+
+
 def text(shape: Shape, vocab_size: int, checked: Verification, origin: Origin | None) -> str:
     """The card as Markdown with YAML front matter; names from elsewhere are escaped.
 
     Args:
         origin: left out of the card if not known.
     """
-    front: dict[str, object] = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["regmix"],
-    }
-    name = "Model" if origin is None else origin.spec.name
-    parts = [f"---\n{yaml_io.dump(front)}---\n", f"# {escaped(name)}\n", _model(shape, vocab_size)]
+    parts = _head("Model" if origin is None else origin.spec.name, shape, vocab_size)
     if origin is not None:
         parts += [_training(origin), _mixture(origin), _data(origin), _metrics(origin.metrics)]
     parts += [_loading(checked)]
     if origin is not None:
         parts.append(_versions(origin))
     return "\n".join(parts)
+
+
+def _head(name: str, shape: Shape, vocab_size: int) -> list[str]:
+    front: dict[str, object] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["regmix"],
+    }
+    return [f"---\n{yaml_io.dump(front)}---\n", f"# {escaped(name)}\n", _model(shape, vocab_size)]
 
 
 def escaped(words: object) -> str:
@@ -118,7 +145,7 @@ def _metrics(metrics: Mapping[str, float]) -> str:
     return _section("Metrics", _table(("metric", "on held-out text"), rows))
 
 
-def _loading(checked: Verification) -> str:
+def _loading(checked: Verification, model: str = "the trained model") -> str:
     code = (
         "```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -132,7 +159,7 @@ def _loading(checked: Verification) -> str:
     else:
         told = (
             "Checked when it was saved: logits that transformers computes from this folder differ "
-            f"from those of the trained model by at most {checked.difference:.2g}, at "
+            f"from those of {model} by at most {checked.difference:.2g}, at "
             f"{checked.positions} positions in single precision.\n"
         )
     return _section("Loading", code + told)

@@ -40,10 +40,6 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Tensor]]:
         def __init__(self, *arguments: Any, **options: Any) -> None:
             self.file = opened(*arguments, **options)
 
-        def __enter__(self) -> Watched:
-            self.file.__enter__()
-            return self
-
         def keys(self) -> list[str]:
             return list(self.file.keys())
 
