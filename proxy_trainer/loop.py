@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from proxy_trainer import checkpoint, divergence
 from proxy_trainer.data.chat import template
+from proxy_trainer.data.chat.shards import ChatManifest
 from proxy_trainer.evals.bpb import bits_per_byte
 from proxy_trainer.execution import Stepped
 from proxy_trainer.models import hf
@@ -21,6 +22,7 @@ from proxy_trainer.watch.watcher import watched
 from regmix.files import to_json, write_new
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
+from regmix.runs import RunSpec
 
 LOG_POINTS = 50
 """Log points of a run."""
@@ -98,7 +100,9 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
             seen, environment = state.feed.realised(k), state.keeper.environment()
             hf.save(
                 weights, run.spec.model, run.layout.model, study.tokenizer, manifest.eod_id,
-                origin=Origin(run.spec, manifest, run.metrics, seen, environment),
+                origin=Origin(
+                    run.spec, manifest, run.metrics, seen, environment, _chat(study, run.spec)
+                ),
             )  # fmt: skip
             if run.spec.chat:
                 template.carry(study.chat_data(run.spec.chat), run.layout.model)
@@ -110,6 +114,10 @@ def _save_moments(state: State, member: int, run: Run) -> None:
     moments = state.trainee.moments(member)
     if state.keeper.writes:
         moments.save(run.layout.state)
+
+
+def _chat(study: StudyLayout, spec: RunSpec) -> ChatManifest | None:
+    return ChatManifest.load(study.chat_data(spec.chat)) if spec.chat else None
 
 
 def _ended(state: State, **how: tuple[str, ...]) -> Outcome:

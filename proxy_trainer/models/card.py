@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from proxy_trainer.data.chat.shards import ChatManifest
 from proxy_trainer.data.sampler import Realised
 from proxy_trainer.models.verify import Verification
 from regmix import yaml_io
@@ -30,6 +31,8 @@ class Origin:
     """What the run saw of each domain."""
     environment: Mapping[str, str | int]
     """What it was computed with, versions among it."""
+    chat: ChatManifest | None = None
+    """The conversations, where those were what it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,22 @@ def _head(name: str, shape: Shape, vocab_size: int) -> list[str]:
     return [f"---\n{yaml_io.dump(front)}---\n", f"# {escaped(name)}\n", _model(shape, vocab_size)]
 
 
+def with_stages(
+    card: str, stages: Iterable[Sequence[object]], sources: Iterable[Sequence[object]]
+) -> str:
+    """A card with what the model went through before its last run, as the section after the model.
+
+    Args:
+        stages: a row each: name, kind, data, tokens, learning rate, run, metric.
+        sources: a row each: name, tokens read and epochs over all stages.
+    """
+    first, model, rest = card.split("\n## ", 2)
+    header = ("stage", "kind", "data", "tokens", "peak learning rate", "run", "metric")
+    read = _table(("source", "tokens read", "epochs"), sources)
+    made = _section("Stages", f"{_table(header, stages)}\nOver all stages:\n\n{read}")
+    return f"{first}\n## {model}\n{made}\n## {rest}"
+
+
 def escaped(words: object) -> str:
     """Text that Markdown shows as it is, on one line: no markup, no cell's end, no HTML."""
     line = " ".join(str(words).split())
@@ -127,6 +146,8 @@ def _mixture(origin: Origin) -> str:
 
 
 def _data(origin: Origin) -> str:
+    if origin.chat is not None:
+        return _conversations(origin.chat)
     data = origin.data
     rows = [
         (d.name, f"{d.train.tokens:,}", f"{d.train.documents:,}", f"{d.train.text_bytes:,}",
@@ -134,6 +155,17 @@ def _data(origin: Origin) -> str:
         for d in data.domains
     ]  # fmt: skip
     header = ("domain", "training tokens", "documents", "bytes of text", "held-out tokens")
+    told = f"Fingerprint `{data.fingerprint}`, tokenizer `{data.tokenizer}`.\n\n"
+    return _section("Data", told + _table(header, rows))
+
+
+def _conversations(data: ChatManifest) -> str:
+    rows = [
+        (s.name, f"{s.conversations:,}", f"{s.tokens:,}", f"{s.trained_tokens:,}",
+         f"{s.dropped:,}", f"{s.truncated:,}")
+        for s in data.sources
+    ]  # fmt: skip
+    header = ("source", "conversations", "tokens", "carry loss", "left out", "cut")
     told = f"Fingerprint `{data.fingerprint}`, tokenizer `{data.tokenizer}`.\n\n"
     return _section("Data", told + _table(header, rows))
 
