@@ -55,7 +55,7 @@ class Moments:
             )
         names: dict[str, set[str]] = {kind: set() for kind in _KINDS}
         try:
-            file = safe_open(path, framework="pt")  # closed with its last reader
+            file: Any = safe_open(path, framework="pt")  # closed with its last reader
             step = float(file.get_tensor(_STEP))
             for key in file.keys():  # noqa: SIM118
                 kind, _, name = key.partition(".")
