@@ -9,7 +9,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from proxy_trainer import merging, steps
@@ -81,6 +81,7 @@ def execute(
     """
     start: Start | None = None
     ended: list[Ended] = []
+    _record(recipe, ended, done=False)  # what is planned can be read while the first one trains
     for position, stage in enumerate(recipe.stages):
         if start is not None:
             start = replace(start, optimiser=stage.optimiser)
@@ -209,6 +210,7 @@ def _record(recipe: Recipe, ended: Sequence[Ended], done: bool) -> None:
             "recipe": recipe.config.name,
             "done": done,
             "stages": stages,
+            "uses": [{**asdict(use), "epochs": use.epochs} for use in recipe.uses],
             "epochs": ledger.totals(recipe.uses),
         },
     )

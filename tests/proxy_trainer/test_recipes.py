@@ -247,3 +247,21 @@ def test_commands_that_end_together_leave_one_whole_model(
         [target] = set(pool.map(put, range(24)))
     assert {p.name for p in target.iterdir()} == {p.name for p in model.iterdir()}
     assert [p.name for p in target.parent.iterdir()] == ["model"]
+
+
+def test_what_is_planned_is_written_before_anything_trains(
+    recipe: Callable[..., Path], study: Study
+) -> None:
+    def stopped(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    found = resolve(recipe())
+    with pytest.raises(KeyboardInterrupt):
+        execute.execute(found, display=stopped, on_stage=lambda _: None)
+    kept = json.loads((study.layout.recipes / "tiny" / "recipe.json").read_text())
+    assert kept["stages"] == []
+    assert not kept["done"]
+    assert {u["stage"] for u in kept["uses"]} == {"pretrain", "midtrain", "sft"}
+    prose = [u["epochs"] for u in kept["uses"] if u["source"] == "prose"]
+    assert len(prose) == 2
+    assert sum(prose) == pytest.approx(kept["epochs"]["prose"])
