@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 
 from proxy_trainer.data.batch import Batch
+from proxy_trainer.environment import choose_device
 from proxy_trainer.events import EventLog
 from proxy_trainer.execution import default_execution, first_steps
 from proxy_trainer.loop import Outcome
 from proxy_trainer.members import Members
-from proxy_trainer.train import choose_device, native, train
+from proxy_trainer.train import native, train
 from regmix.errors import RegmixError
 from regmix.layout import RunLayout, StudyLayout
 from regmix.runs import RunSpec

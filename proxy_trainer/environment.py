@@ -15,6 +15,11 @@ WORKER = "REGMIX_WORKER"
 """Environment variable with the name of the worker that this process is."""
 
 
+def choose_device() -> torch.device:
+    """The accelerator if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def describe(device: torch.device) -> dict[str, str | int]:
     """Versions and host of this process, and the device that it computes on."""
     return {

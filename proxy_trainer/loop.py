@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from proxy_trainer import checkpoint, divergence
 from proxy_trainer.data.chat.hand_on import hand_on
+from proxy_trainer.data.chat.shards import ChatManifest
 from proxy_trainer.evals import bpb, final
 from proxy_trainer.execution import Stepped
 from proxy_trainer.models import hf
@@ -21,6 +22,7 @@ from proxy_trainer.watch.watcher import watched
 from regmix.files import to_json, write_new
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
+from regmix.runs import RunSpec
 
 LOG_POINTS = 50
 """Log points of a run."""
@@ -89,22 +91,33 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
     """Leave models where they are kept, and ``DONE``."""
     state.keeper.settle()
     for k, run in state.alive:
+        if run.spec.keep_state:
+            _save_moments(state, k, run)  # gone before weights are gathered: twice their size
         weights = state.trainee.array.member(k) if run.spec.keep_model else None
-        moments = state.trainee.moments(k) if run.spec.keep_state else None
         if not state.keeper.writes:
             continue
-        if moments is not None:
-            moments.save(run.layout.state)
         if weights is not None:
             seen, environment = state.feed.realised(k), state.keeper.environment()
             hf.save(
                 weights, run.spec.model, run.layout.model, study.tokenizer, manifest.eod_id,
-                origin=Origin(run.spec, manifest, run.metrics, seen, environment),
+                origin=Origin(
+                    run.spec, manifest, run.metrics, seen, environment, _chat(study, run.spec)
+                ),
             )  # fmt: skip
             if run.spec.chat:
                 hand_on(study.chat_data(run.spec.chat), run.layout.model)
         _finish(state, k, run)
     return _ended(state, done=tuple(run.spec.run_id for _, run in state.alive))
+
+
+def _save_moments(state: State, member: int, run: Run) -> None:
+    moments = state.trainee.moments(member)
+    if state.keeper.writes:
+        moments.save(run.layout.state)
+
+
+def _chat(study: StudyLayout, spec: RunSpec) -> ChatManifest | None:
+    return ChatManifest.load(study.chat_data(spec.chat)) if spec.chat else None
 
 
 def _ended(state: State, **how: tuple[str, ...]) -> Outcome:

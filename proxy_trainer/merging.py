@@ -3,75 +3,142 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import socket
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from proxy_trainer.checkpoint import write_tensors
 from proxy_trainer.environment import describe
 from proxy_trainer.evals import bpb, documents
-from proxy_trainer.evals.bpb import load_eval_sets
+from proxy_trainer.evals.bpb import Reading, load_eval_sets
 from proxy_trainer.evals.chat import load_chat_sets
 from proxy_trainer.evals.whole import WholeModel
 from proxy_trainer.events import EventLog
-from proxy_trainer.models.folder import load_folder
-from regmix.errors import UserError
-from regmix.files import read_json, to_json, write_new
-from regmix.layout import StudyLayout
+from proxy_trainer.launch.claims import Claim, Claimant
+from proxy_trainer.models import card as cards
+from proxy_trainer.models import hf
+from proxy_trainer.models.folder import Weights, load_folder
+from proxy_trainer.models.verify import Verification, beyond_memory, verify
+from regmix import claims
+from regmix.errors import RegmixError, UserError
+from regmix.files import disk_errors, read_json, to_json, write_new, write_text
+from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
 from regmix.runs import RunSpec
 
 _OWN = ("config.json", "tokenizer.json")
 """Files that have to be the same in all folders."""
+_NOT_TAKEN = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "README.md")
+"""Files of the first folder that say nothing about the average."""
+_CLAIM_SECONDS = 120.0
+"""Whoever makes an average and is silent for so long has lost it to others."""
+
+Measure = Callable[[Weights], Mapping[str, float]]
 
 
-def average(folders: Sequence[Path], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
-    """The weighted mean of some models' tensors, summed in double precision.
+class Average(Mapping[str, Tensor]):
+    """The weighted mean of some models; each tensor is computed when it is asked for."""
 
-    Args:
-        folders: Hugging Face folders of one architecture.
-        weights: what each counts for, normalised to their sum; all the same if not given.
+    def __init__(self, folders: Sequence[Path], weights: Sequence[float] | None = None) -> None:
+        """Only headers are read.
 
-    Raises:
-        UserError: no folders, weights that are none, or models that are not alike.
-    """
-    if not folders:
-        raise UserError("merge: no model is given")
-    shares = _shares(folders, weights)
-    total: dict[str, Tensor] = {}
-    kinds: dict[str, torch.dtype] = {}
-    for folder, share in zip(folders, shares, strict=True):
-        found = dict(load_folder(folder)[1])
-        _check_alike(folders[0], total or found, folder, found)
-        for name, tensor in found.items():
-            kinds.setdefault(name, tensor.dtype)
-            own = tensor.double() * share
-            total[name] = total[name] + own if name in total else own
-    return {name: tensor.to(kinds[name]) for name, tensor in total.items()}
+        Args:
+            folders: Hugging Face folders of one architecture.
+            weights: what each counts for, normalised to their sum; all the same if not given.
+
+        Raises:
+            UserError: no folders, weights that are none, or models that are not alike.
+        """
+        if not folders:
+            raise UserError("merge: no model is given")
+        self.shares = _shares(folders, weights)
+        found = [load_folder(folder) for folder in folders]
+        self.shape = found[0][0]
+        self._models = [model for _, model in found]
+        for model in self._models[1:]:
+            _check_alike(self._models[0], model)
+        self.vocab_size = self._models[0].vocab_size
+        self.elements = {name: math.prod(s) for name, s in self._models[0].sizes.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A tensor in single precision, summed in double."""
+        pairs = zip(self._models, self.shares, strict=True)
+        total = torch.zeros(self._models[0].sizes[name], dtype=torch.float64)
+        for model, share in pairs:
+            total += model.tensor(name).double() * share
+        return total.to(torch.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.elements)
+
+    def __len__(self) -> int:
+        return len(self.elements)
 
 
 def merge_folders(
-    folders: Sequence[Path], output: Path, weights: Sequence[float] | None = None
-) -> None:
-    """Write the average of some Hugging Face folders as another.
+    folders: Sequence[Path],
+    output: Path,
+    weights: Sequence[float] | None = None,
+    *,
+    name: str = "Average",
+    names: Sequence[str] | None = None,
+    measure: Measure | None = None,
+    shard_bytes: int = hf.SHARD_BYTES,
+    ready: Callable[[], object] = lambda: None,
+) -> Mapping[str, float] | None:
+    """Write the average of some Hugging Face folders as another, whole or not at all.
+
+    Args:
+        name: of the average, for its card.
+        names: of the models, for the card; their folders' if not given.
+        measure: what gives the card's metrics.
+        shard_bytes: of weights a file, and no more are held at once, one tensor apart.
+        ready: called as the folder is about to get its name; not so if it raises.
+
+    Returns:
+        What ``measure`` gave.
 
     Raises:
-        UserError: as :func:`average`; or the output is there already, or configurations or
+        UserError: as :class:`Average`; or the output is there already, or configurations or
             tokenizers differ.
+        RegmixError: transformers computes something else from what was written.
     """
-    if output.exists():
-        raise UserError(f"{output}: is there already; choose another folder or delete it")
-    for name in _OWN:
+    _check_free(output)
+    for file in _OWN:
         for folder in folders[1:]:
-            if _content(folder / name) != _content(folders[0] / name):
-                raise UserError(f"{folder / name}: differs from {folders[0] / name}")
-    merged = average(folders, weights)
-    shutil.copytree(folders[0], output, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin"))
-    write_tensors(output / "model.safetensors", merged, {"format": "pt"})
+            if _content(folder / file) != _content(folders[0] / file):
+                raise UserError(f"{folder / file}: differs from {folders[0] / file}")
+    merged = Average(folders, weights)
+    called = names or ["/".join(folder.resolve().parts[-2:]) for folder in folders]
+    with disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.tmp-"))
+    try:
+        made.chmod(0o755)
+        with disk_errors(output):
+            ignored = shutil.ignore_patterns(*_NOT_TAKEN)
+            shutil.copytree(folders[0], made, ignore=ignored, dirs_exist_ok=True)
+        sizes = {key: 4 * elements for key, elements in merged.elements.items()}
+        hf.write_weights(made, sizes, merged.__getitem__, shard_bytes)
+        checked = _verified(made, merged)
+        metrics = None if measure is None else measure(load_folder(made)[1])
+        parts = list(zip(called, merged.shares, strict=True))
+        card = cards.Average(name, parts, metrics)
+        text = cards.average_text(merged.shape, merged.vocab_size, checked, card)
+        write_text(made / "README.md", text)
+        ready()
+        _check_free(output)
+        with disk_errors(output):
+            made.rename(output)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return metrics
 
 
 def carry_out(study: StudyLayout, spec: RunSpec) -> None:
@@ -79,23 +146,44 @@ def carry_out(study: StudyLayout, spec: RunSpec) -> None:
 
     Raises:
         UserError: a model that it averages is not there.
+        RegmixError: another command is at it.
     """
     run = study.run(spec.run_id)
     if run.done.exists():
         return
+    worker = f"{socket.gethostname()}.{os.getpid()}"
+    with Claimant(study.runs, worker, _CLAIM_SECONDS).at_work() as claimant:
+        claim = claimant.take(run)
+        if claim is not None:
+            try:
+                _make(study, spec, run, claim)
+            finally:
+                claimant.release_all("done" if run.done.exists() else "broken off")
+        elif not run.done.exists():
+            holder = claims.last(run.claims)
+            who = "another command" if holder is None else holder.worker
+            raise RegmixError(f"run {run.run_id}: being averaged by {who}; run again afterwards")
+
+
+def _make(study: StudyLayout, spec: RunSpec, run: RunLayout, claim: Claim) -> None:
     began = time.perf_counter()
-    folders = [study.run(own).model for own in spec.merge]
-    shutil.rmtree(run.model, ignore_errors=True)
-    merge_folders(folders, run.model)
-    manifest = DataManifest.load(study.manifest)
-    merged = WholeModel(load_folder(run.model, spec.model.context)[1])
-    sets = load_eval_sets(
-        study, manifest, context=spec.model.context, max_bytes=spec.plan.eval_bytes
+    for left in (run.model, *run.root.glob(f".{run.model.name}.tmp-*")):  # of a process killed
+        shutil.rmtree(left, ignore_errors=True)
+    readings: list[Reading] = []
+
+    def measure(weights: Weights) -> Mapping[str, float]:
+        readings.extend(_measured(study, spec, weights))
+        return {r.name: r.value(0) for r in readings}
+
+    merge_folders(
+        [study.run(own).model for own in spec.merge],
+        run.model,
+        name=spec.name,
+        names=spec.merge,
+        measure=measure,
+        ready=claim.check,
     )
-    if spec.held_out:
-        sets += load_chat_sets(study, spec.held_out, spec.plan.eval_bytes)
-    readings = bpb.read(merged, sets)
-    metrics = {r.name: r.value(0) for r in readings}
+    claim.check()
     documents.save(run, readings, 0)
     with EventLog(run.events) as log:
         log.write("start", step=0, members=1, environment=describe(torch.device("cpu")))
@@ -109,11 +197,36 @@ def carry_out(study: StudyLayout, spec: RunSpec) -> None:
         "seconds": round(time.perf_counter() - began, 3),
         "members": 1,
         "skipped_steps": 0,
-        "metrics": metrics,
+        "metrics": {r.name: r.value(0) for r in readings},
         "domains": [],
         "environment": describe(torch.device("cpu")),
     }
     write_new(run.done, to_json(result))
+
+
+def _measured(study: StudyLayout, spec: RunSpec, weights: Weights) -> list[Reading]:
+    manifest = DataManifest.load(study.manifest)
+    sets = load_eval_sets(
+        study, manifest, context=spec.model.context, max_bytes=spec.plan.eval_bytes
+    )
+    if spec.held_out:
+        sets += load_chat_sets(study, spec.held_out, spec.plan.eval_bytes)
+    return bpb.read(WholeModel(weights), sets)
+
+
+def _verified(folder: Path, merged: Average) -> Verification:
+    """What was written, as transformers loads it, beside the average computed anew."""
+    too_large = beyond_memory(sum(merged.elements.values()))
+    if too_large is not None:
+        return too_large
+    table = dict(merged)
+    table.setdefault("lm_head.weight", table["model.embed_tokens.weight"])
+    return verify(folder, table, merged.shape)
+
+
+def _check_free(output: Path) -> None:
+    if output.exists():
+        raise UserError(f"{output}: is there already; choose another folder or delete it")
 
 
 def _shares(folders: Sequence[Path], weights: Sequence[float] | None) -> list[float]:
@@ -125,17 +238,17 @@ def _shares(folders: Sequence[Path], weights: Sequence[float] | None) -> list[fl
     return [w / math.fsum(given) for w in given]
 
 
-def _check_alike(
-    first: Path, expected: dict[str, Tensor], folder: Path, found: dict[str, Tensor]
-) -> None:
-    for name in expected.keys() ^ found.keys():
-        lacks = folder if name in expected else first
-        raise UserError(f"{lacks}: has no '{name}'; only models of one architecture are averaged")
-    for name, tensor in found.items():
-        if tensor.shape != expected[name].shape:
+def _check_alike(first: Weights, other: Weights) -> None:
+    for name in sorted(first.sizes.keys() ^ other.sizes.keys()):
+        lacks = other if name in first.sizes else first
+        raise UserError(
+            f"{lacks.folder}: has no '{name}'; only models of one architecture are averaged"
+        )
+    for name, size in other.sizes.items():
+        if size != first.sizes[name]:
             raise UserError(
-                f"{folder}: '{name}' has shape {tuple(tensor.shape)}, in {first} "
-                f"{tuple(expected[name].shape)}; only models of one architecture are averaged"
+                f"{other.folder}: '{name}' has shape {size}, in {first.folder} "
+                f"{first.sizes[name]}; only models of one architecture are averaged"
             )
 
 

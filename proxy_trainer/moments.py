@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,8 +25,8 @@ class Moments:
 
     step: float
     """Steps taken, which its bias correction goes by."""
-    exp_avg: dict[str, Tensor]
-    exp_avg_sq: dict[str, Tensor]
+    exp_avg: Mapping[str, Tensor]
+    exp_avg_sq: Mapping[str, Tensor]
 
     def save(self, folder: Path) -> None:
         """Write them whole."""
@@ -38,7 +40,9 @@ class Moments:
 
     @classmethod
     def load(cls, folder: Path) -> Moments:
-        """What :meth:`save` has written.
+        """What :meth:`save` has written; each tensor is read when it is asked for, and not kept.
+
+        Both moments are twice the model: no process of many holds them whole.
 
         Raises:
             UserError: there are none, or they cannot be read.
@@ -49,14 +53,37 @@ class Moments:
                 f"{path}: not there, so that the optimiser cannot go on; was the run trained to be "
                 "gone on from? `optimiser: fresh` starts without"
             )
-        found: dict[str, dict[str, Tensor]] = {kind: {} for kind in _KINDS}
+        names: dict[str, set[str]] = {kind: set() for kind in _KINDS}
         try:
-            with safe_open(path, framework="pt") as file:
-                step = float(file.get_tensor(_STEP))
-                for key in file.keys():  # noqa: SIM118
-                    kind, _, name = key.partition(".")
-                    if name:
-                        found[kind][name] = file.get_tensor(key)
+            file: Any = safe_open(path, framework="pt")  # closed with its last reader
+            step = float(file.get_tensor(_STEP))
+            for key in file.keys():  # noqa: SIM118
+                kind, _, name = key.partition(".")
+                if name:
+                    names[kind].add(name)
         except (SafetensorError, KeyError) as exc:
             raise UserError(f"{path}: not an optimiser's state ({exc})") from exc
-        return cls(step, found["exp_avg"], found["exp_avg_sq"])
+        for name in sorted(names["exp_avg"] ^ names["exp_avg_sq"]):
+            raise UserError(f"{path}: not an optimiser's state ('{name}' has one moment of two)")
+        return cls(step, *(_Saved(file, kind, frozenset(names[kind])) for kind in _KINDS))
+
+
+@dataclass(frozen=True)
+class _Saved(Mapping[str, Tensor]):
+    """One moment of every parameter, in an open file."""
+
+    file: Any
+    kind: str
+    names: frozenset[str]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        found: Tensor = self.file.get_tensor(f"{self.kind}.{name}")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.names))
+
+    def __len__(self) -> int:
+        return len(self.names)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from proxy_trainer import checkpoint, starts
 from proxy_trainer.checkpoint import Checkpoint
-from proxy_trainer.environment import describe
+from proxy_trainer.environment import choose_device, describe
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome, loop
 from proxy_trainer.members import Members
@@ -165,8 +164,3 @@ class Alone:
 
     def settle(self) -> None:
         """Nothing is under way."""
-
-
-def choose_device() -> torch.device:
-    """The accelerator if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

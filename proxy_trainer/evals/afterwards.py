@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from proxy_trainer.data import tokenizer as tokenizers
+from proxy_trainer.environment import choose_device
 from proxy_trainer.evals import prompts
 from proxy_trainer.evals.choice import Answers, ArrayReader, DecoderReader, Reader, answers
 from proxy_trainer.evals.prompts import Prompts
@@ -20,7 +21,6 @@ from proxy_trainer.models.array import ModelArray
 from proxy_trainer.models.folder import Weights, load_folder
 from proxy_trainer.sharded.model import without_weights
 from proxy_trainer.starts import whole
-from proxy_trainer.train import choose_device
 from regmix.errors import RegmixError, UserError
 from regmix.files import read_json
 from regmix.hashing import fingerprint

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from proxy_trainer.environment import describe
+from proxy_trainer.environment import choose_device, describe
 from proxy_trainer.evals import choice_metrics
 from proxy_trainer.evals.choice import Answers
 from proxy_trainer.evals.choice_metrics import Mean
@@ -88,7 +88,7 @@ class Result:
             "metrics": [asdict(mean) for mean in self.means],
             "excluded": dict(self.excluded),
             "notes": self.notes,
-            "environment": describe(),
+            "environment": describe(choose_device()),
         }
 
     def save(self, path: Path, **more: Any) -> None:

@@ -11,7 +11,7 @@ heads, E head width, C channels, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -169,7 +169,7 @@ class ModelArray(nn.Module):
         """A table like one member's weights in transformers' names and layout; copies."""
         return _to_llama(own, self.shape)
 
-    def arranged(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def arranged(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The reverse of :meth:`named`."""
         found = _from_llama(state, self.shape)
         return {name: v.view_as(self.get_parameter(name)[0]) for name, v in found.items()}
@@ -199,7 +199,7 @@ def _halved(rows_CD: Tensor, width: int) -> Tensor:
     return found
 
 
-def _from_llama(state: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
+def _from_llama(state: Mapping[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
     e = shape.head_dim
     found = {"embed": state["model.embed_tokens.weight"], "norm": state["model.norm.weight"]}
     if not shape.tied_embeddings:
@@ -251,5 +251,5 @@ def _to_llama(own: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
     return {n: v.clone(memory_format=torch.contiguous_format) for n, v in found.items()}
 
 
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}

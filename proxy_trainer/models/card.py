@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from proxy_trainer.data.chat.shards import ChatManifest
 from proxy_trainer.data.sampler import Realised
 from proxy_trainer.models.verify import Verification
 from regmix import yaml_io
@@ -30,6 +31,32 @@ class Origin:
     """What the run saw of each domain."""
     environment: Mapping[str, str | int]
     """What it was computed with, versions among it."""
+    chat: ChatManifest | None = None
+    """The conversations, where those were what it was trained on."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """How an average of models came about."""
+
+    name: str
+    parts: Sequence[tuple[str, float]]
+    """What each model is called, and its share."""
+    metrics: Mapping[str, float] | None
+    """Of the average; None if nobody has measured it."""
+
+
+def average_text(shape: Shape, vocab_size: int, checked: Verification, average: Average) -> str:
+    """The card of an average, as :func:`text`."""
+    rows = [(name, f"{share:.6g}") for name, share in average.parts]
+    told = "The weighted mean of these models, tensor by tensor.\n\n"
+    parts = [
+        *_head(average.name, shape, vocab_size),
+        _section("Average", told + _table(("model", "weight"), rows)),
+    ]
+    if average.metrics is not None:
+        parts.append(_metrics(average.metrics))
+    return "\n".join([*parts, _loading(checked, "the average")])
 
 
 def text(shape: Shape, vocab_size: int, checked: Verification, origin: Origin | None) -> str:
@@ -38,19 +65,38 @@ def text(shape: Shape, vocab_size: int, checked: Verification, origin: Origin | 
     Args:
         origin: left out of the card if not known.
     """
-    front: dict[str, object] = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["regmix"],
-    }
-    name = "Model" if origin is None else origin.spec.name
-    parts = [f"---\n{yaml_io.dump(front)}---\n", f"# {escaped(name)}\n", _model(shape, vocab_size)]
+    parts = _head("Model" if origin is None else origin.spec.name, shape, vocab_size)
     if origin is not None:
         parts += [_training(origin), _mixture(origin), _data(origin), _metrics(origin.metrics)]
     parts += [_loading(checked)]
     if origin is not None:
         parts.append(_versions(origin))
     return "\n".join(parts)
+
+
+def _head(name: str, shape: Shape, vocab_size: int) -> list[str]:
+    front: dict[str, object] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["regmix"],
+    }
+    return [f"---\n{yaml_io.dump(front)}---\n", f"# {escaped(name)}\n", _model(shape, vocab_size)]
+
+
+def with_stages(
+    card: str, stages: Iterable[Sequence[object]], sources: Iterable[Sequence[object]]
+) -> str:
+    """A card with what the model went through before its last run, as the section after the model.
+
+    Args:
+        stages: a row each: name, kind, data, tokens, learning rate, run, metric.
+        sources: a row each: name, tokens read and epochs over all stages.
+    """
+    first, model, rest = card.split("\n## ", 2)
+    header = ("stage", "kind", "data", "tokens", "peak learning rate", "run", "metric")
+    read = _table(("source", "tokens read", "epochs"), sources)
+    made = _section("Stages", f"{_table(header, stages)}\nOver all stages:\n\n{read}")
+    return f"{first}\n## {model}\n{made}\n## {rest}"
 
 
 def escaped(words: object) -> str:
@@ -100,6 +146,8 @@ def _mixture(origin: Origin) -> str:
 
 
 def _data(origin: Origin) -> str:
+    if origin.chat is not None:
+        return _conversations(origin.chat)
     data = origin.data
     rows = [
         (d.name, f"{d.train.tokens:,}", f"{d.train.documents:,}", f"{d.train.text_bytes:,}",
@@ -111,6 +159,17 @@ def _data(origin: Origin) -> str:
     return _section("Data", told + _table(header, rows))
 
 
+def _conversations(data: ChatManifest) -> str:
+    rows = [
+        (s.name, f"{s.conversations:,}", f"{s.tokens:,}", f"{s.trained_tokens:,}",
+         f"{s.dropped:,}", f"{s.truncated:,}")
+        for s in data.sources
+    ]  # fmt: skip
+    header = ("source", "conversations", "tokens", "carry loss", "left out", "cut")
+    told = f"Fingerprint `{data.fingerprint}`, tokenizer `{data.tokenizer}`.\n\n"
+    return _section("Data", told + _table(header, rows))
+
+
 def _metrics(metrics: Mapping[str, float]) -> str:
     if not metrics:
         return _section("Metrics", "None were measured.\n")
@@ -118,7 +177,7 @@ def _metrics(metrics: Mapping[str, float]) -> str:
     return _section("Metrics", _table(("metric", "on held-out text"), rows))
 
 
-def _loading(checked: Verification) -> str:
+def _loading(checked: Verification, model: str = "the trained model") -> str:
     code = (
         "```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -132,7 +191,7 @@ def _loading(checked: Verification) -> str:
     else:
         told = (
             "Checked when it was saved: logits that transformers computes from this folder differ "
-            f"from those of the trained model by at most {checked.difference:.2g}, at "
+            f"from those of {model} by at most {checked.difference:.2g}, at "
             f"{checked.positions} positions in single precision.\n"
         )
     return _section("Loading", code + told)

@@ -51,6 +51,12 @@ class Weights:
                 for name in names:
                     yield name, file.get_tensor(name).to(torch.float32)
 
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, in single precision."""
+        with safe_open(self.files[name], framework="pt") as file:
+            found: Tensor = file.get_tensor(name).to(torch.float32)
+        return found
+
     def check(self, wanted: Shape, sizes: Sizes) -> None:
         """Refuse a folder that is not of the model that a run wants.
 

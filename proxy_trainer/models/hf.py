@@ -5,7 +5,7 @@ A native decoder is Llama there, or Qwen3 where it has QK-norm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,13 @@ def save(
     """
     weights = {name: tensor.detach().cpu() for name, tensor in weights.items()}
     vocab_size = len(weights["model.embed_tokens.weight"])
-    _save_weights(weights, shape, folder, shard_bytes)
+    kept = {
+        name: tensor
+        for name, tensor in weights.items()
+        if not (shape.tied_embeddings and name == "lm_head.weight")
+    }
+    sizes = {name: tensor.nbytes for name, tensor in kept.items()}
+    write_weights(folder, sizes, kept.__getitem__, shard_bytes)
     _save_tokenizer(folder, tokenizer, shape, eod_id, chat_template)
     tokens = {"bos_token_id": eod_id, "eos_token_id": eod_id, "pad_token_id": eod_id}
     write_json(folder / "generation_config.json", tokens)
@@ -120,14 +126,24 @@ def save(
     return found
 
 
-def _save_weights(weights: dict[str, Tensor], shape: Shape, folder: Path, shard_bytes: int) -> None:
-    """One file, or several and an index; files of an earlier save are gone afterwards."""
-    kept = {
-        name: tensor.contiguous()
-        for name, tensor in weights.items()
-        if not (shape.tied_embeddings and name == "lm_head.weight")
-    }
-    parts = list(_parts(kept, shard_bytes))
+def write_weights(
+    folder: Path,
+    sizes: Mapping[str, int],
+    tensor: Callable[[str], Tensor],
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """One file, or several and an index; files of an earlier save are gone afterwards.
+
+    Args:
+        sizes: bytes of every tensor.
+        tensor: gives one by its name; no more than one file's are held at once.
+        shard_bytes: of weights a file.
+
+    Raises:
+        RegmixError: the disk is full.
+        UserError: the folder is not writable.
+    """
+    parts = list(_parts(sizes, shard_bytes))
     names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
     if len(parts) == 1:
         names = [WEIGHTS]
@@ -135,23 +151,25 @@ def _save_weights(weights: dict[str, Tensor], shape: Shape, folder: Path, shard_
         if old.name not in names:
             old.unlink(missing_ok=True)
     for name, part in zip(names, parts, strict=True):
-        write_tensors(folder / name, part, {"format": "pt"})
+        tensors = {key: tensor(key).contiguous() for key in part}
+        write_tensors(folder / name, tensors, {"format": "pt"})
+        del tensors  # before the next part's are asked for
     if len(parts) > 1:
         placed = {key: name for name, part in zip(names, parts, strict=True) for key in part}
-        total = sum(tensor.nbytes for tensor in kept.values())
+        total = sum(sizes.values())
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
 
 
-def _parts(weights: dict[str, Tensor], limit: int) -> Iterator[dict[str, Tensor]]:
+def _parts(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
     """Tensors in order, as many together as a file may hold; one that is larger has its own."""
-    part: dict[str, Tensor] = {}
+    part: list[str] = []
     size = 0
-    for name, tensor in weights.items():
-        if part and size + tensor.nbytes > limit:
+    for name, own in sizes.items():
+        if part and size + own > limit:
             yield part
-            part, size = {}, 0
-        part[name] = tensor
-        size += tensor.nbytes
+            part, size = [], 0
+        part.append(name)
+        size += own
     yield part
 
 

@@ -54,11 +54,9 @@ def verify(
     Raises:
         RegmixError: they differ by more than :data:`TOLERANCE`, or are no numbers.
     """
-    needed = _COPIES * 4 * sum(tensor.numel() for tensor in weights.values())
-    free = free_memory() if free is None else free
-    if needed > free:
-        reason = f"{needed / 1e9:,.1f} GB of memory are needed for it, {free / 1e9:,.1f} GB free"
-        return Verification(None, 0, reason)
+    too_large = beyond_memory(sum(tensor.numel() for tensor in weights.values()), free)
+    if too_large is not None:
+        return too_large
     vocab_size = len(weights["model.embed_tokens.weight"])
     length = min(shape.context, LENGTH + _window(shape))
     generator = torch.Generator().manual_seed(0)
@@ -75,6 +73,21 @@ def verify(
             f"differ by up to {difference:.3g}, more than {TOLERANCE:g}"
         )
     return Verification(difference, ROWS * last)
+
+
+def beyond_memory(elements: int, free: int | None = None) -> Verification | None:
+    """What :func:`verify` finds of a model that is too large for it; None if it is not.
+
+    Args:
+        elements: of all its tensors.
+        free: bytes of memory that may be taken; what the system says is free if not given.
+    """
+    needed = _COPIES * 4 * elements
+    free = free_memory() if free is None else free
+    if needed <= free:
+        return None
+    reason = f"{needed / 1e9:,.1f} GB of memory are needed for it, {free / 1e9:,.1f} GB free"
+    return Verification(None, 0, reason)
 
 
 def with_weights(weights: dict[str, Tensor], shape: Shape, vocab_size: int) -> Decoder:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import shutil
 import statistics
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from proxy_trainer import merging, steps
-from proxy_trainer.stages import ledger, metrics
+from proxy_trainer.stages import history, ledger, metrics
 from proxy_trainer.stages.resolve import Recipe, Stage
 from regmix.config import LaunchConfig
 from regmix.errors import RegmixError
-from regmix.files import write_json
+from regmix.files import disk_errors, write_json, write_text
 from regmix.records import RunRecord
 from regmix.runs import RunSpec, Start
 from regmix.sizes import ModelShape
 
 Display = Callable[[Sequence[str], str], AbstractContextManager[Callable[[], None]]]
 """Shows how runs get on: given their ids and a title, yields what to call meanwhile."""
+
+
+_TRIES = 10
+"""At giving the final model its name, should other commands do so at the same time."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ def execute(
     """
     start: Start | None = None
     ended: list[Ended] = []
+    _record(recipe, ended, done=False)  # what is planned can be read while the first one trains
     for position, stage in enumerate(recipe.stages):
         if start is not None:
             start = replace(start, optimiser=stage.optimiser)
@@ -87,7 +94,7 @@ def execute(
         on_stage(ended[-1])
         start = Start(run=ended[-1].chosen.spec.run_id)
         _record(recipe, ended, position + 1 == len(recipe.stages))
-    return _final(recipe, ended[-1])
+    return _final(recipe, ended)
 
 
 def check(recipe: Recipe, settings: LaunchConfig | None = None) -> None:
@@ -204,19 +211,35 @@ def _record(recipe: Recipe, ended: Sequence[Ended], done: bool) -> None:
             "recipe": recipe.config.name,
             "done": done,
             "stages": stages,
+            "uses": [{**asdict(use), "epochs": use.epochs} for use in recipe.uses],
             "epochs": ledger.totals(recipe.uses),
         },
     )
 
 
-def _final(recipe: Recipe, last: Ended) -> Path:
-    """The final model in the recipe's own folder, put there whole."""
-    target = _folder(recipe) / "model"
-    made = target.with_name(".model.tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    shutil.copytree(recipe.study.layout.run(last.chosen.spec.run_id).model, made)
-    shutil.rmtree(target, ignore_errors=True)
-    made.rename(target)
+def _final(recipe: Recipe, ended: Sequence[Ended]) -> Path:
+    """The final model in the recipe's own folder, put there whole; its card tells all stages."""
+    folder, study = _folder(recipe), recipe.study.layout
+    target = folder / "model"
+    passed = [history.Passed(e.stage, e.chosen.spec, e.metric, e.value(e.chosen)) for e in ended]
+    # A name of its own: of two commands that end together each puts its whole, and alike.
+    with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".model.tmp-") as own:
+        made, old = Path(own) / "made", Path(own) / "old"
+        shutil.copytree(study.run(passed[-1].spec.run_id).model, made)
+        card = made / "README.md"
+        write_text(card, history.with_stages(card.read_text("utf-8"), study, passed))
+        for _ in range(_TRIES):
+            with suppress(FileNotFoundError):
+                target.rename(old)
+            try:
+                made.rename(target)
+                break
+            except OSError as exc:  # another command's is there again
+                if exc.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                shutil.rmtree(old, ignore_errors=True)
+        else:
+            raise RegmixError(f"{target}: other commands write it again and again")
     return target
 
 

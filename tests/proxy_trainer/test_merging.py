@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import weakref
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from proxy_trainer import merging
+from proxy_trainer.launch.claims import Claimant
 from proxy_trainer.models import hf
 from proxy_trainer.models.array import ModelArray
-from regmix.errors import UserError
+from proxy_trainer.models.folder import Weights
+from proxy_trainer.train import train
+from regmix.errors import RegmixError, UserError
 from regmix.sizes import ModelShape
 from regmix.study import Study
 
@@ -41,7 +52,7 @@ def save(folder: Path, seed: int, study: Study, of: ModelShape | None = None) ->
 def test_the_average_of_equal_models_is_the_model(made: list[Path]) -> None:
     own = load_file(made[0] / "model.safetensors")
     for count in (1, 2, 3, 7):
-        found = merging.average([made[0]] * count)
+        found = merging.Average([made[0]] * count)
         assert found.keys() == own.keys()
         for name, tensor in own.items():
             assert torch.equal(found[name], tensor)
@@ -72,7 +83,7 @@ def test_models_that_are_not_alike_are_refused(
 ) -> None:
     wider = save(tmp_path / "wider", 0, study, shape(width=32))
     with pytest.raises(UserError, match=r"'.*' has shape .*, in .*model-0"):
-        merging.average([made[0], wider])
+        merging.Average([made[0], wider])
     with pytest.raises(UserError, match=r"config\.json: differs from"):
         merging.merge_folders([made[0], wider], tmp_path / "merged")
     other = tmp_path / "other"
@@ -98,18 +109,111 @@ def test_weights_that_are_none_are_refused(
     made: list[Path], weights: list[float], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        merging.average(made, weights)
+        merging.Average(made, weights)
 
 
 def test_what_is_there_is_not_overwritten(made: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is there already"):
         merging.merge_folders(made[:2], made[2])
     with pytest.raises(UserError, match="no such folder"):
-        merging.average([made[0], tmp_path / "nowhere"])
+        merging.Average([made[0], tmp_path / "nowhere"])
     damaged = tmp_path / "damaged"
     shutil.copytree(made[0], damaged)
     tensors = load_file(damaged / "model.safetensors")
     tensors.pop("model.norm.weight")
     save_file(tensors, damaged / "model.safetensors")
     with pytest.raises(UserError, match=r"damaged: has no 'model\.norm\.weight'"):
-        merging.average([made[0], damaged])
+        merging.Average([made[0], damaged])
+
+
+def test_no_more_than_one_file_of_weights_is_held(
+    made: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models go by tensor by tensor, and what is written has the index that transformers reads."""
+    alive: list[weakref.ref[Tensor]] = []
+    read = Weights.tensor
+
+    def tensor(self: Weights, name: str) -> Tensor:
+        found = read(self, name)
+        alive.append(weakref.ref(found))
+        assert sum(ref() is not None for ref in alive) <= 2, "models are held whole"
+        return found
+
+    monkeypatch.setattr(Weights, "tensor", tensor)
+    merging.merge_folders(made, tmp_path / "merged", shard_bytes=10_000)
+    assert (tmp_path / "merged" / hf.INDEX).exists()
+    assert len(list((tmp_path / "merged").glob("model-*-of-*.safetensors"))) > 2
+    whole = merging.Average(made)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, whole[name])
+
+
+def test_a_merge_that_is_killed_is_made_again(made: list[Path], tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom proxy_trainer import merging\n"
+        "*models, output = map(Path, sys.argv[1:])\n"
+        "merging.merge_folders(models, output, measure=lambda _: os.kill(os.getpid(), 9))\n"
+    )
+    output = tmp_path / "merged"
+    ended = subprocess.run([sys.executable, "-c", code, *made, output], env=os.environ)
+    assert ended.returncode == -signal.SIGKILL
+    assert not output.exists()
+    merging.merge_folders(made, output)
+    assert (output / "config.json").exists()
+
+
+def test_a_merge_that_fails_leaves_nothing(
+    made: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What transformers computes otherwise from what was written has no name afterwards."""
+    write = hf.write_weights
+
+    def damaged(*arguments: Any) -> None:
+        folder, sizes, tensor, shard_bytes = arguments
+        write(folder, sizes, lambda name: tensor(name) + 1, shard_bytes)
+
+    monkeypatch.setattr(hf, "write_weights", damaged)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RegmixError, match="transformers computes other logits"):
+        merging.merge_folders(made, tmp_path / "merged")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_card_is_the_averages_own(made: list[Path], tmp_path: Path) -> None:
+    (made[0] / "README.md").write_text("the first model's own")
+    output = tmp_path / "merged"
+    merging.merge_folders(made, output, [1, 1, 2], measure=lambda _: {"bpb/books": 1.25})
+    card = (output / "README.md").read_text().replace("\\", "")
+    assert "the first model's own" not in card
+    for name, share in (("model-0", 0.25), ("model-1", 0.25), ("model-2", 0.5)):
+        assert f"/{name} | {share} |" in card
+    assert "| bpb/books | 1.25 |" in card
+    assert "from those of the average by at most" in card
+
+
+def test_one_command_makes_an_average(study: Study) -> None:
+    """While another process has its claim it is left alone; what a killed one left is cleared."""
+    parts = [replace(study.propose().specs[0], seed=seed, keep_model=True) for seed in (1, 2)]
+    spec = replace(parts[0], name="both", merge=tuple(p.run_id for p in parts))
+    for own in (*parts, spec):
+        study.add_run(own)
+    train(study.layout, [study.layout.run(p.run_id) for p in parts], checkpoint_seconds=1e9)
+    run = study.layout.run(spec.run_id)
+    left = run.root / ".model.tmp-left"
+    left.mkdir()
+    with Claimant(study.layout.runs, "other", 60.0).at_work() as other:
+        assert other.take(run)
+        with pytest.raises(RegmixError, match=f"run {spec.run_id}: being averaged by other"):
+            merging.carry_out(study.layout, spec)
+        assert left.exists()
+        other.release_all("done")
+    merging.carry_out(study.layout, spec)
+    assert not left.exists()
+    metrics = json.loads(run.done.read_text())["metrics"]
+    card = (run.model / "README.md").read_text().replace("\\", "")
+    assert all(f"| {p.run_id} | 0.5 |" in card for p in parts)
+    assert all(name in card for name in metrics)
+    content = run.done.read_text()
+    merging.carry_out(study.layout, spec)
+    assert run.done.read_text() == content

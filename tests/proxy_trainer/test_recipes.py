@@ -7,8 +7,11 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ from proxy_trainer.stages import execute
 from proxy_trainer.stages.execute import Ended
 from proxy_trainer.stages.resolve import resolve
 from regmix.config import ModelConfig, TrainConfig
+from regmix.layout import StudyLayout
 from regmix.records import read_events
 from regmix.sizes import plan, shape
 from regmix.study import Study
@@ -72,7 +76,21 @@ def test_from_the_recipe_to_a_model_that_answers(
     with torch.no_grad():
         answer = model.generate(**ids, max_new_tokens=4, do_sample=False)
     assert answer.shape[1] > ids["input_ids"].shape[1]
-    assert "sft" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text().replace("\\", "")
+    for own in (pretrain, midtrain, sft):
+        assert f"| {own['stage']} | {own['stage']} |" in card
+        assert own["chosen"] in card
+    read = [
+        json.loads((study.layout.run(s["chosen"]).done).read_text())["domains"]
+        for s in (pretrain, midtrain, sft)
+    ]
+    prose = [d for domains in read[:2] for d in domains if d["domain"] == "prose"]
+    tokens, epochs = (sum(d[key] for d in prose) for key in ("tokens", "epochs"))
+    assert f"| prose | {tokens:,} | {epochs:.3g} |" in card, "figures are not what was read"
+    assert f"| chat/chat | {read[2][0]['tokens']:,} | {read[2][0]['epochs']:.3g} |" in card
+    assert "| chat | 40 |" in card, "conversations are not told"
+    assert "held-out tokens" not in card, "the pretraining shards are told for conversations"
+    assert not list(folder.parent.glob(".model.tmp*"))
 
     stamps = {r.spec.run_id: r.stamp for r in study.runs()}
     again = regmix("run", path)
@@ -233,3 +251,45 @@ def test_the_commands_say_what_they_will_do_and_what_is_wrong(
     _, errors = merge.communicate(timeout=60)
     assert merge.returncode == 2
     assert "--weights 1,x: numbers with commas between are needed" in errors
+
+
+def test_commands_that_end_together_leave_one_whole_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = StudyLayout(tmp_path)
+    model = layout.run("r").model
+    model.mkdir(parents=True)
+    for name in ("README.md", *(f"part-{i}" for i in range(20))):
+        (model / name).write_text(name)
+    (layout.recipes / "tiny").mkdir(parents=True)
+    monkeypatch.setattr(execute.history, "with_stages", lambda card, *_: card)
+    study = SimpleNamespace(layout=layout)
+    recipe = SimpleNamespace(config=SimpleNamespace(name="tiny"), study=study)
+    chosen = SimpleNamespace(spec=SimpleNamespace(run_id="r"))
+    ended: Any = SimpleNamespace(stage=None, chosen=chosen, metric="m", value=lambda _: 1.0)
+
+    def put(_: int) -> Path:
+        return execute._final(recipe, [ended])  # type: ignore[arg-type]
+
+    with ThreadPoolExecutor(4) as pool:
+        [target] = set(pool.map(put, range(24)))
+    assert {p.name for p in target.iterdir()} == {p.name for p in model.iterdir()}
+    assert [p.name for p in target.parent.iterdir()] == ["model"]
+
+
+def test_what_is_planned_is_written_before_anything_trains(
+    recipe: Callable[..., Path], study: Study
+) -> None:
+    def stopped(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    found = resolve(recipe())
+    with pytest.raises(KeyboardInterrupt):
+        execute.execute(found, display=stopped, on_stage=lambda _: None)
+    kept = json.loads((study.layout.recipes / "tiny" / "recipe.json").read_text())
+    assert kept["stages"] == []
+    assert not kept["done"]
+    assert {u["stage"] for u in kept["uses"]} == {"pretrain", "midtrain", "sft"}
+    prose = [u["epochs"] for u in kept["uses"] if u["source"] == "prose"]
+    assert len(prose) == 2
+    assert sum(prose) == pytest.approx(kept["epochs"]["prose"])
