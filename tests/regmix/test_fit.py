@@ -462,10 +462,10 @@ def test_observations_find_metrics_by_part_of_their_name() -> None:
 def test_noise_pools_the_seeds_of_every_repeated_mixture() -> None:
     data = observations(8)
     twins = pd.DataFrame(
-        {"bpb/web": [1.0, 3.0, 5.0, 5.0, 8.0], "bpb/code": 1.0, "mixture": list("aabbb")}
+        {"bpb/web": [1.0, 3.0, 4.0, 5.0, 9.0], "bpb/code": 1.0, "mixture": list("aabbb")}
     )
     found = Observations(data.weights, data.metrics, data.info, twins).noise()
-    assert found["bpb/web"] == pytest.approx(np.sqrt((1 + 1 + 1 + 1 + 4) / 3))
+    assert found["bpb/web"] == pytest.approx(np.sqrt((1 + 1 + 4 + 1 + 9) / 3))
     assert found["bpb/code"] == 0.0
     assert data.noise().isna().all()
 
