@@ -72,7 +72,21 @@ def study(
     Raises:
         UserError: a run was asked another task of one of the names.
     """
-    done = [r for r in read_runs(layout) if r.status == "done"]
+    return runs(layout, read_runs(layout), tasks, progress)
+
+
+def runs(
+    layout: StudyLayout,
+    records: Sequence[RunRecord],
+    tasks: Sequence[Questions],
+    progress: Progress | None = None,
+) -> Evaluated:
+    """The same for some runs of a study.
+
+    Raises:
+        UserError: as :func:`study`.
+    """
+    done = [r for r in records if r.status == "done"]
     kept = [r for r in done if (r.layout.model / "config.json").is_file()]
     for record in done:
         _check_names(record, tasks)

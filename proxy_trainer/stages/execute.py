@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from proxy_trainer import merging, steps
+from proxy_trainer.evals import afterwards
+from proxy_trainer.evals.choice_metrics import WHOLE
 from proxy_trainer.stages import history, ledger, metrics
 from proxy_trainer.stages.resolve import Recipe, Stage
 from regmix.config import LaunchConfig
@@ -139,6 +141,7 @@ def _train(
 def _ended(
     recipe: Recipe, stage: Stage, specs: Sequence[RunSpec], failures: Mapping[str, str]
 ) -> Ended:
+    _ask(recipe, specs)
     tried = tuple(_tried(recipe, spec, failures.get(spec.run_id, "")) for spec in specs)
     good = [t for t in tried if not t.failure]
     if not good:
@@ -165,7 +168,23 @@ def _tried(recipe: Recipe, spec: RunSpec, failure: str = "") -> Tried:
         return Tried(spec, {}, str(record.failure()["reason"]))
     if failure and record.status != "done":
         return Tried(spec, {}, failure)
-    return Tried(spec, dict(record.result()["metrics"]))
+    asked = {
+        metric["name"]: float(metric["value"])
+        for found in record.evals()
+        for metric in found["metrics"]
+        if metric["split"] == WHOLE
+    }
+    return Tried(spec, {**record.result()["metrics"], **asked})
+
+
+def _ask(recipe: Recipe, specs: Sequence[RunSpec]) -> None:
+    """Measure finished models on the study's tasks, whichever way they were trained."""
+    if recipe.tasks:
+        study = recipe.study.layout
+        records = [RunRecord(study.run(spec.run_id), spec) for spec in specs]
+        failed = afterwards.runs(study, records, recipe.tasks).failed
+        if failed:
+            raise RegmixError("; ".join(f"run {own}: {why}" for own, why in failed.items()))
 
 
 def _merged(recipe: Recipe, specs: Sequence[RunSpec]) -> Tried:
@@ -180,6 +199,7 @@ def _merged(recipe: Recipe, specs: Sequence[RunSpec]) -> Tried:
     )
     recipe.study.add_run(spec)
     merging.carry_out(recipe.study.layout, spec)
+    _ask(recipe, [spec])
     return _tried(recipe, spec)
 
 

@@ -11,10 +11,13 @@ MEANS = {"mean bpb": "bpb/", "mean chat": CHAT}
 """Names of means, and what the metrics that they are over begin with."""
 
 
-def measured(domains: Iterable[str], conversations: Iterable[str]) -> list[str]:
-    """Names of everything that a stage's runs can be compared by."""
+def measured(
+    domains: Iterable[str], conversations: Iterable[str], tasks: Iterable[str]
+) -> list[str]:
+    """Names of everything that a stage's runs can be compared by: lower is better in all."""
     chat = [CHAT + name for name in conversations]
     own = [MEANS["mean bpb"] + domain for domain in domains] + chat
+    own += [f"{task}/bpb" for task in tasks]
     return [mean for mean, start in MEANS.items() if start != CHAT or chat] + own
 
 

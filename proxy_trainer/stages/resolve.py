@@ -10,6 +10,8 @@ from proxy_trainer import starts
 from proxy_trainer.data.chat import build as chat_build
 from proxy_trainer.data.chat.sampler import ChatSampler, source_epochs
 from proxy_trainer.data.chat.shards import ChatManifest, open_sources
+from proxy_trainer.evals import kept_tasks
+from proxy_trainer.evals.questions import Questions
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.sharded.ranks import part
 from proxy_trainer.stages import ledger, metrics
@@ -26,6 +28,7 @@ from regmix.recipe import RecipeConfig, StageConfig
 from regmix.runs import RunSpec, Start
 from regmix.sizes import TrainPlan
 from regmix.study import Study
+from regmix.tasks import taken_in
 
 _WORDS = ("scratch", "previous")
 SFT_LR = 0.1
@@ -64,6 +67,8 @@ class Recipe:
     stages: tuple[Stage, ...]
     held_out: ChatManifest | None = None
     """Conversations that are only measured."""
+    tasks: tuple[Questions, ...] = ()
+    """What models are asked after every stage: the study's ``evaluate``."""
 
     @property
     def uses(self) -> list[Use]:
@@ -100,6 +105,8 @@ class _Resolver:
         self.manifest: DataManifest = self.study.as_configured()
         self.taken: dict[int, str] = {}
         """Fingerprints of the models from elsewhere, by the stage that starts from them."""
+        wanted = taken_in(self.study.layout, self.study.config.evaluate)
+        self.tasks = tuple(kept_tasks.load(self.study.layout, wanted))
         self.vocab_size = self.manifest.vocab_size
         """Rows of the embedding: the tokenizer's words, and those that a folder has beside them."""
         self.shape: Shape = self._shape()
@@ -114,7 +121,9 @@ class _Resolver:
             if after.optimiser:
                 kept = tuple(replace(v, keep_state=True) for v in stages[index].variants)
                 stages[index] = replace(stages[index], variants=kept)
-        found = Recipe(self.path, self.config, self.study, self.shape, tuple(stages), self.held_out)
+        found = Recipe(
+            self.path, self.config, self.study, self.shape, tuple(stages), self.held_out, self.tasks
+        )
         if self.config.max_epochs is not None:
             ledger.check(found.uses, self.config.max_epochs, str(self.path))
         for stage in found.stages:
@@ -157,7 +166,9 @@ class _Resolver:
         """Refuse before anything is trained what could not be told once it is."""
         held_out = self.config.held_out
         valid = metrics.measured(
-            self.study.domains, [s.name for s in held_out.sources] if held_out else []
+            self.study.domains,
+            [s.name for s in held_out.sources] if held_out else [],
+            [task.name for task in self.tasks],
         )
         if config.metric is not None and config.metric not in valid:
             where = strict.place(self.path, ("stages", index, "metric"))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from proxy_trainer.stages import ledger
 from proxy_trainer.stages.execute import Ended
+from proxy_trainer.stages.metrics import CHAT
 from proxy_trainer.stages.resolve import Recipe, Stage
 from regmix.quantities import amount, flops
 
@@ -138,8 +139,11 @@ def source(ended: Ended) -> pd.DataFrame:
 
 
 def metrics(ended: list[Ended]) -> pd.DataFrame:
-    """A row a metric, a column a stage: what the chosen run of each came to."""
-    names = list(dict.fromkeys(name for e in ended for name in e.chosen.metrics))
+    """A row a metric, a column a stage: what the chosen run of each came to.
+
+    Of tasks that are asked, those over all questions; their groups are in the store.
+    """
+    names = [n for n in dict.fromkeys(n for e in ended for n in e.chosen.metrics) if _whole(n)]
     rows = []
     for name in names:
         values = {
@@ -147,3 +151,8 @@ def metrics(ended: list[Ended]) -> pd.DataFrame:
         }
         rows.append({"metric": name, **values})
     return pd.DataFrame(rows)
+
+
+def _whole(metric: str) -> bool:
+    """Whether a metric is not one of a task's groups, which have the group in their name."""
+    return metric.startswith(("bpb/", CHAT)) or metric.count("/") < 2

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from proxy_trainer import moments, steps
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
-from proxy_trainer.stages import execute
+from proxy_trainer.stages import execute, tables
 from proxy_trainer.stages.execute import Ended
 from proxy_trainer.stages.resolve import resolve
 from regmix.config import ModelConfig, TrainConfig
@@ -293,3 +293,40 @@ def test_what_is_planned_is_written_before_anything_trains(
     prose = [u["epochs"] for u in kept["uses"] if u["source"] == "prose"]
     assert len(prose) == 2
     assert sum(prose) == pytest.approx(kept["epochs"]["prose"])
+
+
+QUESTIONS = """\
+tasks:
+  - {name: sums, files: [questions.jsonl], question: "{question}"}
+"""
+
+
+@pytest.mark.slow
+def test_models_are_asked_after_every_stage_and_their_average_too(
+    recipe: Callable[..., Path], study: Study
+) -> None:
+    root = study.layout.root
+    rows = [
+        {"question": f"{a} + {b} =", "choices": [str(a + b), str(a - b)], "answer": 0}
+        for a in range(3, 7)
+        for b in (1, 2)
+    ]
+    (root / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "tasks.yaml").write_text(QUESTIONS)
+    with study.layout.config.open("a") as stream:
+        stream.write("evaluate: {tasks: [tasks.yaml]}\n")
+    steps.build_data(Study.open(root))
+    path = recipe(
+        "mixture: mix.yaml}\n  - {name: sft",
+        "mixture: mix.yaml, orders: 2, metric: sums/bpb}\n  - {name: sft",
+    )
+    _, ended = carried_out(path)
+    midtrain = ended[1]
+    assert midtrain.metric == "sums/bpb"
+    assert midtrain.chosen not in midtrain.tried
+    values = [midtrain.value(t) for t in (*midtrain.tried, midtrain.chosen)]
+    assert len(set(values)) == 3
+    assert all(0 < v < 100 for v in values)
+    shown = tables.metrics(ended).set_index("metric")
+    assert shown.loc["sums/acc"].between(0, 1).all()
+    assert not [name for name in shown.index if name.count("/") > 1]
