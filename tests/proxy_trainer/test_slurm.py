@@ -147,7 +147,7 @@ def test_before_the_time_limit_workers_checkpoint_and_the_job_goes_on(
     assert launcher.poll(study, [job_id])[0].state in ("waiting", "running")
     stopped_at = (study / "task-0.half").read_text()
     assert int(stopped_at) > 0
-    assert finished(launcher, study, [job_id]) == [Job(job_id, "ended")]
+    assert finished(launcher, study, [job_id], 2 * PATIENCE) == [Job(job_id, "ended")]
     assert (study / "task-0.done").read_text().split()[0] == stopped_at
     assert "asked to stop (SIGUSR2)" in launcher.logs(study, [job_id])[-1].read_text()
 
