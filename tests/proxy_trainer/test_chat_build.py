@@ -30,6 +30,7 @@ from regmix.layout import StudyLayout
 
 GSM8K = Path(__file__).parents[3] / "shared/data/sft/gsm8k_chat.jsonl.zst"
 CONTEXT = 100
+CHATML = (Path(__file__).parent / "chatml.jinja").read_text("utf-8")
 
 
 def talk(number: int, words: int = 3) -> dict[str, Any]:
@@ -307,14 +308,3 @@ def test_a_model_generates_until_its_turn_ends(tmp_path: Path, tokenizer: Path) 
         asked = [{"role": "user", "content": "say 1"}]
         rendered = AutoTokenizer.from_pretrained(model).apply_chat_template(asked, tokenize=False)
         assert ("<|im_start|>" in rendered) == bool(template)
-
-
-CHATML = """\
-{%- for message in messages -%}
-    {{- '<|im_start|>' + message['role'] + '\\n' -}}
-    {%- if message['role'] == 'assistant' -%}
-        {%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}
-    {%- else -%}{{- message['content'] + '<|im_end|>' -}}{%- endif -%}
-    {{- '\\n' -}}
-{%- endfor -%}
-"""

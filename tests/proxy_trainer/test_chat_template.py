@@ -23,16 +23,7 @@ TALK = (
     {"role": "user", "content": "four?"},
     {"role": "assistant", "content": " five\n\nsix"},
 )
-CHATML = """\
-{%- for message in messages -%}
-    {{- '<|im_start|>' + message['role'] + '\\n' -}}
-    {%- if message['role'] == 'assistant' -%}
-        {%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}
-    {%- else -%}{{- message['content'] + '<|im_end|>' -}}{%- endif -%}
-    {{- '\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
-"""
+CHATML = (Path(__file__).parent / "chatml.jinja").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")

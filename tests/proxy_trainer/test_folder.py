@@ -189,7 +189,11 @@ def test_fewer_positions_and_other_first_weights_are_the_runs_to_choose(
     _, weights = load_folder(tmp_path / "theirs")
     changes = {"max_position_embeddings": 24, "initializer_range": 0.01}
     wanted = TransformersShape.from_config({"model_type": "llama", **SMALL, **changes}, "run")
-    sharded(ranks, wanted).load(weights)
+    model = sharded(ranks, wanted)
+    model.load(weights)
+    expected = dict(weights)
+    for name, value in model.member(0).items():
+        assert torch.equal(value, expected[name])
 
 
 def test_another_vocabulary_is_refused(
