@@ -1,0 +1,5 @@
+"""``python -m regmix.cli``."""
+
+from regmix.cli import main
+
+main()

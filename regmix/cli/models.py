@@ -1,0 +1,121 @@
+"""Commands on larger models: recipes, evaluations, averages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Find what is wrong with it; train nothing.")
+    ] = False,
+    launcher: Annotated[
+        str | None, typer.Option(help="local, slurm, ray: where workers are started.")
+    ] = None,
+) -> None:
+    """Take one model through the stages of a recipe: pretraining, mid-training, SFT."""
+    from proxy_trainer.stages import execute, resolve, tables
+    from regmix import console
+
+    found = resolve.resolve(recipe)
+    console.show_frame(tables.plan(found))
+    console.show_frame(tables.epochs(found))
+    talk = tables.conversations(found)
+    if not talk.empty:
+        console.show_frame(talk)
+    settings = found.study.config.launch.overridden(launcher=launcher)
+    if check:
+        execute.check(found, settings)
+        console.say("nothing is wrong with it; nothing was trained")
+        return
+    shown = console.TerminalDisplay()
+    ended: list[execute.Ended] = []
+
+    def over(stage: execute.Ended) -> None:
+        ended.append(stage)
+        console.show_frame(tables.runs(stage))
+        if stage.stage.config.microanneal is not None:
+            console.show_frame(tables.source(stage))
+        if len(stage.tried) > 1:
+            console.say(f"standard deviation over runs: {stage.spread:.4g}")
+
+    model = execute.execute(
+        found,
+        settings=settings,
+        display=lambda ids, title: shown.watching(found.study, ids, title),
+        on_stage=over,
+    )
+    console.show_frame(tables.metrics(ended))
+    console.say(f"model {model}", markup=False)
+
+
+@app.command("eval")
+def evaluate(
+    models: Annotated[
+        Path, typer.Argument(metavar="STUDY|MODEL", help="A study, or a model's folder.")
+    ],
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="mmlu, or a file of tasks; several times. Default: the study's."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the questions of mmlu; default: the study's.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Questions of each task: a sample of so many.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the sample.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="JSON to write, of a model's folder.")
+    ] = None,
+) -> None:
+    """Measure finished models on tasks; what a study's models were asked before is kept."""
+    from proxy_trainer.evals import afterwards, kept_tasks
+    from regmix import config, console
+    from regmix.errors import UserError
+    from regmix.files import write_json
+
+    asked = kept_tasks.Asked(tuple(tasks or ()), data, limit, seed)
+    if not (models / "study.yaml").is_file():
+        wanted = asked.read(None)
+        with console.TerminalDisplay().stage("Questions") as progress:
+            results = [r.as_dict() for r in afterwards.folder(models, wanted, progress)]
+        if output is not None:
+            write_json(output, {"model": str(models), "results": results})
+        console.show_model_metrics(results)
+        return
+    if output is not None:
+        raise UserError("-o is for a model's folder; results of a study are kept in it")
+    study = config.find_study(models)
+    wanted = asked.read(study)
+    with console.TerminalDisplay().stage("Questions") as progress:
+        found = afterwards.study(study, wanted, progress)
+    console.show_study_metrics(found, [task.fingerprint for task in wanted])
+
+
+@app.command()
+def merge(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Folders of models.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    weights: Annotated[
+        str | None, typer.Option(help="What each counts for, as in 2,1,1; default: the same.")
+    ] = None,
+) -> None:
+    """Average models of one architecture, tensor by tensor."""
+    from proxy_trainer import merging
+    from regmix import console
+    from regmix.errors import UserError
+
+    try:
+        given = None if weights is None else [float(w) for w in weights.split(",")]
+    except ValueError as exc:
+        raise UserError(f"--weights {weights}: numbers with commas between are needed") from exc
+    merging.merge_folders(models, output, given)
+    console.say(f"model {output}", markup=False)

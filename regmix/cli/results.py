@@ -1,0 +1,113 @@
+"""Commands that turn results into a mixture, and tell it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regmix.cli.options import StudyPath
+
+app = typer.Typer()
+
+
+@app.command()
+def fit(
+    study: StudyPath,
+    target: Annotated[
+        str | None, typer.Option(help="One metric, or an unambiguous part of its name.")
+    ] = None,
+    regressor: Annotated[
+        str | None,
+        typer.Option(help="auto (chosen by cross-validation), or one by name, such as gp."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the mixture file.")] = None,
+) -> None:
+    """Fit mixture to metrics, solve for the best mixture, say how sure that is."""
+    from regmix import console
+    from regmix.study import Study
+
+    opened = Study.open(study)
+    settings = opened.config.fit
+    if regressor is not None:
+        settings = settings.model_copy(update={"regressor": regressor})
+    with console.TerminalDisplay().stage("Fit and solve") as progress:
+        found = opened.fit(target, settings=settings, name=name, progress=progress)
+    console.show_fit(found, opened.layout.mixture(found.mixture_name))
+    if opened.config.ladder:
+        console.show_verdicts(opened)
+
+
+@app.command()
+def transfer(
+    study: StudyPath,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Ask larger sizes (`ladder:`) whether they put mixtures in the proxies' order."""
+    import pandas as pd
+
+    from regmix import console
+    from regmix.study import Study
+
+    found = Study.open(study).transfer()
+    if csv:
+        tables = [t.table.assign(small=t.small.label, large=t.large.label) for t in found]
+        console.show_frame(pd.concat(tables), csv=True)
+        return
+    for size in found:
+        console.show_transfer(size)
+
+
+@app.command()
+def predict(
+    study: StudyPath,
+    mixtures: Annotated[Path, typer.Option(help="CSV: an id column, one column a domain.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="CSV to write.")],
+    fit_id: Annotated[str | None, typer.Option("--fit", help="Default: the latest.")] = None,
+) -> None:
+    """Predict metrics for mixtures: <metric> and <metric>_std beside the id."""
+    from regmix import console
+    from regmix.files import write_text
+    from regmix.imports import read_mixtures
+    from regmix.study import Study
+
+    opened = Study.open(study)
+    table = read_mixtures(mixtures, opened.domains)
+    found = opened.predict(table.weights, fit_id).rename_axis(table.id_column)
+    write_text(output, found.to_csv())
+    console.show_notes(table.notes)
+    text = f"{len(found)} mixtures, {found.shape[1] // 2} metrics: {output}"
+    console.say(text, markup=False)
+
+
+@app.command()
+def pareto(
+    study: StudyPath,
+    x: Annotated[
+        str, typer.Option(help="Metrics: names, parts, patterns or groups, with commas between.")
+    ],
+    y: Annotated[str, typer.Option(help="The metrics on the other side.")],
+    points: Annotated[int, typer.Option(help="Mixtures on the front, at most.")] = 15,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for CSV and PNG.")
+    ] = None,
+) -> None:
+    """Trade one group of metrics against another: the front of mixtures, as CSV and PNG."""
+    from regmix import console, report
+    from regmix.study import Study
+
+    with console.TerminalDisplay().stage("Front") as progress:
+        found = Study.open(study).pareto(x, y, points=points, folder=output, progress=progress)
+    assert found.csv is not None
+    console.show_pareto(found, report.front_png(found, found.csv.with_suffix(".png")))
+
+
+@app.command()
+def report(study: StudyPath) -> None:
+    """Write the report: one self-contained HTML file."""
+    from regmix import console
+    from regmix import report as report_module
+    from regmix.study import Study
+
+    console.say(f"report {report_module.write(Study.open(study))}", markup=False)
