@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from proxy_trainer.data.contamination import table
 from proxy_trainer.evals import kept_tasks
 from proxy_trainer.launch import devices, local, running
 from proxy_trainer.launch import gang as gangs
+from proxy_trainer.launch.claims import ask_again
 from proxy_trainer.launch.gang import Gang
 from proxy_trainer.launch.running import Launch, Outcome
 from proxy_trainer.watch import trackers
@@ -129,8 +129,8 @@ def submit(
     """
     launch = check(study, run_ids, settings, detached=detached)
     for run in map(study.layout.run, launch.submission.runs):
-        if run.failed.exists():  # asked for again: with all its attempts
-            shutil.rmtree(run.claims, ignore_errors=True)
+        if run.failed.exists():  # asked for again: with all its attempts ahead
+            ask_again(run.claims)
             run.failed.unlink(missing_ok=True)
     return running.start(launch)
 

@@ -222,7 +222,7 @@ def conclude(order: GangOrder, ends: Sequence[NodeEnd], claimed_before: int) -> 
 def _is_of_the_study(codes: set[int], entries: Sequence[claims.Entry]) -> bool:
     """Whether an end is nobody's failed attempt at the run."""
     last = entries[-1]
-    return bool(codes & {REFUSED, BUSY}) or (last.kind == "released" and not last.failed)
+    return bool(codes & {REFUSED, BUSY}) or (last.kind != "claimed" and not last.failed)
 
 
 def _attempts(entries: list[claims.Entry]) -> int:
