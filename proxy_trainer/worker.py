@@ -32,7 +32,7 @@ from proxy_trainer.environment import WORKER
 from proxy_trainer.exits import BROKEN, OK, REFUSED, REQUEUE
 from proxy_trainer.launch.claims import Claimant, Lost, RunClaim, Stall
 from proxy_trainer.launch.queue import Queue
-from proxy_trainer.launch.submissions import Submission, submissions
+from proxy_trainer.launch.submissions import Submission, other_version, submissions
 from proxy_trainer.setup import set_up
 from regmix import __version__
 from regmix.arrays import array_key
@@ -69,18 +69,15 @@ class Task:
         if submission_id:
             found = [Submission.load(study, submission_id)]
         else:
-            found = [s for s in submissions(study)[::-1] if not s.gang]
+            found = [s for s in submissions(study, lambda exc: say(str(exc)))[::-1] if not s.gang]
         chosen = next((s for s in found if not s.cancelled), None)
         if chosen is None:
             raise UserError(
                 f"{study.launches}: nothing was submitted, or all was cancelled; run `regmix train`"
             )
         if chosen.regmix != __version__:
-            raise UserError(
-                f"this worker has regmix {__version__} ({sys.prefix} on {socket.gethostname()}), "
-                f"the study was submitted with {chosen.regmix}; install the same version on every "
-                "node"
-            )
+            path = study.launches / f"{chosen.submission_id}.json"
+            raise other_version(chosen.regmix, str(path))
         return cls(study, chosen.runs, chosen.settings, chosen.order.workers)
 
 

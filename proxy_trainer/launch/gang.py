@@ -6,6 +6,7 @@ is started again: what :mod:`proxy_trainer.sharded` promises of its processes, f
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -195,7 +196,7 @@ def _begun(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch | N
 
 def _under_way(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch | None:
     """A gang that another command has submitted for the run, and that waits or runs."""
-    for found in submissions(study):
+    for found in submissions(study, _warn):
         known = found.gang and found.runs == (gang.run_id,) and found.launcher == settings.launcher
         if not known or found.cancelled or found.launcher == "local":
             continue
@@ -207,6 +208,10 @@ def _under_way(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch
         if any(job.state in ("waiting", "running") for job in jobs):
             return launch
     return None
+
+
+def _warn(trouble: RegmixError) -> None:
+    print(f"warning: {trouble}", file=sys.stderr, flush=True)
 
 
 def check(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> None:

@@ -218,11 +218,11 @@ def cancel(study: StudyLayout) -> list[Job]:
 
     Raises:
         RegmixError: some could not be asked: their system does not answer or is not there any
-            more, or they are on another machine. All others were.
+            more, they are on another machine, or their files cannot be read. All others were.
     """
     asked: list[Job] = []
     troubles: list[RegmixError] = []
-    for submission in submissions(study):
+    for submission in submissions(study, troubles.append):
         if submission.cancelled or _is_closed(study, submission):
             continue
         try:
@@ -261,7 +261,7 @@ def logs(study: StudyLayout, tell: Callable[[RegmixError], object] | None = None
         RegmixError: the logs of a submission cannot be found, and nobody is to be told.
     """
     found = []
-    for submission in submissions(study):
+    for submission in submissions(study, tell):
         try:
             launcher = launched(study, submission).launcher
             found += launcher.logs(study.root, list(submission.jobs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -136,6 +137,22 @@ def test_a_plug_in_that_is_gone_hides_no_other_logs(
     assert cluster.cancelled == ["17"]
     close(study)
     assert running.cancel(study.layout) == []
+
+
+@pytest.mark.parametrize(("text", "said"), [("{}", "delete it"), (None, "with regmix 99.0")])
+def test_one_file_that_cannot_be_read_keeps_nobody_from_being_told(
+    study: Study, cluster: type[Cluster], text: str | None, said: str
+) -> None:
+    other = study.layout.launches / f"{submitted(study, 'cluster', '16')}.json"
+    submitted(study, "cluster", "17")
+    newer = {**json.loads(other.read_text()), "regmix": "99.0", "further": 1}
+    other.write_text(json.dumps(newer) if text is None else text)
+    with pytest.raises(UserError, match=f"{other}.*{said}.*; 1 other jobs were told to end"):
+        running.cancel(study.layout)
+    assert cluster.cancelled == ["17"]
+    told: list[RegmixError] = []
+    running.logs(study.layout, told.append)
+    assert [str(other) in str(one) for one in told] == [True]
 
 
 def test_a_plug_in_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,9 +272,25 @@ def test_a_submission_round_trips(study: Study) -> None:
     made = submitted(study, planned(study, 2), jobs=("1", "2"))
     assert Submission.load(study.layout, made.submission_id) == made
     path = study.layout.launches / f"{made.submission_id}.json"
-    path.write_text("{}")
-    with pytest.raises(UserError, match="not a submission"):
+    raw = json.loads(path.read_text())
+    for text in ("{}", "[]", json.dumps({**raw, "further": 1})):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"not a submission .*delete it"):
+            Submission.load(study.layout, made.submission_id)
+    path.write_text(json.dumps({**raw, "further": 1, "regmix": "99.0"}))
+    with pytest.raises(UserError, match=r"submitted with regmix 99\.0; here is regmix 0\.1"):
         Submission.load(study.layout, made.submission_id)
+
+
+def test_a_worker_takes_the_latest_submission_that_it_can_read(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = planned(study, 2)
+    submitted(study, runs[:1])
+    path = study.layout.launches / "99990101-000000-abcdef.json"
+    path.write_text("{}")
+    assert Task.of(study.layout, None).runs == (runs[0].run_id,)
+    assert f"{path}: not a submission" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -285,8 +301,8 @@ def test_a_worker_of_another_version_refuses(
     process = workers(study)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == REFUSED
-    assert "this worker has regmix 0.1.0" in errors
-    assert "the study was submitted with 99.0; install the same version on every node" in errors
+    assert "submitted with regmix 99.0; here is regmix 0.1.0" in errors
+    assert "install the same version on every node" in errors
     assert not planned(study, 1)[0].claims.exists()
 
 
