@@ -218,6 +218,7 @@ def _gangs(
             run_id=run_id,
             **spread.model_dump(),
             checkpoint_seconds=settings.checkpoint_seconds,
+            claim_seconds=settings.claim_seconds,
             watch=settings.watch,
         )
         for run_id in run_ids

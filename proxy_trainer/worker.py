@@ -91,6 +91,12 @@ def fail(run: RunLayout, reasons: Sequence[str]) -> None:
     )
 
 
+def is_of_the_study(exc: BaseException) -> bool:
+    """Whether every run would meet it: a full disk, say, whoever says so."""
+    of_the_disk = isinstance(exc, OSError) and exc.errno in _OF_THE_DISK
+    return of_the_disk or isinstance(exc, StudyFault)
+
+
 class Worker:
     """One worker's loop."""
 
@@ -212,10 +218,8 @@ class Worker:
         except Exception as exc:
             others = f" and {len(part) - 1} with it" if len(part) > 1 else ""
             told = f"run {part[0].run.run_id}{others} could not go on: {exc}"
-            if isinstance(exc, StudyFault):
-                raise type(exc)(told) from exc
-            if isinstance(exc, OSError) and exc.errno in _OF_THE_DISK:
-                raise StudyFault(told) from exc
+            if is_of_the_study(exc):
+                raise (type(exc) if isinstance(exc, StudyFault) else StudyFault)(told) from exc
             # whatever it is, the other runs can go on
             kind = "" if isinstance(exc, RegmixError) else f"{type(exc).__name__}: "
             reason, failed = f"{kind}{_short(exc)}", True

@@ -43,6 +43,8 @@ class Gang:
     compiled: bool
     """Compute blocks as torch.compile has them."""
     checkpoint_seconds: float
+    claim_seconds: float = 120.0
+    """A first process that is silent for so long has lost the run to others."""
     watch: tuple[str, ...] = ()
     """Trackers that show the run, beside TensorBoard."""
 

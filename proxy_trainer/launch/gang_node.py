@@ -173,8 +173,9 @@ def _processes(gang: Gang, end_seconds: float) -> list[str]:
     watch = [word for name in gang.watch for word in ("--watch", name)]
     return [
         "-m", "proxy_trainer.sharded", str(gang.study), gang.run_id,
-        "--checkpoint-seconds", str(gang.checkpoint_seconds), *(f for f, on in flags.items() if on),
-        *rows, *watch, "--until-eof", "--end-seconds", str(end_seconds),
+        "--checkpoint-seconds", str(gang.checkpoint_seconds),
+        "--claim-seconds", str(gang.claim_seconds), *(f for f, on in flags.items() if on), *rows,
+        *watch, "--until-eof", "--end-seconds", str(end_seconds),
     ]  # fmt: skip
 
 

@@ -26,13 +26,10 @@ from proxy_trainer.setup import set_up
 from proxy_trainer.sharded.checkpoint import found
 from proxy_trainer.sharded.ranks import Ranks, join
 from proxy_trainer.sharded.run import Settings, train_sharded
-from proxy_trainer.worker import fail
+from proxy_trainer.worker import fail, is_of_the_study
 from regmix import claims
 from regmix.errors import RegmixError, UserError
 from regmix.layout import RunLayout, StudyLayout
-
-CLAIM_SECONDS = 120.0
-"""A first process that is silent for so long has lost the run to others."""
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -40,6 +37,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("study", type=Path, help="folder of the study")
     parser.add_argument("run_id", help="folder of the run in the study's runs/")
     parser.add_argument("--checkpoint-seconds", type=float, default=600.0)
+    parser.add_argument(
+        "--claim-seconds", type=float, default=120.0,
+        help="a first process that is silent for so long has lost the run to others",
+    )  # fmt: skip
     parser.add_argument(
         "--hybrid", action="store_true", help="shard inside nodes, replicate over nodes"
     )
@@ -80,7 +81,11 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
         asked.checkpoint_seconds, asked.recompute, asked.compile, asked.rows, tuple(asked.watch)
     )
     with ExitStack() as stack:
-        mine = stack.enter_context(_claimed(study, run)) if ranks.first else _Nobodys()
+        mine = (
+            stack.enter_context(_claimed(study, run, asked.claim_seconds))
+            if ranks.first
+            else _Nobodys()
+        )
         busy, done = ranks.any(mine.busy, ranks.first and run.done.exists())
         if done:
             return OK
@@ -123,19 +128,22 @@ class _Mine(_Nobodys):
 
 
 @contextmanager
-def _claimed(study: StudyLayout, run: RunLayout) -> Iterator[_Mine]:
-    """Claim a run, as a worker does; given back at the end of the block."""
+def _claimed(study: StudyLayout, run: RunLayout, seconds: float) -> Iterator[_Mine]:
+    """Claim a run, as a worker does; given back at the end of the block.
+
+    What is the study's, or a person's to mend, is no failed attempt at the run; whatever else it
+    is, a file server that did not answer say, may go well the next time.
+    """
     os.environ[WORKER] = f"{socket.gethostname()}.{os.getpid()}"
-    with Claimant(study.runs, os.environ[WORKER], CLAIM_SECONDS).at_work() as claimant:
+    with Claimant(study.runs, os.environ[WORKER], seconds).at_work() as claimant:
         claim = _take(claimant, run)
         try:
             yield _Mine(claim)
-        except (RegmixError, OSError) as exc:
-            claimant.release_all(reason=str(exc))
-            raise
         except Exception as exc:
             if claim is not None:
-                claim.release(f"{type(exc).__name__}: {exc}", failed=True)
+                kind = "" if isinstance(exc, RegmixError) else f"{type(exc).__name__}: "
+                failed = not (isinstance(exc, UserError) or is_of_the_study(exc))
+                claim.release(f"{kind}{exc}", failed=failed)
             raise
         claimant.release_all(reason="done" if run.done.exists() else "asked to end")
 

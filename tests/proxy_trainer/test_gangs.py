@@ -6,6 +6,7 @@ killed, and gone on with on the way.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ import pytest
 import torch
 
 from proxy_trainer import steps
+from proxy_trainer.environment import WORKER
 from proxy_trainer.exits import BROKEN, BUSY, DIVERGED, KILLED, OK, REFUSED, REQUEUE
 from proxy_trainer.launch import registry, running
 from proxy_trainer.launch.base import Job
@@ -33,11 +35,12 @@ from proxy_trainer.launch.ray import Ray
 from proxy_trainer.launch.running import Cancelled
 from proxy_trainer.launch.slurm import Shape, Slurm
 from proxy_trainer.launch.submissions import submissions
+from proxy_trainer.sharded.__main__ import _claimed
 from proxy_trainer.sharded.torchrun import code_of
 from proxy_trainer.worker import Task
 from regmix import claims
 from regmix.config import LaunchConfig, RayConfig, SlurmConfig
-from regmix.errors import RegmixError, UserError
+from regmix.errors import RegmixError, StudyFault, UserError
 from regmix.layout import RunLayout, StudyLayout
 from regmix.recipe import ParallelConfig
 from regmix.records import read_events
@@ -158,8 +161,10 @@ def expected(
     study = Study.open(root)
     run_id = planned(study)
     steps.train_sharded(
-        study, [run_id], ParallelConfig(processes=2), settings=LaunchConfig(checkpoint_seconds=1e9)
-    )
+        study, [run_id], ParallelConfig(processes=2),
+        settings=LaunchConfig(checkpoint_seconds=1e9, claim_seconds=77.0),
+    )  # fmt: skip
+    assert {e.seconds for e in claims.log(study.layout.run(run_id).claims)} == {77.0}
     found = figures(study.layout.run(run_id))
     assert len([key for key in found if key[0] == "step"]) == 100, "fifty steps are logged"
     losses = [value for key, value in found.items() if key[2] == "loss"]
@@ -579,6 +584,32 @@ def test_attempts_count_until_the_run_gets_further(order: GangOrder) -> None:
     assert conclude(replace(order, since=before), killed, before).again, "others' attempts"
     attempt(run, 10, None)
     assert conclude(order, killed, before).again, "it had got further"
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [(OSError(errno.EIO, "Input/output error"), True), (RegmixError("cut short"), True),
+     (ValueError("no"), True), (OSError(errno.ENOSPC, "No space left on device"), False),
+     (StudyFault("no space left"), False), (UserError("other data"), False)],
+)  # fmt: skip
+def test_of_a_gang_that_could_not_go_on_its_claim_says_whether_it_may_the_next_time(
+    order: GangOrder, error: Exception, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = StudyLayout(order.study)
+    monkeypatch.setenv(WORKER, "")  # claiming sets it for the process
+
+    def attempted() -> None:
+        with _claimed(study, order.gang.run, 77.0) as mine:
+            assert mine.holds()
+            raise error
+
+    with pytest.raises(type(error)):
+        attempted()
+    released = claims.log(order.gang.run.claims)[-1]
+    assert (released.seconds, released.failed) == (77.0, again)
+    assert str(error) in released.reason
+    code = REFUSED if isinstance(error, UserError) else BROKEN
+    assert conclude(order, [end(code), end(BROKEN)], 0).again is again
 
 
 def test_told_to_end_a_gang_goes_on_whatever_its_processes_ended_with(order: GangOrder) -> None:
