@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.environment import choose_device
 from proxy_trainer.events import EventLog
-from proxy_trainer.execution import default_execution, first_steps
+from proxy_trainer.execution import default_execution, first_steps, rows_can_be_fewer
 from proxy_trainer.loop import Outcome
 from proxy_trainer.members import Members
 from proxy_trainer.train import native, train
@@ -37,51 +38,84 @@ def train_array(
 ) -> Outcome:
     """Train runs together; where memory does not allow it, in halves, which their logs record.
 
+    First of the runs; of one alone, on a GPU, of the sequences that are computed at once.
+
     Args: as of :func:`proxy_trainer.train.train`.
 
     Raises:
         RegmixError: the memory is too small for one run alone.
     """
+    attempt = partial(
+        train,
+        study,
+        checkpoint_seconds=checkpoint_seconds,
+        keep_going=keep_going,
+        trackers=trackers,
+    )
+    return _in_memory(attempt, runs, None)
+
+
+def _in_memory(
+    attempt: Callable[..., Outcome], runs: Sequence[RunLayout], rows: int | None
+) -> Outcome:
+    """Train runs by an attempt at all of them or, where that fails for memory, at parts.
+
+    Args:
+        rows: sequences a run that are computed at once at most.
+    """
+    used: list[int] = []
     try:
-        return train(
-            study,
-            runs,
-            checkpoint_seconds=checkpoint_seconds,
-            keep_going=keep_going,
-            trackers=trackers,
-        )
+        return attempt(runs, rows=rows, on_rows=used.append)
     except (RuntimeError, MemoryError) as exc:
-        if not _lacks_memory(exc):
+        reason = _want_of_memory(exc)
+        if not reason:
             raise
-        reason = str(exc).partition("\n")[0]
-    # Outside the handler: the exception's frames hold what is to be freed.
+    # Outside the handler, and with no name for it: the exception's frames hold what is to be freed.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if len(runs) == 1:
-        raise RegmixError(
-            f"run {runs[0].run_id}: too little memory for one model ({reason}); "
-            "a smaller train.batch_tokens needs less"
-        )
-    half = len(runs) // 2
+    # Half as many runs at as many sequences each: left to choose anew, they would take twice those.
+    members, rows = len(runs), used[-1] if used else rows
+    fewer = rows
+    if members == 1:
+        if rows is None or rows == 1 or not rows_can_be_fewer(choose_device()):
+            raise RegmixError(
+                f"run {runs[0].run_id}: too little memory for one model ({reason}); "
+                "a smaller train.batch_tokens needs less"
+            )
+        fewer = rows // 2
+    half = max(1, members // 2)
     for run in runs:
         with EventLog(run.events) as log:
-            log.write("halved", members=len(runs), to=half, reason=reason)
+            log.write(
+                "halved", members=members, to=half, rows=rows, rows_to=fewer, reason=reason
+            )  # fmt: skip
     found = Outcome()
     for part in (runs[:half], runs[half:]):
-        found += train_array(
-            study,
-            part,
-            checkpoint_seconds=checkpoint_seconds,
-            keep_going=keep_going,
-            trackers=trackers,
-        )
+        if part:
+            found += _in_memory(attempt, part, fewer)
     return found
 
 
-def _lacks_memory(exc: RuntimeError | MemoryError) -> bool:
-    """Whether an allocation failed; on a CPU torch says so only in words."""
-    known = isinstance(exc, MemoryError | torch.OutOfMemoryError)
-    return known or "can't allocate memory" in str(exc)
+_LACKING = ("can't allocate memory", "out of memory", "std::bad_alloc", "STATUS_ALLOC_FAILED")
+"""What torch, CUDA, C++, cuBLAS and cuDNN say in plain runtime errors when an allocation fails."""
+
+
+def _want_of_memory(exc: BaseException) -> str:
+    """What the failed allocation says that an error is, or comes of; empty if it is neither.
+
+    One that fails while a graph is recorded comes to light as the end of that recording failing.
+    """
+    for error in _with_causes(exc):
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if known or any(words in str(error) for words in _LACKING):
+            return str(error).partition("\n")[0] or type(error).__name__
+    return ""
+
+
+def _with_causes(exc: BaseException | None) -> Iterator[BaseException]:
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__ or exc.__context__
 
 
 def best_members(spec: RunSpec, limit: int, device: torch.device | None = None) -> int:
@@ -98,7 +132,7 @@ def best_members(spec: RunSpec, limit: int, device: torch.device | None = None) 
         try:
             faster, _ = _rate(spec, 2 * members, device)
         except (RuntimeError, MemoryError) as exc:
-            if not _lacks_memory(exc):
+            if not _want_of_memory(exc):
                 raise
             break
         if faster < GAIN * rate:
