@@ -164,10 +164,17 @@ class Glance:
         """Whether the entry's worker has the run."""
         if entry.kind != "claimed" or entry.process.gone:
             return False
-        if self._asked is None and not -1 <= time.time() - entry.renewed <= entry.seconds:
+        return self.within(entry.renewed, entry.seconds)
+
+    def within(self, stamp: float, seconds: float) -> bool:
+        """Whether a file whose time stamp that is was written so few seconds ago."""
+        if self._asked is None and not -1 <= time.time() - stamp <= seconds:
             self._asked = self._ask()
-        now = time.time() if self._asked is None else self._asked
-        return now - entry.renewed <= entry.seconds
+        return self.now() - stamp <= seconds
+
+    def now(self) -> float:
+        """The server's time if it was asked, else this machine's."""
+        return time.time() if self._asked is None else self._asked
 
     def _ask(self) -> float:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -72,7 +73,9 @@ def submitted(study: Study, launcher: str, *jobs: str, runs: int = 2, age: float
     settings = LaunchConfig(launcher=launcher)
     made = Submission.new(study.layout, ids, settings, 1)
     jobs = tuple(job.replace("ID", made.submission_id) for job in jobs)
-    replace(made, jobs=jobs, when=time.time() - age).save(study.layout)
+    replace(made, jobs=jobs).save(study.layout)
+    stamp = time.time() - age
+    os.utime(study.layout.launches / f"{made.submission_id}.json", (stamp, stamp))
     return made.submission_id
 
 
