@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from proxy_trainer import arrays
+from proxy_trainer import arrays, leftovers
 from proxy_trainer.corpus import build_corpus
 from proxy_trainer.data import build
 from proxy_trainer.data.contamination import table
@@ -149,9 +149,12 @@ def train(
     Raises:
         RegmixError: a worker could not go on, or was told to end.
     """
-    if all(study.layout.run(r).done.exists() for r in run_ids):
-        return Outcome()
-    return submit(study, run_ids, settings).wait(on_poll)
+    try:
+        if all(study.layout.run(r).done.exists() for r in run_ids):
+            return Outcome()
+        return submit(study, run_ids, settings).wait(on_poll)
+    finally:
+        leftovers.sweep(study.layout)
 
 
 def train_sharded(
@@ -183,7 +186,10 @@ def train_sharded(
                 "train it without `evaluate:` and run `regmix eval` afterwards"
             )
     made = _gangs(study, run_ids, spread, settings)
-    return gangs.train_gangs(study.layout, made, settings, on_poll)
+    try:
+        return gangs.train_gangs(study.layout, made, settings, on_poll)
+    finally:
+        leftovers.sweep(study.layout)
 
 
 def check_sharded(
