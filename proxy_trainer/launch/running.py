@@ -45,7 +45,7 @@ class Outcome:
     """How the runs of one command ended."""
 
     done: list[str] = field(default_factory=list)
-    """Trained by this command."""
+    """Trained by this command's workers."""
     failed: list[str] = field(default_factory=list)
     """Diverged, or failed too often; marked FAILED."""
     busy: list[str] = field(default_factory=list)
@@ -117,10 +117,9 @@ class Launch:
         return outcome
 
     def _is_own(self, run: RunLayout) -> bool:
+        """Whether one of this submission's workers, who are named for it, trained a run."""
         worker = read_json(run.done).get("environment", {}).get("worker", "")
-        return self.submission.launcher != "local" or str(worker).startswith(
-            self.submission.submission_id
-        )
+        return str(worker).startswith(f"{self.submission.submission_id}.")
 
 
 class _Patience:

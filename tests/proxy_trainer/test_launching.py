@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ import pytest
 
 from proxy_trainer.launch import base, local, registry, running
 from proxy_trainer.launch.base import Job, Order
-from proxy_trainer.launch.submissions import submissions
+from proxy_trainer.launch.submissions import Submission, submissions
 from regmix import claims
 from regmix.cli import main
 from regmix.config import LaunchConfig
@@ -168,6 +169,25 @@ def test_submitted_and_left_it_can_be_cancelled_and_read_from_elsewhere(
     assert remote.asked[-1] == ("cancel", ["17", "18"])
     assert submissions(study.layout)[0].cancelled
     assert here("cancel", root) == (0, "no worker is running\n")
+
+
+@pytest.mark.slow
+def test_each_of_two_commands_counts_the_runs_of_its_own_workers(
+    study: Study, remote: type[Remote]
+) -> None:
+    """Of whatever launcher: workers are named for what they were submitted with."""
+    ids = [s.run_id for s in study.propose().specs[:2]]
+    settings = study.config.launch.model_copy(update={"launcher": "remote"})
+    made = []
+    for order in (ids[:1], ids):
+        new = Submission.new(study.layout, order, settings, 1)
+        new.save(study.layout)
+        subprocess.run(base.command(new.order), check=True, capture_output=True)
+        made.append(replace(new, runs=tuple(ids), jobs=("1",)))
+    remote.state = "ended"
+    first, second = (running.Launch(study.layout, own, Remote()).wait() for own in made)
+    assert (first.done, first.elsewhere) == (ids[:1], ids[1:])
+    assert (second.done, second.elsewhere) == (ids[1:], ids[:1])
 
 
 def test_runs_that_workers_left_open_are_told(
