@@ -34,7 +34,7 @@ from proxy_trainer.launch.claims import Claimant, Lost, RunClaim, Stall
 from proxy_trainer.launch.queue import Queue
 from proxy_trainer.launch.submissions import Submission, other_version, submissions
 from proxy_trainer.setup import set_up
-from regmix import __version__
+from proxy_trainer.version import version
 from regmix.arrays import array_key
 from regmix.config import LaunchConfig
 from regmix.errors import RegmixError, StudyFault, StudyRefused, UserError
@@ -75,7 +75,7 @@ class Task:
             raise UserError(
                 f"{study.launches}: nothing was submitted, or all was cancelled; run `regmix train`"
             )
-        if chosen.regmix != __version__:
+        if chosen.regmix != version():
             path = study.launches / f"{chosen.submission_id}.json"
             raise other_version(chosen.regmix, str(path))
         return cls(study, chosen.runs, chosen.settings, chosen.order.workers)
@@ -265,7 +265,7 @@ def _check_numerics(run: RunLayout) -> None:
     if planned != NUMERICS:
         raise StudyRefused(
             f"{run.spec}: planned for version {planned} of the numerics, this worker "
-            f"(regmix {__version__} on {socket.gethostname()}) has {NUMERICS}; install the version "
+            f"(regmix {version()} on {socket.gethostname()}) has {NUMERICS}; install the version "
             "that the study was proposed with, or run `regmix propose` again"
         )
 
@@ -327,9 +327,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m proxy_trainer.worker", description=__doc__)
     parser.add_argument("study", type=Path)
     parser.add_argument("--submission", help="id of a `regmix train`; default: the latest")
-    parser.add_argument("--name", default=f"{socket.gethostname()}.{os.getpid()}")
+    parser.add_argument("--name", help="default: the submission, host and process")
     given = parser.parse_args()
-    code, reason = work(given.study.expanduser().resolve(), given.submission, given.name)
+    parts = (given.submission, socket.gethostname(), str(os.getpid()))
+    name = given.name or ".".join(part for part in parts if part)
+    code, reason = work(given.study.expanduser().resolve(), given.submission, name)
     if reason:
         print(f"error: {reason}", file=sys.stderr, flush=True)
     sys.stdout.flush()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +17,7 @@ from proxy_trainer.launch import registry, running
 from proxy_trainer.launch.base import Launcher, Order, Unreachable
 from proxy_trainer.launch.running import Launch, WorkersFailed
 from proxy_trainer.launch.submissions import Submission, submissions
+from proxy_trainer.version import version
 from regmix import claims
 from regmix.config import LaunchConfig
 from regmix.errors import RegmixError, UserError
@@ -47,6 +48,8 @@ class Gang:
     """A first process that is silent for so long has lost the run to others."""
     watch: tuple[str, ...] = ()
     """Trackers that show the run, beside TensorBoard."""
+    regmix: str = field(default_factory=version)
+    """Version and source of the command; processes of another one refuse."""
 
     @property
     def world(self) -> int:

@@ -175,7 +175,7 @@ def _processes(gang: Gang, end_seconds: float) -> list[str]:
         "-m", "proxy_trainer.sharded", str(gang.study), gang.run_id,
         "--checkpoint-seconds", str(gang.checkpoint_seconds),
         "--claim-seconds", str(gang.claim_seconds), *(f for f, on in flags.items() if on), *rows,
-        *watch, "--until-eof", "--end-seconds", str(end_seconds),
+        *watch, "--regmix", gang.regmix, "--until-eof", "--end-seconds", str(end_seconds),
     ]  # fmt: skip
 
 

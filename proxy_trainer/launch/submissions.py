@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from proxy_trainer.launch.base import Order
-from regmix import __version__
+from proxy_trainer.version import version
 from regmix.config import LaunchConfig
 from regmix.errors import UserError
 from regmix.files import read_json, write_json
@@ -30,7 +30,7 @@ class Submission:
     """In the order in which they are begun."""
     settings: LaunchConfig
     regmix: str
-    """Version of the command; a worker of another one refuses."""
+    """Version and source of the command; a worker of another one refuses."""
     when: float
     """Seconds since the epoch."""
     jobs: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Submission:
             order=Order(study.root, workers, settings.gpus_per_worker or 0, submission_id),
             runs=tuple(runs),
             settings=settings,
-            regmix=__version__,
+            regmix=version(),
             when=now,
         )
 
@@ -85,7 +85,7 @@ class Submission:
             }
             return cls(**{**raw, **typed})
         except (KeyError, TypeError, ValueError) as exc:
-            if isinstance(made_by, str) and made_by != __version__:
+            if isinstance(made_by, str) and made_by != version():
                 raise other_version(made_by, str(path)) from exc
             raise UserError(f"{path}: not a submission ({exc}); delete it") from exc
 
@@ -102,8 +102,9 @@ def other_version(regmix: str, path: str) -> UserError:
         path: of the submission.
     """
     return UserError(
-        f"{path}: submitted with regmix {regmix}; here is regmix {__version__} ({sys.prefix} on "
-        f"{socket.gethostname()}); install the same version on every node"
+        f"{path}: submitted with regmix {regmix}; here is regmix {version()} ({sys.prefix} on "
+        f"{socket.gethostname()}); install the same version on every node, or submit again if it "
+        "was changed since (what stands after + is its source's)"
     )
 
 

@@ -26,9 +26,10 @@ from proxy_trainer.setup import set_up
 from proxy_trainer.sharded.checkpoint import found
 from proxy_trainer.sharded.ranks import Ranks, join
 from proxy_trainer.sharded.run import Settings, train_sharded
+from proxy_trainer.version import version
 from proxy_trainer.worker import fail, is_of_the_study
 from regmix import claims
-from regmix.errors import RegmixError, UserError
+from regmix.errors import RegmixError, StudyRefused, UserError
 from regmix.layout import RunLayout, StudyLayout
 
 
@@ -55,6 +56,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout-seconds", type=float, default=600.0, help="how long a silent process is awaited"
     )
+    parser.add_argument("--regmix", help="version that has to be here; default: the first's")
     parser.add_argument(
         "--until-eof", action="store_true", help="end, with a checkpoint, as standard input ends"
     )
@@ -73,6 +75,7 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
     Args:
         stop: signals that asked this process to end.
     """
+    _check_version(asked.regmix, ranks)
     study = StudyLayout(asked.study.expanduser().resolve())
     run = study.run(asked.run_id)
     if not run.spec.exists():
@@ -103,6 +106,26 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
         _say(ranks.rank, f"run {asked.run_id}: told to end; a checkpoint is left")
         return REQUEUE
     return OK
+
+
+def _check_version(wanted: str | None, ranks: Ranks) -> None:
+    """Make sure that all processes are of one version, and of the command's if there is one.
+
+    Raises:
+        StudyRefused: one of them is not; that one has said which it has.
+    """
+    source = version().partition("+")[2]
+    same = version() == wanted if wanted else ranks.of_first(int(source, 16)) == [int(source, 16)]
+    if not same:
+        what = f"; the command that started it has {wanted}" if wanted else ""
+        _say(
+            ranks.rank,
+            f"{socket.gethostname()} has regmix {version()} in {sys.prefix}{what}; install the "
+            "same version on every node, or start again if it was changed since",
+            all_of_them=True,
+        )
+    if ranks.any(not same)[0]:
+        raise StudyRefused("the processes are not of one version of regmix")
 
 
 class _Nobodys:

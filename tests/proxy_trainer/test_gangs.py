@@ -32,15 +32,17 @@ from proxy_trainer.launch.claims import Claimant
 from proxy_trainer.launch.gang import Gang, GangOrder, train_gang, train_gangs
 from proxy_trainer.launch.gang_node import Conclusion, NodeEnd, conclude
 from proxy_trainer.launch.ray import Ray
-from proxy_trainer.launch.running import Cancelled
+from proxy_trainer.launch.running import Cancelled, WorkersFailed
 from proxy_trainer.launch.slurm import Shape, Slurm
 from proxy_trainer.launch.submissions import submissions
-from proxy_trainer.sharded.__main__ import _claimed
+from proxy_trainer.sharded.__main__ import _check_version, _claimed
+from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.sharded.torchrun import code_of
+from proxy_trainer.version import version
 from proxy_trainer.worker import Task
 from regmix import claims
 from regmix.config import LaunchConfig, RayConfig, SlurmConfig
-from regmix.errors import RegmixError, StudyFault, UserError
+from regmix.errors import RegmixError, StudyFault, StudyRefused, UserError
 from regmix.layout import RunLayout, StudyLayout
 from regmix.recipe import ParallelConfig
 from regmix.records import read_events
@@ -440,6 +442,50 @@ def test_processes_that_hang_as_they_are_told_to_end_do_not_stay(study: Study) -
     end = node.wait(lambda: True)
     assert end.code != OK
     assert "hung for 2 seconds after it was told to end" in "".join(end.said)
+
+
+OTHER = """
+import os
+
+if os.environ.get("RANK") == "1":
+    from proxy_trainer import version
+
+    version.version = lambda: "0.1.0+0123456789ab"
+"""
+"""What every process does at its start: the second one takes itself for other code."""
+
+
+@pytest.mark.slow
+def test_processes_of_which_one_has_other_code_refuse(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(OTHER)
+    path = os.pathsep.join(p for p in (str(tmp_path), os.environ.get("PYTHONPATH")) if p)
+    monkeypatch.setenv("PYTHONPATH", path)
+    made = gang(study, planned(study))
+    with pytest.raises(WorkersFailed) as refused:
+        train_gang(study.layout, made, LaunchConfig())
+    said = f"has regmix 0.1.0+0123456789ab in {sys.prefix}; the command that started it has"
+    assert f"{said} {version()}" in str(refused.value)
+    assert claims.log(made.run.claims) == []
+    assert not made.run.events.exists()
+
+
+def test_without_a_command_the_first_process_says_which_code_it_is(
+    ranks: Ranks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _check_version(None, ranks)
+    _check_version(version(), ranks)
+    with pytest.raises(StudyRefused, match="not of one version"):
+        _check_version("99.0+0123456789ab", ranks)
+    assert f"has regmix {version()} in {sys.prefix}" in capsys.readouterr().err
+
+    class Second(Ranks):
+        def of_first(self, *values: float) -> list[float]:
+            return [float(int("0123456789ab", 16))]
+
+    with pytest.raises(StudyRefused):
+        _check_version(None, Second(**vars(ranks)))
 
 
 def test_what_does_not_go_together_is_refused_before_anything_starts(
