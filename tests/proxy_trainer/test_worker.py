@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,6 +106,40 @@ def test_no_run_of_an_array_fails_for_another(
     assert tried[0] == [r.run_id for r in runs]
     assert all(len(array) == 1 for array in tried[1:])
     assert [r.failed.exists() for r in runs] == [False, True, False]
+
+
+def test_one_of_an_array_that_diverges_fails_and_the_others_do_not_notice(
+    copy_study: Callable[..., Study],
+) -> None:
+    """Learning rates may differ inside an array; one is absurd."""
+    together, alone = copy_study("together"), copy_study("alone")
+    specs = together.propose().specs[:3]
+    specs = [specs[0], replace(specs[1], plan=replace(specs[1].plan, lr=1e12)), specs[2]]
+    for study in (together, alone):
+        for spec in specs:
+            study.add_run(spec)
+    ours, theirs = ([study.layout.run(s.run_id) for s in specs] for study in (together, alone))
+    assert made(together, ours, members=3).run() == OK
+    for expected in theirs[::2]:
+        assert made(alone, [expected], members=1).run() == OK
+    assert [run.failed.exists() for run in ours] == [False, True, False]
+    reason = json.loads(ours[1].failed.read_text())["reason"]
+    assert re.search(r" at step \d+", reason), reason
+    assert not ours[1].done.exists()
+    assert claims.failures(claims.log(ours[1].claims)) == [], "it is not tried again"
+    for run, expected in zip(ours[::2], theirs[::2], strict=True):
+        (start,) = (e for e in read_events(run.events) if e["type"] == "start")
+        assert start["members"] == 3
+        one, other = (json.loads(r.done.read_text()) for r in (run, expected))
+        assert one["metrics"] == other["metrics"]
+        assert logged(run) == logged(expected)
+
+
+def logged(run: RunLayout) -> list[tuple[object, ...]]:
+    """What training and evaluation found, step by step."""
+    keys = ("step", "loss", "grad_norm", "name", "value")
+    kinds = ("step", "metric")
+    return [tuple(e.get(k) for k in keys) for e in read_events(run.events) if e["type"] in kinds]
 
 
 def test_an_array_is_trained_together_and_is_the_same(copy_study: Callable[..., Study]) -> None:
