@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -118,17 +119,39 @@ def _with_causes(exc: BaseException | None) -> Iterator[BaseException]:
         exc = exc.__cause__ or exc.__context__
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What a short trial of steps found."""
+
+    members: int
+    """That train together."""
+    flops_per_second: float
+    """Of all of them together, on one device; without evaluations and checkpoints."""
+
+
 def best_members(spec: RunSpec, limit: int, device: torch.device | None = None) -> int:
     """The number of members, at most ``limit``, from which on more do not train faster.
 
-    Found by a short trial of 1, 2, 4 … members on a device, by default this process's. It changes
-    no result.
+    It changes no result; see :func:`trial`.
+    """
+    return trial(spec, limit, device).members
+
+
+def trial_of(spec: RunSpec, members: int, device: torch.device | None = None) -> Trial:
+    """How fast so many members train on a device, by default this process's."""
+    rate, _ = _rate(spec, members, device or choose_device())
+    return Trial(members, rate * spec.flops / spec.tokens)
+
+
+def trial(spec: RunSpec, limit: int, device: torch.device | None = None) -> Trial:
+    """Find the number of members, at most ``limit``, from which on more do not train faster.
+
+    Found by a short trial of 1, 2, 4 … members on a device, by default this process's.
     """
     device = device or choose_device()
     members, rate, step = 1, *_rate(spec, 1, device)
-    if device.type == "cpu" and step > SLOW_STEP:
-        return 1
-    while 2 * members <= limit:
+    alone = device.type == "cpu" and step > SLOW_STEP
+    while 2 * members <= limit and not alone:
         try:
             faster, _ = _rate(spec, 2 * members, device)
         except (RuntimeError, MemoryError) as exc:
@@ -138,7 +161,7 @@ def best_members(spec: RunSpec, limit: int, device: torch.device | None = None) 
         if faster < GAIN * rate:
             break
         members, rate = 2 * members, faster
-    return members
+    return Trial(members, rate * spec.flops / spec.tokens)
 
 
 def _rate(spec: RunSpec, members: int, device: torch.device) -> tuple[float, float]:

@@ -212,6 +212,7 @@ def test_a_dry_run_tells_what_it_will_take_and_starts_nothing(
     root, path = study.layout.root, study.layout.config
     _, said = here("train", root, "--dry-run")  # the size of arrays is tried for
     assert re.match(r"9 runs in \d arrays", said)
+    assert re.search(r"^local, 2 workers: about \d+ s$", said, re.M)
     path.write_text(path.read_text().replace("launch: {", "launch: {members: 1, "))
     code, said = here("train", root, "--dry-run")
     assert code == 0
@@ -220,7 +221,10 @@ def test_a_dry_run_tells_what_it_will_take_and_starts_nothing(
         f"34.6k tokens, {flops(sum(s.flops for s in specs.values()))}",
     ]
     assert sum(s.tokens for s in specs.values()) == 34_560
-    assert "time and cost are unknown until the first run has finished" in said
+    lines = [line.partition(", ")[0] for line in said.splitlines()[2:5]]
+    assert lines == ["local", "slurm", "ray"], "the chosen one first"
+    assert re.search(r"FLOP/s a worker, by trial on this machine, without evaluations$", said, re.M)
+    assert "set launch.cost_per_hour" in said
     assert not study.layout.launches.exists()
     train_runs(study, ids[:1])
     path.write_text(
@@ -235,6 +239,24 @@ def test_a_dry_run_tells_what_it_will_take_and_starts_nothing(
     hours = sum(specs[i].flops for i in ids[1:]) / 2 / speed / 3600
     assert f"cost {hours * 2 * 36000:,.2f}" in said
     assert "the mean of 1 finished runs" in said
+    assert len(re.findall(rf"2 workers: .*cost {hours * 2 * 36000:,.2f}", said)) == 3
+
+
+def test_a_trial_tells_nothing_of_workers_on_other_devices(
+    study: Study, remote: type[Remote], here: Callable[..., tuple[int, str]]
+) -> None:
+    """Here are cores, and the launcher's workers are to have devices."""
+    study.propose()
+    path = study.layout.config
+    path.write_text(path.read_text().replace("launch: {", "launch: {members: 1, "))
+    code, said = here(
+        "train", study.layout.root, "--dry-run", "--launcher", "remote",
+        "--nodes", 1, "--gpus-per-node", 3,
+    )  # fmt: skip
+    assert code == 0, said
+    assert "remote, 3 workers: time and cost are unknown until the first run" in said
+    assert "FLOP/s" not in said
+    assert [name for name, _ in remote.asked] == ["check"]
 
 
 @pytest.mark.slow
