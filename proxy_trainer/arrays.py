@@ -74,27 +74,33 @@ def _in_memory(
     # Outside the handler, and with no name for it: the exception's frames hold what is to be freed.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    rows = used[-1] if used else rows
     # Half as many runs at as many sequences each: left to choose anew, they would take twice those.
-    members, rows = len(runs), used[-1] if used else rows
-    fewer = rows
-    if members == 1:
-        if rows is None or rows == 1 or not rows_can_be_fewer(choose_device()):
-            raise RegmixError(
-                f"run {runs[0].run_id}: too little memory for one model ({reason}); "
-                "a smaller train.batch_tokens needs less"
-            )
-        fewer = rows // 2
-    half = max(1, members // 2)
+    fewer = rows if len(runs) > 1 else _fewer_rows(runs[0], rows, reason)
+    half = max(1, len(runs) // 2)
+    told = {"members": len(runs), "to": half, "rows": rows, "rows_to": fewer, "reason": reason}
     for run in runs:
         with EventLog(run.events) as log:
-            log.write(
-                "halved", members=members, to=half, rows=rows, rows_to=fewer, reason=reason
-            )  # fmt: skip
+            log.write("halved", **told)
     found = Outcome()
     for part in (runs[:half], runs[half:]):
         if part:
             found += _in_memory(attempt, part, fewer)
     return found
+
+
+def _fewer_rows(run: RunLayout, rows: int | None, reason: str) -> int:
+    """Half as many sequences at once of a run that does not fit alone.
+
+    Raises:
+        RegmixError: it was one already, or the device computes all at once.
+    """
+    if rows is None or rows == 1 or not rows_can_be_fewer(choose_device()):
+        raise RegmixError(
+            f"run {run.run_id}: too little memory for one model ({reason}); "
+            "a smaller train.batch_tokens needs less"
+        )
+    return rows // 2
 
 
 _LACKING = ("can't allocate memory", "out of memory", "std::bad_alloc", "STATUS_ALLOC_FAILED")

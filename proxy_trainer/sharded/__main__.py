@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -166,7 +166,8 @@ def _claimed(study: StudyLayout, run: RunLayout, seconds: float) -> Iterator[_Mi
             if claim is not None:
                 kind = "" if isinstance(exc, RegmixError) else f"{type(exc).__name__}: "
                 failed = not (isinstance(exc, UserError) or is_of_the_study(exc))
-                claim.release(f"{kind}{exc}", failed=failed)
+                with suppress(RegmixError, OSError):  # the disk that stands in the way is told
+                    claim.release(f"{kind}{exc}", failed=failed)
             raise
         claimant.release_all(reason="done" if run.done.exists() else "asked to end")
 

@@ -336,11 +336,11 @@ def test_a_study_trained_by_slurm_is_the_one_trained_here(
 
     Nobody else trains: what is done in the end, the job's second turn did.
     """
-    here, there = copy_study("here", tokens=128 * 500), copy_study("there", tokens=128 * 500)
+    here, there = copy_study("here", tokens=128 * 200), copy_study("there", tokens=128 * 200)
     launch_with(there, "hours: 0.1, signal_seconds: 60", members=1)
     for made in (here, there):
         made.propose(runs=1)
-    _, errors = regmix("train", here.layout.root).communicate(timeout=PATIENCE)
+    _, errors = regmix("train", here.layout.root).communicate(timeout=2 * PATIENCE)
     assert not errors
     told = regmix("train", there.layout.root, "--launcher", "slurm", "--workers", 1, "--detach")
     _, errors = told.communicate(timeout=PATIENCE)
