@@ -1,6 +1,6 @@
 """Does a study survive anything? Random kills of a small real one, compared with one left alone.
 
-    python -m benchmarks.chaos [-n 30] [--seed 0] [--tokens 128000] [--folder DIR]
+    python -m benchmarks.chaos [-n 30] [--seed 0] [--tokens 768000] [--folder DIR]
 
 A study is trained by `regmix train` while workers, the command, or all of them together are killed
 with SIGKILL at random moments; a command that dies is started again. In the end every run must have
@@ -48,6 +48,8 @@ WHAT = ("worker", "worker", "command", "both")
 """A worker alone twice as often as the others; ``both``: the command and all that it started."""
 PAUSE_SECONDS = (0.3, 3.0)
 """Between a moment when something trains and the next kill."""
+TOKENS_A_KILL = 128 * 200
+"""Of each run: what the study trains between two kills on a slow core, and a fifth more."""
 START_SECONDS = 120.0
 
 
@@ -55,14 +57,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=30, help="kills")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokens", type=int, default=128 * 4000, help="of each run")
+    parser.add_argument("--tokens", type=int, help=f"of each run; default: {TOKENS_A_KILL} a kill")
     parser.add_argument("--folder", type=Path, help="for the studies; default: a temporary one")
     args = parser.parse_args()
+    tokens = args.tokens or TOKENS_A_KILL * args.n
     folder = args.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
-        expected = plan(folder / "whole", args.tokens)
+        expected = plan(folder / "whole", tokens)
         run_to_end(expected)
-        study = plan(folder / "killed", args.tokens)
+        study = plan(folder / "killed", tokens)
         kills = Chaos(study, random.Random(args.seed)).kill(args.n)
         same = compare(study, expected)
     finally:

@@ -7,13 +7,14 @@ The same model (equal weights and batches; the losses of the first steps are com
 precision (fp32) for ours, a plain loop around transformers' Llama, litgpt and OLMo-core. A peer
 trains its members one after another, as one pinned process a core with one thread each and as one
 process with a thread a core, eager and compiled, with the fastest AdamW and loss it has; its best
-counts. Every contestant stays ready, and all are measured in turns, one window a round, so that
-what else the machine does falls on all alike: tokens/s are medians over the rounds, ratios and
-shares of the sgemm peak (2,048 x 2,048 on all cores at once, in torch.mm and in oneDNN, which is
-the faster one on processors not of Intel's make) medians of what the rounds gave. ``cpu_share`` is
-the part of its cores' time that a contestant had, ``tokens_cpu_s`` the rate had it been all: well
-below 1 the machine was not quiet, and the table says so. Peak memory is the sum over a
-contestant's processes, libraries included.
+counts. All processes ask for huge pages and keep freed memory, as workers of ours do. Every
+contestant stays ready, and all are measured in turns, one window a round, so that what else the
+machine does falls on all alike: tokens/s are medians over the rounds, ratios and shares of the
+sgemm peak (2,048 x 2,048 on all cores at once, in torch.mm and in oneDNN, which is the faster one
+on processors not of Intel's make) medians of what the rounds gave. ``cpu_share`` is the part of its
+cores' time that a contestant had, ``tokens_cpu_s`` the rate had it been all: well below 1 the
+machine was not quiet, and the table says so. Peak memory is the sum over a contestant's processes,
+libraries included.
 
 ``--only scale`` measures ours alone, for every combination of ``--members 1,4,8,16`` and
 ``--workers 1,2``. Peers are installed into environments of their own under ``--work``.
@@ -53,6 +54,12 @@ QUIET = 0.9
 """Share of the cores' time below which a figure is not to be relied on."""
 SGEMM = ("sgemm", "sgemm_onednn")
 """What the cores can do: torch.mm, and oneDNN where it is faster."""
+KEPT_MEMORY = (
+    f"glibc.malloc.mmap_threshold={2**30}",
+    f"glibc.malloc.trim_threshold={2**31 - 1}",
+    f"glibc.malloc.top_pad={2**26}",
+)
+"""What `proxy_trainer.setup` asks of the allocator, in the words of its environment variable."""
 LOSS_TOLERANCE = 1e-3
 """Relative; the first loss agrees to about 1e-6, rounding grows over the steps after it."""
 
@@ -263,14 +270,17 @@ def _start(variant: Variant, job: dict[str, Any], work: Path) -> subprocess.Pope
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    if variant.who == "ours":  # as every launcher of ours starts workers
-        settings = training_environment() | settings
+    # As every launcher of ours starts workers; what these do for themselves, peers are given.
+    found = training_environment()
+    if variant.who != "ours":
+        found["GLIBC_TUNABLES"] = ":".join([found["GLIBC_TUNABLES"], *KEPT_MEMORY])
+    settings = found | settings
     return subprocess.Popen(
         [str(python), str(PEERS / f"{variant.runner}.py"), json.dumps(job)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | settings,
+        env=settings,
     )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.environment import choose_device
 from proxy_trainer.events import EventLog
-from proxy_trainer.execution import default_execution, first_steps
+from proxy_trainer.execution import default_execution, first_steps, rows_can_be_fewer
 from proxy_trainer.loop import Outcome
 from proxy_trainer.members import Members
 from proxy_trainer.train import native, train
@@ -37,74 +39,135 @@ def train_array(
 ) -> Outcome:
     """Train runs together; where memory does not allow it, in halves, which their logs record.
 
+    First of the runs; of one alone, on a GPU, of the sequences that are computed at once.
+
     Args: as of :func:`proxy_trainer.train.train`.
 
     Raises:
         RegmixError: the memory is too small for one run alone.
     """
+    attempt = partial(
+        train,
+        study,
+        checkpoint_seconds=checkpoint_seconds,
+        keep_going=keep_going,
+        trackers=trackers,
+    )
+    return _in_memory(attempt, runs, None)
+
+
+def _in_memory(
+    attempt: Callable[..., Outcome], runs: Sequence[RunLayout], rows: int | None
+) -> Outcome:
+    """Train runs by an attempt at all of them or, where that fails for memory, at parts.
+
+    Args:
+        rows: sequences a run that are computed at once at most.
+    """
+    used: list[int] = []
     try:
-        return train(
-            study,
-            runs,
-            checkpoint_seconds=checkpoint_seconds,
-            keep_going=keep_going,
-            trackers=trackers,
-        )
+        return attempt(runs, rows=rows, on_rows=used.append)
     except (RuntimeError, MemoryError) as exc:
-        if not _lacks_memory(exc):
+        reason = _want_of_memory(exc)
+        if not reason:
             raise
-        reason = str(exc).partition("\n")[0]
-    # Outside the handler: the exception's frames hold what is to be freed.
+    # Outside the handler, and with no name for it: the exception's frames hold what is to be freed.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if len(runs) == 1:
-        raise RegmixError(
-            f"run {runs[0].run_id}: too little memory for one model ({reason}); "
-            "a smaller train.batch_tokens needs less"
-        )
-    half = len(runs) // 2
+    rows = used[-1] if used else rows
+    # Half as many runs at as many sequences each: left to choose anew, they would take twice those.
+    fewer = rows if len(runs) > 1 else _fewer_rows(runs[0], rows, reason)
+    half = max(1, len(runs) // 2)
+    told = {"members": len(runs), "to": half, "rows": rows, "rows_to": fewer, "reason": reason}
     for run in runs:
         with EventLog(run.events) as log:
-            log.write("halved", members=len(runs), to=half, reason=reason)
+            log.write("halved", **told)
     found = Outcome()
     for part in (runs[:half], runs[half:]):
-        found += train_array(
-            study,
-            part,
-            checkpoint_seconds=checkpoint_seconds,
-            keep_going=keep_going,
-            trackers=trackers,
-        )
+        if part:
+            found += _in_memory(attempt, part, fewer)
     return found
 
 
-def _lacks_memory(exc: RuntimeError | MemoryError) -> bool:
-    """Whether an allocation failed; on a CPU torch says so only in words."""
-    known = isinstance(exc, MemoryError | torch.OutOfMemoryError)
-    return known or "can't allocate memory" in str(exc)
+def _fewer_rows(run: RunLayout, rows: int | None, reason: str) -> int:
+    """Half as many sequences at once of a run that does not fit alone.
+
+    Raises:
+        RegmixError: it was one already, or the device computes all at once.
+    """
+    if rows is None or rows == 1 or not rows_can_be_fewer(choose_device()):
+        raise RegmixError(
+            f"run {run.run_id}: too little memory for one model ({reason}); "
+            "a smaller train.batch_tokens needs less"
+        )
+    return rows // 2
+
+
+_LACKING = ("can't allocate memory", "out of memory", "std::bad_alloc", "STATUS_ALLOC_FAILED")
+"""What torch, CUDA, C++, cuBLAS and cuDNN say in plain runtime errors when an allocation fails."""
+
+
+def _want_of_memory(exc: BaseException) -> str:
+    """What the failed allocation says that an error is, or comes of; empty if it is neither.
+
+    One that fails while a graph is recorded comes to light as the end of that recording failing.
+    """
+    for error in _with_causes(exc):
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if known or any(words in str(error) for words in _LACKING):
+            return str(error).partition("\n")[0] or type(error).__name__
+    return ""
+
+
+def _with_causes(exc: BaseException | None) -> Iterator[BaseException]:
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__ or exc.__context__
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a short trial of steps found."""
+
+    members: int
+    """That train together."""
+    flops_per_second: float
+    """Of all of them together, on one device; without evaluations and checkpoints."""
 
 
 def best_members(spec: RunSpec, limit: int, device: torch.device | None = None) -> int:
     """The number of members, at most ``limit``, from which on more do not train faster.
 
-    Found by a short trial of 1, 2, 4 … members on a device, by default this process's. It changes
-    no result.
+    It changes no result; see :func:`trial`.
+    """
+    return trial(spec, limit, device).members
+
+
+def trial_of(spec: RunSpec, members: int, device: torch.device | None = None) -> Trial:
+    """How fast so many members train on a device, by default this process's."""
+    rate, _ = _rate(spec, members, device or choose_device())
+    return Trial(members, rate * spec.flops / spec.tokens)
+
+
+def trial(spec: RunSpec, limit: int, device: torch.device | None = None) -> Trial:
+    """Find the number of members, at most ``limit``, from which on more do not train faster.
+
+    Found by a short trial of 1, 2, 4 … members on a device, by default this process's.
     """
     device = device or choose_device()
     members, rate, step = 1, *_rate(spec, 1, device)
-    if device.type == "cpu" and step > SLOW_STEP:
-        return 1
-    while 2 * members <= limit:
+    alone = device.type == "cpu" and step > SLOW_STEP
+    while 2 * members <= limit and not alone:
         try:
             faster, _ = _rate(spec, 2 * members, device)
         except (RuntimeError, MemoryError) as exc:
-            if not _lacks_memory(exc):
+            if not _want_of_memory(exc):
                 raise
             break
         if faster < GAIN * rate:
             break
         members, rate = 2 * members, faster
-    return members
+    return Trial(members, rate * spec.flops / spec.tokens)
 
 
 def _rate(spec: RunSpec, members: int, device: torch.device) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,12 +60,13 @@ def found(folder: Path) -> list[tuple[int, Path]]:
 
 
 def clear(folder: Path) -> None:
-    """Drop all checkpoints of a run, sharded ones too."""
+    """Drop all checkpoints of a run, sharded ones too; others may be at the same."""
     for left in folder.glob("*"):
         if left.is_dir():
-            shutil.rmtree(left)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(left)
         else:
-            left.unlink()
+            left.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.data.shards import IntArray
+from proxy_trainer.to_device import to_device
 
 
 class DomainLosses:
@@ -25,7 +26,7 @@ class DomainLosses:
             which_KB: index of each block's name.
             nats_KB: over each block's tokens that count.
         """
-        index_KB = torch.from_numpy(which_KB).to(nats_KB.device, non_blocking=True)
+        index_KB = to_device(torch.from_numpy(which_KB), nats_KB.device)
         if batch.counts is None:
             tokens_KB = nats_KB.new_full(nats_KB.shape, batch.tokens.shape[-1] - 1)
         else:

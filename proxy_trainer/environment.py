@@ -9,7 +9,7 @@ import socket
 import numpy as np
 import torch
 
-from regmix import __version__
+from proxy_trainer.version import version
 
 WORKER = "REGMIX_WORKER"
 """Environment variable with the name of the worker that this process is."""
@@ -23,7 +23,7 @@ def choose_device() -> torch.device:
 def describe(device: torch.device) -> dict[str, str | int]:
     """Versions and host of this process, and the device that it computes on."""
     return {
-        "regmix": __version__,
+        "regmix": version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

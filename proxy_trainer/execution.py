@@ -29,6 +29,8 @@ Body = Callable[[Batch], Stepped]
 BYTES_A_CHANNEL = 60
 """Of activations that a layer keeps for its gradients: about 24 values in half precision (a gated
 MLP of 8/3 the width, attention without its weights), the residual stream in single precision."""
+BYTES_A_BLOCK_INPUT = 4
+"""Of a channel that a layer keeps where its activations are computed again."""
 WARM_UP = 3
 """Steps before recording: libraries choose their kernels and allocate in them."""
 
@@ -47,14 +49,40 @@ def first_steps(execution: Execution) -> int:
     return WARM_UP + 1 if execution == "graph" else 2
 
 
-def rows_at_once(shape: Shape, batch: int, members: int, device: torch.device) -> int:
-    """Sequences a member whose activations fit into half of a GPU's free memory; all on a CPU."""
-    if device.type != "cuda":
+def rows_can_be_fewer(device: torch.device) -> bool:
+    """Whether a step may be computed in more parts than one; not on a CPU.
+
+    There figures are kept to the bit, and the parts' gradients add up to the same but for rounding.
+    """
+    return device.type != "cpu"
+
+
+def rows_at_once(
+    shape: Shape,
+    batch: int,
+    members: int,
+    device: torch.device,
+    *,
+    owed: int = 0,
+    masked: bool = False,
+    recompute: bool = False,
+) -> int:
+    """Sequences a member whose activations fit into half of a GPU's free memory; all on a CPU.
+
+    Args:
+        owed: bytes that will be taken besides: what is not allocated yet of gradients and moments.
+        masked: attention is kept inside documents.
+        recompute: blocks' activations are computed again for the gradients.
+    """
+    if not rows_can_be_fewer(device):
         return batch
-    a_token = BYTES_A_CHANNEL * shape.d_model * (shape.layers + 1)
-    free = torch.cuda.mem_get_info(device)[0]
-    fit = int(0.5 * free / (a_token * shape.context * members))
-    return max(1, min(batch, fit))
+    whole = 1 if recompute else shape.layers
+    kept = BYTES_A_BLOCK_INPUT * shape.layers if recompute else 0
+    a_row = shape.context * shape.d_model * (BYTES_A_CHANNEL * (whole + 1) + kept)
+    if masked:  # a byte each for the mask and for what it is made of; attention's own in halves
+        a_row += shape.context**2 * (2 + 2 * whole)
+    free = torch.cuda.mem_get_info(device)[0] - owed
+    return max(1, min(batch, int(0.5 * free / (a_row * members))))
 
 
 class RecordedStep:

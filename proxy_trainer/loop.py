@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-from proxy_trainer import checkpoint, divergence
+from proxy_trainer import divergence, leftovers
 from proxy_trainer.data.chat.hand_on import hand_on
 from proxy_trainer.data.chat.shards import ChatManifest
 from proxy_trainer.evals import bpb, final
@@ -197,5 +196,4 @@ def _finish(state: State, member: int, run: Run) -> None:
         "environment": state.keeper.environment(),
     }
     write_new(run.layout.done, to_json(result))  # of two workers sure to have the run, one
-    checkpoint.clear(run.layout.checkpoints)
-    shutil.rmtree(run.layout.before, ignore_errors=True)  # of an attempt that failed
+    leftovers.clear(run.layout)

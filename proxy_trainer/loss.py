@@ -19,6 +19,9 @@ from proxy_trainer.models.products import matmul, on_cpu
 CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**28}
 """Logits a chunk. On a CPU 4 MB: of the third-level cache a core's share, and more rows a product
 than the second level would hold, which is faster (docs/DECISIONS.md); on a GPU 1 GB."""
+LEAST_ROWS = 4096
+"""Rows of a chunk on a GPU before members share one: each chunk reads its members' heads, and reads
+and writes the gradients of these, which fewer rows would not be worth."""
 _FAINT = 1e-30
 """Probabilities below it are too near to underflow for their logarithm to be taken."""
 
@@ -38,7 +41,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_weight_KDV = torch.zeros_like(weight_KDV)
         total_K = hidden_KND.new_zeros(K)
         nats_KN = hidden_KND.new_empty(K, N, dtype=_exact(hidden_KND))
-        for members, rows in _chunks(hidden_KND, weight_KDV):
+        for members, rows in _chunks(hidden_KND.device.type, K, N, weight_KDV.shape[2]):
             h, w, t = hidden_KND[members, rows], weight_KDV[members], target_KN[members, rows]
             p_KRV, nats_KR, lse_KR = _softmax(h, w, t[..., None])
             nats_KN[members, rows] = nats_KR
@@ -64,16 +67,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_hidden_KND * scale_K11, grad_weight_KDV * scale_K11, None, None, None
 
 
-def _chunks(hidden_KND: Tensor, weight_KDV: Tensor) -> list[tuple[slice, slice]]:
-    """Members and rows of every chunk: one member at a time where a cache is to hold it."""
-    K, N, _ = hidden_KND.shape
-    kind = hidden_KND.device.type
-    each = 1 if kind == "cpu" else K
-    step = max(1, CHUNK_LOGITS[kind] // (each * weight_KDV.shape[2]))
+def _chunks(device: str, members: int, rows: int, vocabulary: int) -> list[tuple[slice, slice]]:
+    """Members and rows of every chunk; one member at a time where a cache is to hold it.
+
+    Args:
+        device: the type of the device.
+    """
+    logits = CHUNK_LOGITS[device]
+    each = 1
+    if device != "cpu":
+        each = max(1, min(members, logits // (vocabulary * min(rows, LEAST_ROWS))))
+    step = max(1, logits // (each * vocabulary))
     return [
         (slice(k, k + each), slice(n, n + step))
-        for k in range(0, K, each)
-        for n in range(0, N, step)
+        for k in range(0, members, each)
+        for n in range(0, rows, step)
     ]
 
 
@@ -124,7 +132,8 @@ def cross_entropy(
 def token_nats(hidden_KND: Tensor, weight_KDV: Tensor, target_KN: Tensor) -> Tensor:
     """Negative log-likelihood of every target in nats, ``(K, N)``; no gradient."""
     found_KN = hidden_KND.new_empty(target_KN.shape)
-    for members, rows in _chunks(hidden_KND, weight_KDV):
+    K, N, _ = hidden_KND.shape
+    for members, rows in _chunks(hidden_KND.device.type, K, N, weight_KDV.shape[2]):
         logits_KRV = matmul(hidden_KND[members, rows], weight_KDV[members])
         logits_KRV = logits_KRV.to(_exact(hidden_KND))
         target_KR1 = target_KN[members, rows, None]

@@ -43,14 +43,16 @@ class Members:
         separator: int,
         execution: Execution | None = None,
         rows: int | None = None,
+        masked: bool = False,
     ) -> None:
         """Models as their seeds initialise them.
 
         Args:
             separator: the token that ends documents; for masks between them.
             execution: the device's own if not given.
-            rows: sequences a member that are computed at once, the gradients of the others
-                added; as many as the device's memory holds if not given.
+            rows: sequences a member that are computed at once at most, the gradients of the
+                others added; as many as the device's memory holds if that is fewer.
+            masked: batches say which document a token belongs to.
         """
         self.array = ModelArray.initialised(shape, vocab_size, seeds).to(device)
         self._plan = plan
@@ -61,11 +63,21 @@ class Members:
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self.broken_K = torch.zeros(len(seeds), dtype=torch.int64, device=device)
         """Step (from 1) at which a member's loss or gradient was no number; 0 if never."""
-        self._rows = rows or rows_at_once(shape, plan.batch, len(seeds), device)
+        fit = rows_at_once(
+            shape, plan.batch, len(seeds), device,
+            owed=sum(4 * p.numel() for p in self.array.parameters()),  # their gradients
+            masked=masked or plan.document_mask,
+        )  # fmt: skip
+        self.rows = min(rows or fit, fit)
+        """Sequences a member that are computed at once."""
         execution = execution or default_execution(device)
         self._hidden = self.array.hidden
         if execution != "eager":
-            self._hidden = torch.compile(self.array.hidden, dynamic=False)
+            # Isolated, as arrays of other sizes would else count as one function's many shapes,
+            # of which only the first eight are compiled.
+            self._hidden = torch.compile(  # type: ignore[call-overload]
+                self.array.hidden, dynamic=False, isolate_recompiles=True
+            )
         self._recorded = RecordedStep() if execution == "graph" else None
 
     def step(self, step: int, batch: Batch, lr: Sequence[float]) -> Stepped:
@@ -85,8 +97,8 @@ class Members:
         loss_K = torch.zeros(K, device=self._device)
         total_K11 = None if batch.counts is None else batch.counts.sum((1, 2), keepdim=True)
         nats = []
-        for first in range(0, B, self._rows):
-            part = batch.part(slice(first, first + self._rows))
+        for first in range(0, B, self.rows):
+            part = batch.part(slice(first, first + self.rows))
             part_K, nats_KN = self._loss(part, total_K11)
             if total_K11 is None:
                 part_K = part_K * (part.tokens.shape[1] / B)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from proxy_trainer.models.array import TRUNK_MATRICES, ModelArray
+from proxy_trainer.to_device import pinned
 from regmix.sizes import TrainPlan
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -70,7 +71,8 @@ class ArrayAdamW:
     def set_rates(self, lr: Sequence[float]) -> None:
         """The learning rate of each member's next step."""
         if self._rates_on_device:
-            self._rate_K.copy_(torch.tensor(lr), non_blocking=True)
+            rates_K = pinned(torch.tensor(lr), self._rate_K.device)
+            self._rate_K.copy_(rates_K, non_blocking=True)
         else:
             self._rates = list(lr)
 

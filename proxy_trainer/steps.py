@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from proxy_trainer import arrays
+from proxy_trainer import arrays, leftovers
 from proxy_trainer.corpus import build_corpus
 from proxy_trainer.data import build
 from proxy_trainer.data.contamination import table
 from proxy_trainer.evals import kept_tasks
-from proxy_trainer.launch import devices, local, running
+from proxy_trainer.launch import devices, local, registry, running
 from proxy_trainer.launch import gang as gangs
+from proxy_trainer.launch.claims import ask_again
 from proxy_trainer.launch.gang import Gang
 from proxy_trainer.launch.running import Launch, Outcome
 from proxy_trainer.watch import trackers
 from regmix.config import Benchmark, LaunchConfig
 from regmix.errors import UserError
+from regmix.estimate import Estimate, Offer
 from regmix.manifest import DataManifest
 from regmix.recipe import ParallelConfig
 from regmix.runs import RunSpec
@@ -73,20 +74,37 @@ def default_corpus(folder: Path, scale: float, progress: Progress | None = None)
     build_corpus(folder, workers=len(local.cores()), scale=scale, progress=forward)
 
 
-def members(study: Study, run_ids: Sequence[str], settings: LaunchConfig) -> int:
-    """Runs that a worker trains together; as a short trial finds, where that is left open.
+def estimate(study: Study, run_ids: Sequence[str], settings: LaunchConfig) -> Estimate:
+    """What training runs will take with every launcher, the one of the settings first.
 
-    The trial is of this machine's device. Where workers run elsewhere, they will try their own:
-    until then it is one.
+    How many train together, and how fast until the first has finished, a short trial here tells.
     """
-    if settings.members != "auto":
-        return settings.members
-    if settings.launcher != local.LocalLauncher.name or not run_ids:
-        return 1
-    settings = devices.settled(settings)
-    share = -(-len(run_ids) // _processes(settings))
+    chosen = devices.settled(settings)
+    others = (
+        devices.settled(study.config.launch.model_copy(update={"launcher": name}))
+        for name in registry.names()
+        if name != chosen.launcher
+    )
+    tried = _trial(study, run_ids, chosen)
+    offers = [
+        Offer(
+            own.launcher, _processes(own), bool(own.gpus_per_worker) == bool(chosen.gpus_per_worker)
+        )
+        for own in (chosen, *others)
+    ]
+    members = tried.members if tried else 1
+    return study.estimate(run_ids, offers, members, tried.flops_per_second if tried else None)
+
+
+def _trial(study: Study, run_ids: Sequence[str], settings: LaunchConfig) -> arrays.Trial | None:
+    """Of what workers compute on; None where this machine has none, or there is nothing to try."""
+    if not run_ids or (settings.gpus_per_worker and not torch.cuda.is_available()):
+        return None
+    spec = RunSpec.load(study.layout.run(run_ids[0]).spec)
     device = None if settings.gpus_per_worker else torch.device("cpu")
-    return arrays.best_members(RunSpec.load(study.layout.run(run_ids[0]).spec), share, device)
+    if settings.members != "auto":
+        return arrays.trial_of(spec, settings.members, device)
+    return arrays.trial(spec, -(-len(run_ids) // _processes(settings)), device)
 
 
 def check(
@@ -129,8 +147,8 @@ def submit(
     """
     launch = check(study, run_ids, settings, detached=detached)
     for run in map(study.layout.run, launch.submission.runs):
-        if run.failed.exists():  # asked for again: with all its attempts
-            shutil.rmtree(run.claims, ignore_errors=True)
+        if run.failed.exists():  # asked for again: with all its attempts ahead
+            ask_again(run.claims)
             run.failed.unlink(missing_ok=True)
     return running.start(launch)
 
@@ -149,9 +167,12 @@ def train(
     Raises:
         RegmixError: a worker could not go on, or was told to end.
     """
-    if all(study.layout.run(r).done.exists() for r in run_ids):
-        return Outcome()
-    return submit(study, run_ids, settings).wait(on_poll)
+    try:
+        if all(study.layout.run(r).done.exists() for r in run_ids):
+            return Outcome()
+        return submit(study, run_ids, settings).wait(on_poll)
+    finally:
+        leftovers.sweep(study.layout)
 
 
 def train_sharded(
@@ -183,7 +204,10 @@ def train_sharded(
                 "train it without `evaluate:` and run `regmix eval` afterwards"
             )
     made = _gangs(study, run_ids, spread, settings)
-    return gangs.train_gangs(study.layout, made, settings, on_poll)
+    try:
+        return gangs.train_gangs(study.layout, made, settings, on_poll)
+    finally:
+        leftovers.sweep(study.layout)
 
 
 def check_sharded(
@@ -218,6 +242,7 @@ def _gangs(
             run_id=run_id,
             **spread.model_dump(),
             checkpoint_seconds=settings.checkpoint_seconds,
+            claim_seconds=settings.claim_seconds,
             watch=settings.watch,
         )
         for run_id in run_ids

@@ -13,7 +13,7 @@ from proxy_trainer.environment import choose_device, describe
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome, loop
 from proxy_trainer.members import Members
-from proxy_trainer.state import Log, Run, State, assembled
+from proxy_trainer.state import Log, Run, assembled
 from regmix.arrays import array_key
 from regmix.errors import StudyRefused, UserError
 from regmix.layout import RunLayout, StudyLayout
@@ -30,6 +30,8 @@ def train(
     keep_going: Callable[[], bool] = lambda: True,
     on_step: Callable[[int, int], None] | None = None,
     trackers: Sequence[str] = (),
+    rows: int | None = None,
+    on_rows: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
     """Train runs together, measure them, leave ``DONE``; go on from checkpoints if there are any.
 
@@ -41,6 +43,8 @@ def train(
             leave checkpoints. What it raises ends them with nothing more written.
         on_step: called with (steps done, steps in all).
         trackers: that watched runs are shown by, beside TensorBoard.
+        rows: sequences a run that are computed at once at most; by default as many as fit.
+        on_rows: called with how many are, before the first step.
 
     Raises:
         UserError: the data or the tokenizer is not what the runs were proposed for, or runs that
@@ -56,7 +60,13 @@ def train(
         by_step.setdefault(found.step if found else 0, []).append((run, spec, found))
     outcome = Outcome()
     for step, group in by_step.items():  # members of an array are at one step
-        state = _prepare(study, manifest, group, step, trackers)
+        members = _begun(study, manifest, group, rows)
+        on_rows(members.rows)
+        begun = [(run, own, at.seconds if at else 0.0) for run, own, at in group]
+        state = assembled(
+            study, manifest, begun, step, choose_device(), members, Alone(members),
+            trackers=trackers,
+        )  # fmt: skip
         try:
             outcome += loop(state, study, manifest, checkpoint_seconds, keep_going, on_step)
         finally:
@@ -99,22 +109,23 @@ def native(spec: RunSpec) -> ModelShape:
     return spec.model
 
 
-def _prepare(
+def _begun(
     study: StudyLayout,
     manifest: DataManifest,
     group: list[tuple[RunLayout, RunSpec, Checkpoint | None]],
-    step: int,
-    trackers: Sequence[str],
-) -> State:
+    rows: int | None,
+) -> Members:
+    """The models as they stand at their checkpoints, or at their start."""
     spec = group[0][1]
-    device = choose_device()
     members = Members(
         native(spec),
         spec.vocab_size,
         spec.plan,
         [s.seed for _, s, _ in group],
-        device=device,
+        device=choose_device(),
         separator=manifest.eod_id,
+        rows=rows,
+        masked=bool(spec.chat),
     )
     for k, (_, own, found) in enumerate(group):
         if found is not None:
@@ -122,10 +133,7 @@ def _prepare(
         elif own.start is not None:
             found_weights = starts.weights(study, own.start, own.model.context)
             members.begin(k, starts.whole(found_weights), starts.moments(study, own.start))
-    begun = [(run, own, found.seconds if found else 0.0) for run, own, found in group]
-    return assembled(
-        study, manifest, begun, step, device, members, Alone(members), trackers=trackers
-    )
+    return members
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ from proxy_trainer.environment import WORKER
 from proxy_trainer.exits import BROKEN, OK, REFUSED, REQUEUE
 from proxy_trainer.launch.claims import Claimant, Lost, RunClaim, Stall
 from proxy_trainer.launch.queue import Queue
-from proxy_trainer.launch.submissions import Submission, submissions
+from proxy_trainer.launch.submissions import Submission, other_version, submissions
 from proxy_trainer.setup import set_up
-from regmix import __version__
+from proxy_trainer.version import version
 from regmix.arrays import array_key
 from regmix.config import LaunchConfig
 from regmix.errors import RegmixError, StudyFault, StudyRefused, UserError
@@ -69,18 +69,15 @@ class Task:
         if submission_id:
             found = [Submission.load(study, submission_id)]
         else:
-            found = [s for s in submissions(study)[::-1] if not s.gang]
+            found = [s for s in submissions(study, lambda exc: say(str(exc)))[::-1] if not s.gang]
         chosen = next((s for s in found if not s.cancelled), None)
         if chosen is None:
             raise UserError(
                 f"{study.launches}: nothing was submitted, or all was cancelled; run `regmix train`"
             )
-        if chosen.regmix != __version__:
-            raise UserError(
-                f"this worker has regmix {__version__} ({sys.prefix} on {socket.gethostname()}), "
-                f"the study was submitted with {chosen.regmix}; install the same version on every "
-                "node"
-            )
+        if chosen.regmix != version():
+            path = study.launches / f"{chosen.submission_id}.json"
+            raise other_version(chosen.regmix, str(path))
         return cls(study, chosen.runs, chosen.settings, chosen.order.workers)
 
 
@@ -92,6 +89,12 @@ def fail(run: RunLayout, reasons: Sequence[str]) -> None:
         run.failed,
         {"reason": reasons[-1] + again, "attempts": list(reasons), "worker": worker},
     )
+
+
+def is_of_the_study(exc: BaseException) -> bool:
+    """Whether every run would meet it: a full disk, say, whoever says so."""
+    of_the_disk = isinstance(exc, OSError) and exc.errno in _OF_THE_DISK
+    return of_the_disk or isinstance(exc, StudyFault)
 
 
 class Worker:
@@ -215,10 +218,8 @@ class Worker:
         except Exception as exc:
             others = f" and {len(part) - 1} with it" if len(part) > 1 else ""
             told = f"run {part[0].run.run_id}{others} could not go on: {exc}"
-            if isinstance(exc, StudyFault):
-                raise type(exc)(told) from exc
-            if isinstance(exc, OSError) and exc.errno in _OF_THE_DISK:
-                raise StudyFault(told) from exc
+            if is_of_the_study(exc):
+                raise (type(exc) if isinstance(exc, StudyFault) else StudyFault)(told) from exc
             # whatever it is, the other runs can go on
             kind = "" if isinstance(exc, RegmixError) else f"{type(exc).__name__}: "
             reason, failed = f"{kind}{_short(exc)}", True
@@ -264,7 +265,7 @@ def _check_numerics(run: RunLayout) -> None:
     if planned != NUMERICS:
         raise StudyRefused(
             f"{run.spec}: planned for version {planned} of the numerics, this worker "
-            f"(regmix {__version__} on {socket.gethostname()}) has {NUMERICS}; install the version "
+            f"(regmix {version()} on {socket.gethostname()}) has {NUMERICS}; install the version "
             "that the study was proposed with, or run `regmix propose` again"
         )
 
@@ -326,9 +327,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m proxy_trainer.worker", description=__doc__)
     parser.add_argument("study", type=Path)
     parser.add_argument("--submission", help="id of a `regmix train`; default: the latest")
-    parser.add_argument("--name", default=f"{socket.gethostname()}.{os.getpid()}")
+    parser.add_argument("--name", help="default: the submission, host and process")
     given = parser.parse_args()
-    code, reason = work(given.study.expanduser().resolve(), given.submission, given.name)
+    parts = (given.submission, socket.gethostname(), str(os.getpid()))
+    name = given.name or ".".join(part for part in parts if part)
+    code, reason = work(given.study.expanduser().resolve(), given.submission, name)
     if reason:
         print(f"error: {reason}", file=sys.stderr, flush=True)
     sys.stdout.flush()

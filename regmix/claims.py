@@ -1,9 +1,10 @@
 """Who trains a run: a log of claims in its folder, read by whoever wants to know.
 
 ``runs/<id>/claims/<n>.json`` is the n-th entry: a worker has *claimed* the run, or has *released*
-it. Entries are created exclusively and never change, so that of all who would write entry n + 1 —
-workers that want the run, and the one that gives it back — exactly one does. The last entry tells
-who holds the run.
+it, or the person has asked for the run *again* after it had failed. Entries are created exclusively
+and never change, and no number is used twice, so that of all who would write entry n + 1 — workers
+that want the run, and the one that gives it back — exactly one does. The last entry tells who holds
+the run.
 
 A holder shows that it lives by the time stamp of its entry, which it renews. Time stamps are
 compared with each other alone, as the file server sets them: a node whose clock is off neither
@@ -70,7 +71,7 @@ class Entry:
     """One entry of a run's log of claims."""
 
     path: Path
-    kind: Literal["claimed", "released"]
+    kind: Literal["claimed", "released", "again"]
     worker: str
     process: Process
     seconds: float
@@ -95,7 +96,7 @@ class Entry:
         Args:
             now: the time by the clock that set ``renewed``; asked only where it matters.
         """
-        if self.kind == "released" or self.process.gone:
+        if self.kind != "claimed" or self.process.gone:
             return False
         return now() - self.renewed <= self.seconds
 
@@ -161,12 +162,19 @@ class Glance:
 
     def holds(self, entry: Entry) -> bool:
         """Whether the entry's worker has the run."""
-        if entry.kind == "released" or entry.process.gone:
+        if entry.kind != "claimed" or entry.process.gone:
             return False
-        if self._asked is None and not -1 <= time.time() - entry.renewed <= entry.seconds:
+        return self.within(entry.renewed, entry.seconds)
+
+    def within(self, stamp: float, seconds: float) -> bool:
+        """Whether a file whose time stamp that is was written so few seconds ago."""
+        if self._asked is None and not -1 <= time.time() - stamp <= seconds:
             self._asked = self._ask()
-        now = time.time() if self._asked is None else self._asked
-        return now - entry.renewed <= entry.seconds
+        return self.now() - stamp <= seconds
+
+    def now(self) -> float:
+        """The server's time if it was asked, else this machine's."""
+        return time.time() if self._asked is None else self._asked
 
     def _ask(self) -> float:
         try:
@@ -197,9 +205,11 @@ def failures(entries: list[Entry]) -> list[Failure]:
 
     A claim that another claim follows was not released: its worker was killed, or fell silent for
     so long that the run was taken from it. A release that was asked for by a signal is no failure.
+    Attempts from before the run was asked for again do not count.
     """
+    anew = max((n for n, entry in enumerate(entries) if entry.kind == "again"), default=0)
     found = []
-    for entry, after in pairwise(entries):
+    for entry, after in pairwise(entries[anew:]):
         if entry.kind == "claimed" and after.kind == "claimed":
             where = f"worker {entry.worker} (process {entry.process.pid} on {entry.process.host})"
             found.append(Failure(f"{where} was killed, or fell silent", entry.step))
@@ -220,6 +230,11 @@ def made(path: Path, worker: str, seconds: float, step: int) -> Entry:
     return Entry(
         path, "claimed", worker, Process.this(), seconds, step, reason="", failed=False, renewed=0.0
     )
+
+
+def again(path: Path) -> Entry:
+    """An entry by which all attempts before it are forgotten; nobody holds the run by it."""
+    return replace(made(path, "", seconds=0.0, step=0), kind="again")
 
 
 def released(entry: Entry, reason: str, *, failed: bool) -> Entry:

@@ -1,7 +1,8 @@
 """What training some runs will take, before anything starts: arrays, tokens, FLOPs, hours, money.
 
-The speed is that of the study's own finished runs, and of no others: a guess from a data sheet
-would look as sure and be wrong by a factor.
+The speed is that of the study's own finished runs. Before the first has finished it is that of a
+short trial of its steps, where the workers compute on what the trial did, and never a guess from a
+data sheet, which would look as sure and be wrong by a factor.
 """
 
 from __future__ import annotations
@@ -17,11 +18,29 @@ SAMPLE = 50
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """The work of some runs, and the time and money where they can be told."""
+class Offer:
+    """Workers that a launcher would start."""
 
     launcher: str
     workers: int
+    tried: bool
+    """Whether they compute on what the trial was of: a device, or a core."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What the work will take with one launcher's workers."""
+
+    offer: Offer
+    hours: float | None
+    cost: float | None
+    """In the currency of ``launch.cost_per_hour``; None without it."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The work of some runs, and the time and money where they can be told."""
+
     runs: int
     arrays: int
     members: int
@@ -29,21 +48,20 @@ class Estimate:
     tokens: int
     flops: float
     speed: float | None
-    """FLOPs a second of one worker; None before the first run has finished."""
+    """FLOPs a second of one worker; None where nothing has told it yet."""
     measured: int
-    """Finished runs that the speed is taken from."""
-    hours: float | None
-    cost: float | None
-    """In the currency of ``launch.cost_per_hour``; None without it."""
+    """Finished runs that the speed is taken from; 0: it is that of a trial."""
+    prices: tuple[Price, ...]
+    """In the order of the offers."""
 
 
 def estimate(
     open_runs: Sequence[RunRecord],
     done: Sequence[RunRecord],
     *,
-    launcher: str,
-    workers: int,
+    offers: Sequence[Offer],
     members: int,
+    trial: float | None,
     cost_per_hour: float | None,
 ) -> Estimate:
     """Price runs that are still to be trained.
@@ -52,23 +70,25 @@ def estimate(
 
     Args:
         done: finished runs of the same study.
-        workers: processes, each training one array at a time.
+        offers: workers by launcher, each training one array at a time.
         members: runs that are trained together.
+        trial: FLOPs a second of one worker, by a trial; None if there was none.
         cost_per_hour: of one worker.
     """
     flops = [run.spec.flops for run in open_runs]
     sample = [run.result() for run in done[-SAMPLE:]]
     seconds = sum(float(result["seconds"]) for result in sample)
-    speed = sum(float(r["flops"]) for r in sample) / seconds if seconds else None
+    speed = sum(float(r["flops"]) for r in sample) / seconds if seconds else trial
     arrays = count_arrays((run.spec for run in open_runs), members)
-    hours = cost = None
-    if speed is not None:
-        at_work = max(1, min(workers, arrays))
+
+    def price(offer: Offer) -> Price:
+        if speed is None or not (sample or offer.tried):
+            return Price(offer, None, None)
+        at_work = max(1, min(offer.workers, arrays))
         hours = max(sum(flops) / at_work, max(flops, default=0.0)) / speed / 3600
-        cost = hours * at_work * cost_per_hour if cost_per_hour else None
+        return Price(offer, hours, hours * at_work * cost_per_hour if cost_per_hour else None)
+
     return Estimate(
-        launcher=launcher,
-        workers=workers,
         runs=len(open_runs),
         arrays=arrays,
         members=members,
@@ -76,6 +96,5 @@ def estimate(
         flops=sum(flops),
         speed=speed,
         measured=len(sample),
-        hours=hours,
-        cost=cost,
+        prices=tuple(map(price, offers)),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,9 +82,9 @@ def status(layout: StudyLayout) -> StudyStatus:
 
     Reads of most runs the names of their files and the outline of what was planned.
     """
-    now = time.time()
     glance = Glance(layout.runs)
     runs = [s for folder in _folders(layout) if (s := _look(folder, glance)) is not None]
+    now = glance.now()  # after all claims were looked at: the server was asked if clocks differ
     moving = [
         r for r in runs
         if r.state == "running" or (r.state == "stopped" and _touched(r, now - WINDOW_SECONDS))
@@ -136,7 +135,12 @@ def _state(files: RunFiles, names: set[str], glance: Glance) -> str:
 
 
 def _touched(run: _Seen, since: float) -> bool:
-    return run.files.layout.events.stat().st_mtime > since
+    return _written(run) > since
+
+
+def _written(run: _Seen) -> float:
+    """When it last said something, by the file server's clock."""
+    return run.files.layout.events.stat().st_mtime
 
 
 def _rate(moving: list[_Seen], done: list[_Seen], now: float) -> float:
@@ -159,7 +163,8 @@ def _own_rate(run: _Seen, now: float) -> float | None:
     """Tokens a second over a run's last events, as far apart as they may be; None before two.
 
     Reaches back a minute, or to the event before the last. A run that has said nothing for longer
-    than that is taken to have stood still since.
+    than that is taken to have stood still since. Times of events are the worker's, whose clock may
+    be off: they are compared with each other alone.
     """
     points = _progress(run)
     if len(points) < 2:
@@ -168,7 +173,7 @@ def _own_rate(run: _Seen, now: float) -> float | None:
     since, before = next(
         (p for p in reversed(points[:-1]) if p[0] <= last - WINDOW_SECONDS), points[0]
     )
-    return (tokens - before) / max(last - since, now - last, 1e-3)
+    return (tokens - before) / max(last - since, now - _written(run), 1e-3)
 
 
 def _progress(run: _Seen) -> list[tuple[float, int]]:

@@ -25,12 +25,12 @@ from regmix import (
 )
 from regmix.choosing import Choosing, Progress
 from regmix.comparison import Comparison
-from regmix.config import FitConfig, LaunchConfig, StudyConfig
+from regmix.config import FitConfig, StudyConfig
 from regmix.cost import Account
 from regmix.diagnose import Diagnosis
 from regmix.differences import Differences
 from regmix.errors import UserError, unknown_name
-from regmix.estimate import Estimate, estimate
+from regmix.estimate import Estimate, Offer, estimate
 from regmix.flags import Flags
 from regmix.folder import StudyFolder
 from regmix.layout import StudyLayout
@@ -123,18 +123,18 @@ class Study(StudyFolder):
         return planning.open_runs(self, retry_failed=retry_failed)
 
     def estimate(
-        self, run_ids: Sequence[str], settings: LaunchConfig, workers: int, members: int
+        self, run_ids: Sequence[str], offers: Sequence[Offer], members: int, trial: float | None
     ) -> Estimate:
-        """What training some runs will take, by the speed of those that have finished."""
+        """What training some runs will take; see :func:`regmix.estimate.estimate`."""
         wanted = set(run_ids)
         records = self.runs()
         return estimate(
             [r for r in records if r.spec.run_id in wanted],
             [r for r in records if r.status == "done"],
-            launcher=settings.launcher,
-            workers=workers,
+            offers=offers,
             members=members,
-            cost_per_hour=settings.cost_per_hour,
+            trial=trial,
+            cost_per_hour=self.config.launch.cost_per_hour,
         )
 
     def observations(self) -> Observations:

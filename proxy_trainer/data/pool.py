@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxy_trainer.data.sampler import DomainStream
 from proxy_trainer.data.shards import IntArray
+from proxy_trainer.to_device import to_device
 
 _MARGIN = 0.25
 """Share of a device's free memory that the pool may take."""
@@ -27,14 +28,26 @@ class TokenPool:
     """
 
     def __init__(
-        self, streams: Mapping[str, DomainStream], *, context: int, device: torch.device
+        self,
+        streams: Mapping[str, DomainStream],
+        *,
+        context: int,
+        device: torch.device,
+        resident: bool | None = None,
     ) -> None:
+        """Nothing is read yet, or all of it.
+
+        Args:
+            resident: whether all tokens are held on the device; by default on a GPU that has room.
+        """
         self._tokens = [s.tokens for s in streams.values()]
         self._context, self._device = context, device
         ends = np.cumsum([t.tokens for t in self._tokens])
         self._base = torch.from_numpy(np.concatenate([[0], ends[:-1]]))
         self._span = torch.arange(context + 1, device=device)
-        self.resident = device.type == "cuda" and _fits(4 * int(ends[-1]), device)
+        if resident is None:
+            resident = device.type == "cuda" and _fits(4 * int(ends[-1]), device)
+        self.resident = resident
         if self.resident:
             whole = [t.take(np.arange(t.tokens)).astype(np.int32) for t in self._tokens]
             self._pool = torch.from_numpy(np.concatenate(whole)).to(device)
@@ -43,11 +56,11 @@ class TokenPool:
         """Blocks with the token after each, ``(..., context + 1)``, for ``places`` ``(..., 2)``."""
         if self.resident:
             found = torch.from_numpy(places)
-            starts = (self._base[found[..., 0]] + found[..., 1]).to(self._device, non_blocking=True)
+            starts = to_device(self._base[found[..., 0]] + found[..., 1], self._device)
             return self._pool[starts[..., None] + self._span].long()
         flat = places.reshape(-1, 2)
         out = np.empty((len(flat), self._context + 1), dtype=np.int64)
         for row, (domain, start) in enumerate(flat):
             out[row] = self._tokens[domain].take(np.arange(start, start + self._context + 1))
         ids = torch.from_numpy(out.reshape(*places.shape[:-1], self._context + 1))
-        return ids.to(self._device, non_blocking=True)
+        return to_device(ids, self._device)

@@ -44,7 +44,7 @@ def sole_builder(folder: Path, log: Path, seconds: float, command: str) -> Itera
 def _holder(log: Path) -> str:
     """Who has the claim, and what to do if that is no more; empty if it was just given back."""
     entry = claims.last(log)
-    if entry is None or entry.kind == "released":
+    if entry is None or entry.kind != "claimed":
         return ""
     return (
         f" (process {entry.process.pid} on {entry.process.host}); should that node be gone, its "

@@ -46,7 +46,10 @@ class Job:
 
 
 def command(order: Order) -> list[str]:
-    """What one worker of an order is started with, where the launcher starts it by a command."""
+    """What one worker of an order is started with, where the launcher starts it by a command.
+
+    It is named for its submission, so that a command knows the runs that its own workers trained.
+    """
     given = ["--submission", order.submission] if order.submission else []
     return [sys.executable, "-m", "proxy_trainer.worker", str(order.study), *given]
 

@@ -31,6 +31,17 @@ from regmix.files import write_new
 from regmix.layout import RunLayout
 
 
+def ask_again(log: Path) -> None:
+    """Forget the attempts at what failed, and take it from whoever may still hold it.
+
+    By an entry more and not by removing the log: an entry that is numbered anew would be taken, by
+    a worker that wakes late, for its own.
+    """
+    while (last := claims.last(log)) is not None and last.kind != "again":
+        entry = claims.again(log / f"{last.number + 1}.json")
+        write_new(entry.path, claims.to_text(entry), durable=False)
+
+
 class Lost(RegmixError):
     """It is not this worker's any more: stop at once, and write nothing more to it."""
 
@@ -235,7 +246,7 @@ class Claimant:
 
     def _void(self, entry: Entry) -> bool:
         """Whether a claim that seems to have expired has, asked of the server and not a memory."""
-        return entry.kind == "released" or entry.process.gone or not entry.holds(self.clock.read)
+        return entry.kind != "claimed" or entry.process.gone or not entry.holds(self.clock.read)
 
     def drop(self, claims_: Iterable[Claim]) -> None:
         """Stop renewing: they were released, finished or lost."""

@@ -6,8 +6,9 @@ is started again: what :mod:`proxy_trainer.sharded` promises of its processes, f
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,7 @@ from proxy_trainer.launch import registry, running
 from proxy_trainer.launch.base import Launcher, Order, Unreachable
 from proxy_trainer.launch.running import Launch, WorkersFailed
 from proxy_trainer.launch.submissions import Submission, submissions
+from proxy_trainer.version import version
 from regmix import claims
 from regmix.config import LaunchConfig
 from regmix.errors import RegmixError, UserError
@@ -42,8 +44,12 @@ class Gang:
     compiled: bool
     """Compute blocks as torch.compile has them."""
     checkpoint_seconds: float
+    claim_seconds: float = 120.0
+    """A first process that is silent for so long has lost the run to others."""
     watch: tuple[str, ...] = ()
     """Trackers that show the run, beside TensorBoard."""
+    regmix: str = field(default_factory=version)
+    """Version and source of the command; processes of another one refuse."""
 
     @property
     def world(self) -> int:
@@ -195,7 +201,7 @@ def _begun(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch | N
 
 def _under_way(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch | None:
     """A gang that another command has submitted for the run, and that waits or runs."""
-    for found in submissions(study):
+    for found in submissions(study, _warn):
         known = found.gang and found.runs == (gang.run_id,) and found.launcher == settings.launcher
         if not known or found.cancelled or found.launcher == "local":
             continue
@@ -207,6 +213,10 @@ def _under_way(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> Launch
         if any(job.state in ("waiting", "running") for job in jobs):
             return launch
     return None
+
+
+def _warn(trouble: RegmixError) -> None:
+    print(f"warning: {trouble}", file=sys.stderr, flush=True)
 
 
 def check(study: StudyLayout, gang: Gang, settings: LaunchConfig) -> None:

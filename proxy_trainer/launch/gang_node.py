@@ -173,8 +173,9 @@ def _processes(gang: Gang, end_seconds: float) -> list[str]:
     watch = [word for name in gang.watch for word in ("--watch", name)]
     return [
         "-m", "proxy_trainer.sharded", str(gang.study), gang.run_id,
-        "--checkpoint-seconds", str(gang.checkpoint_seconds), *(f for f, on in flags.items() if on),
-        *rows, *watch, "--until-eof", "--end-seconds", str(end_seconds),
+        "--checkpoint-seconds", str(gang.checkpoint_seconds),
+        "--claim-seconds", str(gang.claim_seconds), *(f for f, on in flags.items() if on), *rows,
+        *watch, "--regmix", gang.regmix, "--until-eof", "--end-seconds", str(end_seconds),
     ]  # fmt: skip
 
 
@@ -222,7 +223,7 @@ def conclude(order: GangOrder, ends: Sequence[NodeEnd], claimed_before: int) -> 
 def _is_of_the_study(codes: set[int], entries: Sequence[claims.Entry]) -> bool:
     """Whether an end is nobody's failed attempt at the run."""
     last = entries[-1]
-    return bool(codes & {REFUSED, BUSY}) or (last.kind == "released" and not last.failed)
+    return bool(codes & {REFUSED, BUSY}) or (last.kind != "claimed" and not last.failed)
 
 
 def _attempts(entries: list[claims.Entry]) -> int:

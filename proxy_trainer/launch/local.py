@@ -329,9 +329,10 @@ def _look(study: Path, job_id: str) -> Job:
         return Job(job_id, "running" if job.lives else "ended")
     layout = StudyLayout(study)
     submission = Submission.load(layout, job.submission)
-    # The other machine may be gone for good, as containers go; what it holds tells.
-    fresh = time.time() - submission.when < submission.settings.claim_seconds
     glance = claims.Glance(layout.runs)
+    # The other machine may be gone for good, as containers go; what it holds tells.
+    saved = (layout.launches / f"{job.submission}.json").stat().st_mtime
+    fresh = glance.within(saved, submission.settings.claim_seconds)
     last = (claims.last(layout.run(run_id).claims) for run_id in submission.runs)
     held = any(e is not None and e.process.host == job.host and glance.holds(e) for e in last)
     return Job(job_id, "running" if fresh or held else "ended")

@@ -94,7 +94,7 @@ class Queue:
     def _is_alive(self, run: RunLayout) -> bool:
         """Whether somebody who has the run was heard since it was first looked at here."""
         entry = claims.last(run.claims)
-        if entry is None or entry.kind == "released":  # free: to be had at the next claim
+        if entry is None or entry.kind != "claimed":  # free: to be had at the next claim
             return False
         first = self._taken[run.run_id]
         if first is None:

@@ -45,7 +45,7 @@ class Outcome:
     """How the runs of one command ended."""
 
     done: list[str] = field(default_factory=list)
-    """Trained by this command."""
+    """Trained by this command's workers."""
     failed: list[str] = field(default_factory=list)
     """Diverged, or failed too often; marked FAILED."""
     busy: list[str] = field(default_factory=list)
@@ -117,10 +117,9 @@ class Launch:
         return outcome
 
     def _is_own(self, run: RunLayout) -> bool:
+        """Whether one of this submission's workers, who are named for it, trained a run."""
         worker = read_json(run.done).get("environment", {}).get("worker", "")
-        return self.submission.launcher != "local" or str(worker).startswith(
-            self.submission.submission_id
-        )
+        return str(worker).startswith(f"{self.submission.submission_id}.")
 
 
 class _Patience:
@@ -218,11 +217,11 @@ def cancel(study: StudyLayout) -> list[Job]:
 
     Raises:
         RegmixError: some could not be asked: their system does not answer or is not there any
-            more, or they are on another machine. All others were.
+            more, they are on another machine, or their files cannot be read. All others were.
     """
     asked: list[Job] = []
     troubles: list[RegmixError] = []
-    for submission in submissions(study):
+    for submission in submissions(study, troubles.append):
         if submission.cancelled or _is_closed(study, submission):
             continue
         try:
@@ -261,7 +260,7 @@ def logs(study: StudyLayout, tell: Callable[[RegmixError], object] | None = None
         RegmixError: the logs of a submission cannot be found, and nobody is to be told.
     """
     found = []
-    for submission in submissions(study):
+    for submission in submissions(study, tell):
         try:
             launcher = launched(study, submission).launcher
             found += launcher.logs(study.root, list(submission.jobs))

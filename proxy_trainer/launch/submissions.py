@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from proxy_trainer.launch.base import Order
-from regmix import __version__
+from proxy_trainer.version import version
 from regmix.config import LaunchConfig
 from regmix.errors import UserError
 from regmix.files import read_json, write_json
@@ -28,7 +30,7 @@ class Submission:
     """In the order in which they are begun."""
     settings: LaunchConfig
     regmix: str
-    """Version of the command; a worker of another one refuses."""
+    """Version and source of the command; a worker of another one refuses."""
     when: float
     """Seconds since the epoch."""
     jobs: tuple[str, ...] = ()
@@ -50,7 +52,7 @@ class Submission:
             order=Order(study.root, workers, settings.gpus_per_worker or 0, submission_id),
             runs=tuple(runs),
             settings=settings,
-            regmix=__version__,
+            regmix=version(),
             when=now,
         )
 
@@ -68,10 +70,12 @@ class Submission:
         """Read a submission.
 
         Raises:
-            UserError: there is none of that id, or its file was damaged.
+            UserError: there is none of that id, its file was damaged, or another version of the
+                toolkit made it, in a way that this one does not know.
         """
         path = study.launches / f"{submission_id}.json"
         raw = read_json(path)
+        made_by = raw.get("regmix") if isinstance(raw, dict) else None
         try:
             typed = {
                 "order": Order(**{**raw["order"], "study": study.root}),
@@ -81,6 +85,8 @@ class Submission:
             }
             return cls(**{**raw, **typed})
         except (KeyError, TypeError, ValueError) as exc:
+            if isinstance(made_by, str) and made_by != version():
+                raise other_version(made_by, str(path)) from exc
             raise UserError(f"{path}: not a submission ({exc}); delete it") from exc
 
     def logs(self, study: StudyLayout) -> Path:
@@ -88,7 +94,37 @@ class Submission:
         return study.launches / self.submission_id
 
 
-def submissions(study: StudyLayout) -> list[Submission]:
-    """Every submission of a study, the earliest first."""
-    paths = sorted(study.launches.glob("*.json"))
-    return [Submission.load(study, path.stem) for path in paths]
+def other_version(regmix: str, path: str) -> UserError:
+    """What to say of a submission that another version made.
+
+    Args:
+        regmix: that version.
+        path: of the submission.
+    """
+    return UserError(
+        f"{path}: submitted with regmix {regmix}; here is regmix {version()} ({sys.prefix} on "
+        f"{socket.gethostname()}); install the same version on every node, or submit again if it "
+        "was changed since (what stands after + is its source's)"
+    )
+
+
+def submissions(
+    study: StudyLayout, tell: Callable[[UserError], object] | None = None
+) -> list[Submission]:
+    """Every submission of a study, the earliest first.
+
+    Args:
+        tell: called with what is wrong with a file, which is then left out.
+
+    Raises:
+        UserError: as :meth:`Submission.load`, where nobody is to be told.
+    """
+    found = []
+    for path in sorted(study.launches.glob("*.json")):
+        try:
+            found.append(Submission.load(study, path.stem))
+        except UserError as exc:
+            if tell is None:
+                raise
+            tell(exc)
+    return found

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -26,13 +26,11 @@ from proxy_trainer.setup import set_up
 from proxy_trainer.sharded.checkpoint import found
 from proxy_trainer.sharded.ranks import Ranks, join
 from proxy_trainer.sharded.run import Settings, train_sharded
-from proxy_trainer.worker import fail
+from proxy_trainer.version import version
+from proxy_trainer.worker import fail, is_of_the_study
 from regmix import claims
-from regmix.errors import RegmixError, UserError
+from regmix.errors import RegmixError, StudyRefused, UserError
 from regmix.layout import RunLayout, StudyLayout
-
-CLAIM_SECONDS = 120.0
-"""A first process that is silent for so long has lost the run to others."""
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -40,6 +38,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("study", type=Path, help="folder of the study")
     parser.add_argument("run_id", help="folder of the run in the study's runs/")
     parser.add_argument("--checkpoint-seconds", type=float, default=600.0)
+    parser.add_argument(
+        "--claim-seconds", type=float, default=120.0,
+        help="a first process that is silent for so long has lost the run to others",
+    )  # fmt: skip
     parser.add_argument(
         "--hybrid", action="store_true", help="shard inside nodes, replicate over nodes"
     )
@@ -54,6 +56,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout-seconds", type=float, default=600.0, help="how long a silent process is awaited"
     )
+    parser.add_argument("--regmix", help="version that has to be here; default: the first's")
     parser.add_argument(
         "--until-eof", action="store_true", help="end, with a checkpoint, as standard input ends"
     )
@@ -72,6 +75,7 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
     Args:
         stop: signals that asked this process to end.
     """
+    _check_version(asked.regmix, ranks)
     study = StudyLayout(asked.study.expanduser().resolve())
     run = study.run(asked.run_id)
     if not run.spec.exists():
@@ -80,7 +84,11 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
         asked.checkpoint_seconds, asked.recompute, asked.compile, asked.rows, tuple(asked.watch)
     )
     with ExitStack() as stack:
-        mine = stack.enter_context(_claimed(study, run)) if ranks.first else _Nobodys()
+        mine = (
+            stack.enter_context(_claimed(study, run, asked.claim_seconds))
+            if ranks.first
+            else _Nobodys()
+        )
         busy, done = ranks.any(mine.busy, ranks.first and run.done.exists())
         if done:
             return OK
@@ -98,6 +106,26 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
         _say(ranks.rank, f"run {asked.run_id}: told to end; a checkpoint is left")
         return REQUEUE
     return OK
+
+
+def _check_version(wanted: str | None, ranks: Ranks) -> None:
+    """Make sure that all processes are of one version, and of the command's if there is one.
+
+    Raises:
+        StudyRefused: one of them is not; that one has said which it has.
+    """
+    source = version().partition("+")[2]
+    same = version() == wanted if wanted else ranks.of_first(int(source, 16)) == [int(source, 16)]
+    if not same:
+        what = f"; the command that started it has {wanted}" if wanted else ""
+        _say(
+            ranks.rank,
+            f"{socket.gethostname()} has regmix {version()} in {sys.prefix}{what}; install the "
+            "same version on every node, or start again if it was changed since",
+            all_of_them=True,
+        )
+    if ranks.any(not same)[0]:
+        raise StudyRefused("the processes are not of one version of regmix")
 
 
 class _Nobodys:
@@ -123,19 +151,23 @@ class _Mine(_Nobodys):
 
 
 @contextmanager
-def _claimed(study: StudyLayout, run: RunLayout) -> Iterator[_Mine]:
-    """Claim a run, as a worker does; given back at the end of the block."""
+def _claimed(study: StudyLayout, run: RunLayout, seconds: float) -> Iterator[_Mine]:
+    """Claim a run, as a worker does; given back at the end of the block.
+
+    What is the study's, or a person's to mend, is no failed attempt at the run; whatever else it
+    is, a file server that did not answer say, may go well the next time.
+    """
     os.environ[WORKER] = f"{socket.gethostname()}.{os.getpid()}"
-    with Claimant(study.runs, os.environ[WORKER], CLAIM_SECONDS).at_work() as claimant:
+    with Claimant(study.runs, os.environ[WORKER], seconds).at_work() as claimant:
         claim = _take(claimant, run)
         try:
             yield _Mine(claim)
-        except (RegmixError, OSError) as exc:
-            claimant.release_all(reason=str(exc))
-            raise
         except Exception as exc:
             if claim is not None:
-                claim.release(f"{type(exc).__name__}: {exc}", failed=True)
+                kind = "" if isinstance(exc, RegmixError) else f"{type(exc).__name__}: "
+                failed = not (isinstance(exc, UserError) or is_of_the_study(exc))
+                with suppress(RegmixError, OSError):  # the disk that stands in the way is told
+                    claim.release(f"{kind}{exc}", failed=failed)
             raise
         claimant.release_all(reason="done" if run.done.exists() else "asked to end")
 

@@ -74,6 +74,7 @@ def train_sharded(
         recompute=settings.recompute,
         compiled=settings.compiled,
         rows=settings.rows,
+        masked=bool(spec.chat),
     )
     if begun is not None:
         tensors = trainee.tensors()

@@ -44,6 +44,7 @@ class Sharded:
         compiled: bool = False,
         rows: int | None = None,
         half_precision: bool | None = None,
+        masked: bool = False,
     ) -> None:
         """A model as its seed initialises it.
 
@@ -54,6 +55,7 @@ class Sharded:
             rows: sequences that a process computes at once, the gradients of the others added; as
                 many as every process's memory holds if not given.
             half_precision: of :class:`ShardedModel`; on GPUs if not given.
+            masked: batches say which document a token belongs to.
         """
         if half_precision is None:
             half_precision = ranks.device.type == "cuda"
@@ -67,12 +69,18 @@ class Sharded:
             half_precision=half_precision,
         )
         self._plan, self._ranks, self._separator = plan, ranks, separator
-        own = plan.batch // ranks.world
-        self._rows = rows or ranks.least(rows_at_once(shape, own, 1, ranks.device))
         self._guard = SpikeGuard(1, plan.skip_sigma, ranks.device)
         self._step = torch.zeros((), dtype=torch.int64, device=ranks.device)
         self.broken_K = torch.zeros(1, dtype=torch.int64, device=ranks.device)
         self._parameters = self.array.parameters()
+        own = sum(p.to_local().numel() for p in self._parameters.values())
+        fit = rows_at_once(
+            shape, plan.batch // ranks.world, 1, ranks.device,
+            owed=12 * own,  # of its shards' gradients and two moments
+            masked=masked or plan.document_mask,
+            recompute=recompute,
+        )  # fmt: skip
+        self._rows = rows or ranks.least(fit)
         groups = [
             {"params": [p for n, p in self._parameters.items() if n.endswith(_TRUNK)],
              "weight_decay": plan.weight_decay},

@@ -60,8 +60,7 @@ def train(
     ids = opened.open_runs(retry_failed=retry_failed)
     if dry_run:
         steps.check(opened, ids, settings, detached=detach)
-        count, members = steps.workers(settings), steps.members(opened, ids, settings)
-        console.show_estimate(opened.estimate(ids, settings, count, members))
+        console.show_estimate(steps.estimate(opened, ids, settings))
         return
     if detach:
         submission = steps.submit(opened, ids, settings, detached=True).submission

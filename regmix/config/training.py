@@ -56,7 +56,7 @@ class TrainConfig(Strict):
     """Whether a token attends to its own document alone, not to those before it in its block."""
     repetition: Literal["none", "match"] = "none"
     """``match``: a run sees as small a share of each domain as its tokens are of the full run's
-    (``space.budget_tokens``), so that it repeats text as often."""
+    (``space.budget_tokens``), so that it repeats text as often (arXiv 2606.07597)."""
 
 
 class RunConfig(Strict):

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from regmix.claims import Failure
 from regmix.console.terminal import say
-from regmix.estimate import Estimate
+from regmix.estimate import Estimate, Price
 from regmix.quantities import amount, duration, flops
 
 LINES = 20
@@ -24,19 +24,23 @@ def show_estimate(found: Estimate) -> None:
     together = f" of up to {found.members}" if found.members > 1 else ""
     say(f"{found.runs} runs in {found.arrays} arrays{together}")
     say(f"{amount(found.tokens)} tokens, {flops(found.flops)}")
-    if found.hours is None or found.speed is None:
-        say(
-            f"{found.launcher}, {found.workers} workers: time and cost are unknown until the first "
-            "run has finished"
-        )
-        return
-    cost = "" if found.cost is None else f", cost {found.cost:,.2f}"
-    say(
-        f"{found.launcher}, {found.workers} workers: about {duration(found.hours * 3600)}{cost} "
-        f"({flops(found.speed)}/s a worker, the mean of {found.measured} finished runs)"
-    )
-    if found.cost is None:
+    for price in found.prices:
+        say(f"{price.offer.launcher}, {price.offer.workers} workers: {_told(price)}")
+    if found.speed is not None:
+        how = (
+            f"the mean of {found.measured} finished runs" if found.measured
+            else "by trial on this machine, without evaluations"
+        )  # fmt: skip
+        say(f"{flops(found.speed)}/s a worker, {how}")
+    if all(price.cost is None for price in found.prices):
         say("cost: set launch.cost_per_hour, of one worker, to have it told")
+
+
+def _told(price: Price) -> str:
+    if price.hours is None:
+        return "time and cost are unknown until the first run has finished"
+    cost = "" if price.cost is None else f", cost {price.cost:,.2f}"
+    return f"about {duration(price.hours * 3600)}{cost}"
 
 
 def show_submitted(launcher: str, jobs: Sequence[str], root: Path) -> None:

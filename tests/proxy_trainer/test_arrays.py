@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
+import sys
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
 from proxy_trainer import arrays
 from proxy_trainer.data.batch import Batch
-from proxy_trainer.execution import WARM_UP
+from proxy_trainer.execution import WARM_UP, rows_at_once
 from proxy_trainer.members import Members
 from regmix.errors import RegmixError
 from regmix.records import read_events
+from regmix.sizes import ModelShape
 from regmix.study import Study
 
 NEVER = 1e9
@@ -53,6 +57,159 @@ def test_too_little_memory_halves_the_array_until_it_fits(
         assert "can't allocate" in halved[0]["reason"]
 
 
+HUNGRY = """
+import re, resource, sys
+from proxy_trainer import arrays
+from proxy_trainer.setup import set_up
+from regmix.study import Study
+
+set_up()
+study = Study.open(sys.argv[1])
+runs = [study.layout.run(run_id) for run_id in sys.argv[2:]]
+status = open("/proc/self/status").read()
+now = 1024 * int(re.search(r"VmSize:\\s+(\\d+)", status)[1])
+resource.setrlimit(resource.RLIMIT_AS, (now + 200 * 2**20,) * 2)
+found = arrays.train_array(
+    study.layout, runs, checkpoint_seconds=1e9, keep_going=lambda: True
+)
+print(len(found.done))
+"""
+"""Trains runs with room for 200 MB more than the libraries take."""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and RLIMIT_AS")
+def test_a_system_that_gives_no_more_memory_halves_the_array(
+    copy_study: Callable[..., Study],
+) -> None:
+    """Four members of 60 MB each do not fit; two or one do, to the same bits."""
+    whole, short = copy_study("whole", tokens=256), copy_study("short", tokens=256)
+    for study in (whole, short):
+        path = study.layout.config
+        text = path.read_text().replace("d_model: 16", "d_model: 512")
+        path.write_text(text.replace("eval_bytes: 2000", "eval_bytes: 200"))
+    ids = [s.run_id for s in Study.open(whole.layout.root).propose().specs][:4]
+    Study.open(short.layout.root).propose()
+    command = [sys.executable, "-c", HUNGRY, str(short.layout.root), *ids]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "4\n", done.stderr
+    arrays.train_array(
+        whole.layout, [whole.layout.run(ids[0])],
+        checkpoint_seconds=NEVER, keep_going=lambda: True,
+    )  # fmt: skip
+    for run_id in ids:
+        events = read_events(short.layout.run(run_id).events)
+        halved = [e for e in events if e["type"] == "halved"]
+        assert (halved[0]["members"], halved[0]["to"]) == (4, 2)
+        assert halved[0]["rows"] in (4, None), "on a CPU it stays"
+    ours, theirs = (json.loads(s.layout.run(ids[0]).done.read_text()) for s in (short, whole))
+    assert ours["metrics"] == theirs["metrics"]
+
+
+def lacking() -> Exception:
+    return torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_on_a_gpu_one_run_is_computed_in_smaller_parts_before_it_fails(
+    copy_study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halves of the array at as many sequences each, then fewer sequences at once."""
+    whole, short = copy_study("whole"), copy_study("short")
+    ids = [s.run_id for s in whole.propose().specs][:2]
+    short.propose()
+    arrays.train_array(
+        whole.layout, [whole.layout.run(r) for r in ids],
+        checkpoint_seconds=NEVER, keep_going=lambda: True,
+    )  # fmt: skip
+    step, most = Members.step, 1
+
+    def step_of_few(self: Members, *args: object) -> object:
+        if self.array.members * self.rows > most:
+            raise lacking()
+        return step(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Members, "step", step_of_few)
+    monkeypatch.setattr(arrays, "rows_can_be_fewer", lambda _: True)
+    runs = [short.layout.run(r) for r in ids]
+    outcome = arrays.train_array(
+        short.layout, runs, checkpoint_seconds=NEVER, keep_going=lambda: True
+    )
+    assert set(outcome.done) == set(ids)
+    for run_id, run in zip(ids, runs, strict=True):
+        ours, theirs = (json.loads(r.done.read_text()) for r in (run, whole.layout.run(run_id)))
+        assert ours["metrics"] == pytest.approx(theirs["metrics"], rel=1e-4)
+        halved = [e for e in read_events(run.events) if e["type"] == "halved"]
+        assert [(e["members"], e["to"], e["rows"], e["rows_to"]) for e in halved] == [
+            (2, 1, 4, 4), (1, 1, 4, 2), (1, 1, 2, 1),
+        ]  # fmt: skip
+    most = 0
+    third = short.layout.run(short.propose().specs[2].run_id)
+    with pytest.raises(RegmixError, match=f"run {third.run_id}: too little memory for one model"):
+        arrays.train_array(short.layout, [third], checkpoint_seconds=NEVER, keep_going=lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory", True),
+     ("std::bad_alloc", True), ("CUDA error: out of memory", True),
+     ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+     ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True), ("shapes do not fit", False)],
+)  # fmt: skip
+def test_want_of_memory_is_known_by_what_libraries_say(words: str, known: bool) -> None:
+    assert arrays._want_of_memory(RuntimeError(words)) == (words if known else "")
+
+
+def test_want_of_memory_is_found_behind_what_it_led_to() -> None:
+    """As where the end of a recording fails, since what was recorded did."""
+    try:
+        try:
+            raise lacking()
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error")
+    except RuntimeError as exc:
+        found = arrays._want_of_memory(exc)
+    assert found == str(lacking())
+    assert arrays._want_of_memory(MemoryError()) == "MemoryError"
+
+
+def test_what_is_not_allocated_yet_is_left_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, cuda = ModelShape(512, 8, 8, 8, 1024, 1024, False, False), torch.device("cuda")
+    a_row = 1024 * 512 * 60 * 9
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100 * a_row, 0))
+    assert rows_at_once(made, 128, 1, cuda) == 50, "half of what is free"
+    assert rows_at_once(made, 128, 5, cuda) == 10
+    assert rows_at_once(made, 128, 1, cuda, owed=40 * a_row) == 30
+    assert rows_at_once(made, 128, 1, cuda, owed=100 * a_row) == 1
+    assert rows_at_once(made, 20, 1, cuda) == 20
+    kept = 60 * 2 + 4 * 8  # one block at a time, and every block's input
+    assert rows_at_once(made, 999, 1, cuda, recompute=True) == 50 * 60 * 9 // kept
+    masks = 1024**2 * (2 + 2 * 8)
+    assert rows_at_once(made, 999, 1, cuda, masked=True) == 50 * a_row // (a_row + masks)
+    assert rows_at_once(made, 999, 1, torch.device("cpu"), owed=100 * a_row) == 999
+
+
+def test_arrays_of_many_sizes_are_all_compiled(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function's ninth shape is computed as written, without a word but a warning's."""
+    spec = study.propose().specs[0]
+    compiled: list[int] = []
+
+    def counted(graph: torch.fx.GraphModule, _: object) -> object:
+        compiled.append(1)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))
+    for members in range(1, 11):
+        compiled.clear()
+        made = Members(
+            arrays.native(spec), spec.vocab_size, spec.plan, range(members),
+            device=torch.device("cpu"), separator=0, execution="compiled",
+        )  # fmt: skip
+        made.array.double()  # takes the way that GPUs take
+        made._hidden(torch.zeros((members, 1, 8), dtype=torch.int64), None)
+        assert compiled, f"{members} members were not compiled"
+
+
 def test_too_little_memory_for_one_is_an_error_and_other_faults_are_not_memory(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +223,7 @@ def test_too_little_memory_for_one_is_an_error_and_other_faults_are_not_memory(
         arrays.train_array(study.layout, [run], checkpoint_seconds=NEVER, keep_going=lambda: True)
 
     with pytest.raises(RegmixError, match=r"run \w+: too little memory for one model .*smaller"):
-        go(torch.OutOfMemoryError("CUDA out of memory"))
+        go(lacking())
     with pytest.raises(RuntimeError, match="shapes"):
         go(RuntimeError("shapes do not fit"))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy_trainer.launch.claims import Claim, Claimant, Lost, Stall
+from proxy_trainer.launch.claims import Claim, Claimant, Lost, Stall, ask_again
 from proxy_trainer.launch.queue import Queue
 from regmix import claims
 from regmix.claims import Entry, Glance, Process, SharedClock
@@ -76,6 +76,40 @@ def test_a_run_has_one_holder_until_it_is_given_back(study: StudyLayout) -> None
         assert theirs.failures() == []
     assert [e.kind for e in claims.log(run.claims)] == ["claimed", "released", "claimed"]
     assert [e.worker for e in claims.log(run.claims)] == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize("taken_over", [True, False])
+def test_a_worker_that_wakes_once_its_run_was_asked_for_again_has_lost_it(
+    study: StudyLayout, taken_over: bool
+) -> None:
+    """It wakes with entry 1 in mind, and there is an entry 1: its own, and long followed."""
+    run = study.run("r0")
+    frozen = Claimant(study.runs, "frozen", SECONDS)
+    mine = frozen.take(run)
+    assert mine is not None
+    if taken_over:
+        os.utime(run.claims / "1.json", (0, 0))
+        with claimant(study, "other") as other:
+            theirs = other.take(run)
+            assert theirs is not None
+            theirs.release("ValueError: no", failed=True)
+    ask_again(run.claims)
+    ask_again(run.claims)
+    last = claims.last(run.claims)
+    assert last is not None
+    assert not Glance(study.runs).holds(last)
+    assert claims.failures(claims.log(run.claims)) == [], "attempts count anew"
+    with claimant(study, "next") as after:
+        now = after.take(run)
+        assert now is not None
+        assert now.failures() == []
+        with pytest.raises(Lost):
+            mine.renew()
+        assert not mine.release("asked to end")
+        now.check()
+        assert [(e.kind, e.worker) for e in claims.log(run.claims)][-2:] == [
+            ("again", ""), ("claimed", "next"),
+        ]  # fmt: skip
 
 
 def test_a_run_that_is_closed_is_not_claimed(study: StudyLayout) -> None:

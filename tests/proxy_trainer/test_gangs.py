@@ -6,6 +6,7 @@ killed, and gone on with on the way.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ import pytest
 import torch
 
 from proxy_trainer import steps
+from proxy_trainer.environment import WORKER
 from proxy_trainer.exits import BROKEN, BUSY, DIVERGED, KILLED, OK, REFUSED, REQUEUE
 from proxy_trainer.launch import registry, running
 from proxy_trainer.launch.base import Job
@@ -30,14 +32,17 @@ from proxy_trainer.launch.claims import Claimant
 from proxy_trainer.launch.gang import Gang, GangOrder, train_gang, train_gangs
 from proxy_trainer.launch.gang_node import Conclusion, NodeEnd, conclude
 from proxy_trainer.launch.ray import Ray
-from proxy_trainer.launch.running import Cancelled
+from proxy_trainer.launch.running import Cancelled, WorkersFailed
 from proxy_trainer.launch.slurm import Shape, Slurm
 from proxy_trainer.launch.submissions import submissions
+from proxy_trainer.sharded.__main__ import _check_version, _claimed
+from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.sharded.torchrun import code_of
+from proxy_trainer.version import version
 from proxy_trainer.worker import Task
 from regmix import claims
 from regmix.config import LaunchConfig, RayConfig, SlurmConfig
-from regmix.errors import RegmixError, UserError
+from regmix.errors import RegmixError, StudyFault, StudyRefused, UserError
 from regmix.layout import RunLayout, StudyLayout
 from regmix.recipe import ParallelConfig
 from regmix.records import read_events
@@ -158,8 +163,10 @@ def expected(
     study = Study.open(root)
     run_id = planned(study)
     steps.train_sharded(
-        study, [run_id], ParallelConfig(processes=2), settings=LaunchConfig(checkpoint_seconds=1e9)
-    )
+        study, [run_id], ParallelConfig(processes=2),
+        settings=LaunchConfig(checkpoint_seconds=1e9, claim_seconds=77.0),
+    )  # fmt: skip
+    assert {e.seconds for e in claims.log(study.layout.run(run_id).claims)} == {77.0}
     found = figures(study.layout.run(run_id))
     assert len([key for key in found if key[0] == "step"]) == 100, "fifty steps are logged"
     losses = [value for key, value in found.items() if key[2] == "loss"]
@@ -437,6 +444,50 @@ def test_processes_that_hang_as_they_are_told_to_end_do_not_stay(study: Study) -
     assert "hung for 2 seconds after it was told to end" in "".join(end.said)
 
 
+OTHER = """
+import os
+
+if os.environ.get("RANK") == "1":
+    from proxy_trainer import version
+
+    version.version = lambda: "0.1.0+0123456789ab"
+"""
+"""What every process does at its start: the second one takes itself for other code."""
+
+
+@pytest.mark.slow
+def test_processes_of_which_one_has_other_code_refuse(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(OTHER)
+    path = os.pathsep.join(p for p in (str(tmp_path), os.environ.get("PYTHONPATH")) if p)
+    monkeypatch.setenv("PYTHONPATH", path)
+    made = gang(study, planned(study))
+    with pytest.raises(WorkersFailed) as refused:
+        train_gang(study.layout, made, LaunchConfig())
+    said = f"has regmix 0.1.0+0123456789ab in {sys.prefix}; the command that started it has"
+    assert f"{said} {version()}" in str(refused.value)
+    assert claims.log(made.run.claims) == []
+    assert not made.run.events.exists()
+
+
+def test_without_a_command_the_first_process_says_which_code_it_is(
+    ranks: Ranks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _check_version(None, ranks)
+    _check_version(version(), ranks)
+    with pytest.raises(StudyRefused, match="not of one version"):
+        _check_version("99.0+0123456789ab", ranks)
+    assert f"has regmix {version()} in {sys.prefix}" in capsys.readouterr().err
+
+    class Second(Ranks):
+        def of_first(self, *values: float) -> list[float]:
+            return [float(int("0123456789ab", 16))]
+
+    with pytest.raises(StudyRefused):
+        _check_version(None, Second(**vars(ranks)))
+
+
 def test_what_does_not_go_together_is_refused_before_anything_starts(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -579,6 +630,32 @@ def test_attempts_count_until_the_run_gets_further(order: GangOrder) -> None:
     assert conclude(replace(order, since=before), killed, before).again, "others' attempts"
     attempt(run, 10, None)
     assert conclude(order, killed, before).again, "it had got further"
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [(OSError(errno.EIO, "Input/output error"), True), (RegmixError("cut short"), True),
+     (ValueError("no"), True), (OSError(errno.ENOSPC, "No space left on device"), False),
+     (StudyFault("no space left"), False), (UserError("other data"), False)],
+)  # fmt: skip
+def test_of_a_gang_that_could_not_go_on_its_claim_says_whether_it_may_the_next_time(
+    order: GangOrder, error: Exception, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = StudyLayout(order.study)
+    monkeypatch.setenv(WORKER, "")  # claiming sets it for the process
+
+    def attempted() -> None:
+        with _claimed(study, order.gang.run, 77.0) as mine:
+            assert mine.holds()
+            raise error
+
+    with pytest.raises(type(error)):
+        attempted()
+    released = claims.log(order.gang.run.claims)[-1]
+    assert (released.seconds, released.failed) == (77.0, again)
+    assert str(error) in released.reason
+    code = REFUSED if isinstance(error, UserError) else BROKEN
+    assert conclude(order, [end(code), end(BROKEN)], 0).again is again
 
 
 def test_told_to_end_a_gang_goes_on_whatever_its_processes_ended_with(order: GangOrder) -> None:

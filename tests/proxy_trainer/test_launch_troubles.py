@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import time
@@ -71,7 +73,9 @@ def submitted(study: Study, launcher: str, *jobs: str, runs: int = 2, age: float
     settings = LaunchConfig(launcher=launcher)
     made = Submission.new(study.layout, ids, settings, 1)
     jobs = tuple(job.replace("ID", made.submission_id) for job in jobs)
-    replace(made, jobs=jobs, when=time.time() - age).save(study.layout)
+    replace(made, jobs=jobs).save(study.layout)
+    stamp = time.time() - age
+    os.utime(study.layout.launches / f"{made.submission_id}.json", (stamp, stamp))
     return made.submission_id
 
 
@@ -136,6 +140,22 @@ def test_a_plug_in_that_is_gone_hides_no_other_logs(
     assert cluster.cancelled == ["17"]
     close(study)
     assert running.cancel(study.layout) == []
+
+
+@pytest.mark.parametrize(("text", "said"), [("{}", "delete it"), (None, "with regmix 99.0")])
+def test_one_file_that_cannot_be_read_keeps_nobody_from_being_told(
+    study: Study, cluster: type[Cluster], text: str | None, said: str
+) -> None:
+    other = study.layout.launches / f"{submitted(study, 'cluster', '16')}.json"
+    submitted(study, "cluster", "17")
+    newer = {**json.loads(other.read_text()), "regmix": "99.0", "further": 1}
+    other.write_text(json.dumps(newer) if text is None else text)
+    with pytest.raises(UserError, match=f"{other}.*{said}.*; 1 other jobs were told to end"):
+        running.cancel(study.layout)
+    assert cluster.cancelled == ["17"]
+    told: list[RegmixError] = []
+    running.logs(study.layout, told.append)
+    assert [str(other) in str(one) for one in told] == [True]
 
 
 def test_a_plug_in_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

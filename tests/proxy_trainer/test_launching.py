@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ import pytest
 
 from proxy_trainer.launch import base, local, registry, running
 from proxy_trainer.launch.base import Job, Order
-from proxy_trainer.launch.submissions import submissions
+from proxy_trainer.launch.submissions import Submission, submissions
 from regmix import claims
 from regmix.cli import main
 from regmix.config import LaunchConfig
@@ -170,6 +171,25 @@ def test_submitted_and_left_it_can_be_cancelled_and_read_from_elsewhere(
     assert here("cancel", root) == (0, "no worker is running\n")
 
 
+@pytest.mark.slow
+def test_each_of_two_commands_counts_the_runs_of_its_own_workers(
+    study: Study, remote: type[Remote]
+) -> None:
+    """Of whatever launcher: workers are named for what they were submitted with."""
+    ids = [s.run_id for s in study.propose().specs[:2]]
+    settings = study.config.launch.model_copy(update={"launcher": "remote"})
+    made = []
+    for order in (ids[:1], ids):
+        new = Submission.new(study.layout, order, settings, 1)
+        new.save(study.layout)
+        subprocess.run(base.command(new.order), check=True, capture_output=True)
+        made.append(replace(new, runs=tuple(ids), jobs=("1",)))
+    remote.state = "ended"
+    first, second = (running.Launch(study.layout, own, Remote()).wait() for own in made)
+    assert (first.done, first.elsewhere) == (ids[:1], ids[1:])
+    assert (second.done, second.elsewhere) == (ids[1:], ids[:1])
+
+
 def test_runs_that_workers_left_open_are_told(
     study: Study, remote: type[Remote], here: Callable[..., tuple[int, str]]
 ) -> None:
@@ -192,6 +212,7 @@ def test_a_dry_run_tells_what_it_will_take_and_starts_nothing(
     root, path = study.layout.root, study.layout.config
     _, said = here("train", root, "--dry-run")  # the size of arrays is tried for
     assert re.match(r"9 runs in \d arrays", said)
+    assert re.search(r"^local, 2 workers: about \d+ s$", said, re.M)
     path.write_text(path.read_text().replace("launch: {", "launch: {members: 1, "))
     code, said = here("train", root, "--dry-run")
     assert code == 0
@@ -200,7 +221,10 @@ def test_a_dry_run_tells_what_it_will_take_and_starts_nothing(
         f"34.6k tokens, {flops(sum(s.flops for s in specs.values()))}",
     ]
     assert sum(s.tokens for s in specs.values()) == 34_560
-    assert "time and cost are unknown until the first run has finished" in said
+    lines = [line.partition(", ")[0] for line in said.splitlines()[2:5]]
+    assert lines == ["local", "slurm", "ray"], "the chosen one first"
+    assert re.search(r"FLOP/s a worker, by trial on this machine, without evaluations$", said, re.M)
+    assert "set launch.cost_per_hour" in said
     assert not study.layout.launches.exists()
     train_runs(study, ids[:1])
     path.write_text(
@@ -215,6 +239,24 @@ def test_a_dry_run_tells_what_it_will_take_and_starts_nothing(
     hours = sum(specs[i].flops for i in ids[1:]) / 2 / speed / 3600
     assert f"cost {hours * 2 * 36000:,.2f}" in said
     assert "the mean of 1 finished runs" in said
+    assert len(re.findall(rf"2 workers: .*cost {hours * 2 * 36000:,.2f}", said)) == 3
+
+
+def test_a_trial_tells_nothing_of_workers_on_other_devices(
+    study: Study, remote: type[Remote], here: Callable[..., tuple[int, str]]
+) -> None:
+    """Here are cores, and the launcher's workers are to have devices."""
+    study.propose()
+    path = study.layout.config
+    path.write_text(path.read_text().replace("launch: {", "launch: {members: 1, "))
+    code, said = here(
+        "train", study.layout.root, "--dry-run", "--launcher", "remote",
+        "--nodes", 1, "--gpus-per-node", 3,
+    )  # fmt: skip
+    assert code == 0, said
+    assert "remote, 3 workers: time and cost are unknown until the first run" in said
+    assert "FLOP/s" not in said
+    assert [name for name, _ in remote.asked] == ["check"]
 
 
 @pytest.mark.slow

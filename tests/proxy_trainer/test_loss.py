@@ -75,6 +75,45 @@ def test_gradcheck(z_loss: float, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.parametrize("least", [1, 16, 64])
+def test_members_that_share_chunks_come_to_the_same(
+    least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: all of one chunk, two, or one."""
+    chunks = loss._chunks
+    monkeypatch.setattr(loss, "_chunks", lambda _, *sizes: chunks("cuda", *sizes))
+    monkeypatch.setitem(loss.CHUNK_LOGITS, "cuda", 40 * 50)
+    monkeypatch.setattr(loss, "LEAST_ROWS", least)
+    hidden, weight, target = made(3, 150, 6, 50)
+    ours = cross_entropy(hidden, weight, target, 0.1)[0]
+    expected = plain(hidden, weight, target, 0.1)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    found = torch.autograd.grad(ours.sum(), (hidden, weight))
+    wanted = torch.autograd.grad(expected.sum(), (hidden, weight))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("members", "rows", "vocabulary", "each"),
+    [(32, 16_384, 50_432, 1), (32, 16_384, 8_192, 8), (8, 16_384, 512, 8), (1, 16_384, 50_432, 1),
+     (32, 512, 50_432, 10)],
+)  # fmt: skip
+def test_a_chunk_on_a_gpu_is_worth_reading_its_heads_for(
+    members: int, rows: int, vocabulary: int, each: int
+) -> None:
+    seen = torch.zeros(members, rows, dtype=torch.int64)
+    for own, part in loss._chunks("cuda", members, rows, vocabulary):
+        size = seen[own, part].numel()
+        assert size * vocabulary <= loss.CHUNK_LOGITS["cuda"]
+        assert len(seen[own]) <= each
+        seen[own, part] += 1
+    assert bool((seen == 1).all())
+    first = loss._chunks("cuda", members, rows, vocabulary)[0]
+    assert len(seen[first[0]]) == each
+    assert seen[first].shape[1] >= min(rows, 4096)
+
+
 def test_shares_weigh_every_token() -> None:
     hidden, weight, target = made(2, 150, 6, 50)
     share = torch.rand(2, 150, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -147,6 +147,30 @@ def sampler(data: tuple[StudyLayout, DataManifest]) -> MakeSampler:
     return make
 
 
+def test_a_pool_that_is_held_whole_gives_what_is_read_from_the_files(
+    data: tuple[StudyLayout, DataManifest],
+) -> None:
+    """As a GPU holds it; of several runs at once, from every domain and both of a's shards."""
+    streams = open_streams(*data, context=CONTEXT, seed=3)
+    places = np.stack(
+        [
+            MixtureSampler(
+                streams, Mixture.of(dict(zip(SIZES, w, strict=True))),
+                context=CONTEXT, blocks=200, seed=3,
+            ).places(0, 200)
+            for w in ((0.6, 0.3, 0.1), (0.2, 0.3, 0.5))
+        ]
+    )  # fmt: skip
+    cpu = torch.device("cpu")
+    pools = [TokenPool(streams, context=CONTEXT, device=cpu, resident=r) for r in (True, False)]
+    assert [pool.resident for pool in pools] == [True, False]
+    held, read = (pool.batch(places) for pool in pools)
+    assert held.shape == (2, 200, CONTEXT + 1)
+    assert held.dtype == read.dtype
+    assert torch.equal(held, read)
+    assert not TokenPool(streams, context=CONTEXT, device=cpu).resident
+
+
 def by_domain(blocks: np.ndarray) -> dict[str, np.ndarray]:
     """The blocks of every domain in the order in which they were read."""
     return {

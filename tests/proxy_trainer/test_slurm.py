@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from proxy_trainer.checkpoint import saved_step
 from proxy_trainer.launch.base import Job, Order
 from proxy_trainer.launch.slurm import Slurm
 from proxy_trainer.launch.slurm_system import gpus, minutes
+from proxy_trainer.launch.submissions import submissions
 from regmix import testing
 from regmix.config import SlurmConfig
 from regmix.errors import UserError
+from regmix.records import read_events
 from regmix.study import Study
 from regmix.testing import Bench
 from regmix.testing.launchers import PATIENCE_SECONDS as PATIENCE
@@ -324,28 +327,37 @@ def metrics(made: Study) -> dict[str, dict[str, float]]:
 
 @pytest.mark.slow
 def test_a_study_trained_by_slurm_is_the_one_trained_here(
-    cluster: Path, copy_study: Callable[..., Study], regmix: Callable[..., subprocess.Popen[str]]
+    cluster: Path,
+    copy_study: Callable[..., Study],
+    regmix: Callable[..., subprocess.Popen[str]],
+    skip_the_delay: Callable[[str], None],
 ) -> None:
-    """The command line, real workers, and a job that is requeued while it trains."""
-    here, there = copy_study("here", tokens=128 * 400), copy_study("there", tokens=128 * 400)
-    launch_with(there, "hours: 0.1, signal_seconds: 60")
+    """The command line, and one job with a real worker that is requeued while it trains.
+
+    Nobody else trains: what is done in the end, the job's second turn did.
+    """
+    here, there = copy_study("here", tokens=128 * 200), copy_study("there", tokens=128 * 200)
+    launch_with(there, "hours: 0.1, signal_seconds: 60", members=1)
     for made in (here, there):
-        made.propose()
-    _, errors = regmix("train", here.layout.root).communicate(timeout=PATIENCE)
+        made.propose(runs=1)
+    _, errors = regmix("train", here.layout.root).communicate(timeout=2 * PATIENCE)
     assert not errors
-    told = regmix("train", there.layout.root, "--launcher", "slurm", "--workers", 2, "--detach")
+    told = regmix("train", there.layout.root, "--launcher", "slurm", "--workers", 1, "--detach")
     _, errors = told.communicate(timeout=PATIENCE)
     assert told.returncode == 0, errors
-    until(lambda: any(r.status == "started" for r in there.runs()))
-    job = call("squeue", "--noheader", "--states=RUNNING", "--format=%A").splitlines()[0]
-    call("scontrol", "requeue", job)
-    waited = regmix("train", there.layout.root)  # here, beside Slurm: each run is done once
-    _, errors = waited.communicate(timeout=PATIENCE)
-    assert waited.returncode == 0, errors
+    runs = [record.layout for record in there.runs()]
+    until(lambda: any(saved_step(run.checkpoints) for run in runs))
+    (submission,) = submissions(there.layout)
+    call("scontrol", "requeue", *submission.jobs)
+    skip_the_delay(*submission.jobs)
     until(lambda: all(r.status == "done" for r in there.runs()))
     assert metrics(there) == metrics(here)
-    call("scancel", "--full", "--signal=KILL", "--name=regmix-there")
-    call("scancel", "--name=regmix-there")
+    starts = [e for run in runs for e in read_events(run.events) if e["type"] == "start"]
+    workers = {e["environment"]["worker"] for e in starts}
+    assert len(workers) == 2, "two turns"
+    assert all(name.startswith(f"{submission.submission_id}.") for name in workers)
+    second = starts[-1]["environment"]["worker"]
+    assert any(e["step"] > 0 for e in starts if e["environment"]["worker"] == second)
     until(lambda: not call("squeue", "--noheader", "--name=regmix-there"))
 
 
@@ -379,8 +391,8 @@ def study_there(copy_study: Callable[..., Study]) -> Study:
     return made
 
 
-def launch_with(made: Study, slurm: str) -> None:
+def launch_with(made: Study, slurm: str, members: int | str = "auto") -> None:
     """Settings for Slurm in a study.yaml."""
     lines = [x for x in made.layout.config.read_text().splitlines() if "launch:" not in x]
-    lines.append(f"launch: {{checkpoint_seconds: 0.05, slurm: {{{slurm}}}}}")
+    lines.append(f"launch: {{checkpoint_seconds: 0.05, members: {members}, slurm: {{{slurm}}}}}")
     made.layout.config.write_text("\n".join(lines) + "\n")

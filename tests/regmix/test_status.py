@@ -216,6 +216,7 @@ def log_steps(record: RunRecord, *points: tuple[float, int]) -> None:
                for t, n in rest]  # fmt: skip
     with record.layout.events.open("a", encoding="utf-8") as stream:
         stream.writelines(json.dumps(e) + "\n" for e in events)
+    os.utime(record.layout.events, (events[-1]["time"],) * 2)
 
 
 @contextmanager
@@ -245,6 +246,29 @@ def test_the_rate_of_runs_that_say_little(study: Study) -> None:
     assert found.eta_seconds == pytest.approx(
         (found.planned_tokens - 31 * per_step) / found.tokens_per_second
     )
+
+
+@pytest.mark.parametrize("off", [-3600.0, 3600.0])
+def test_a_worker_whose_clock_is_off_counts_at_its_pace(study: Study, off: float) -> None:
+    run = study.runs()[0]
+    log_steps(run, (80 - off, 0), (40 - off, 8), (0 - off, 16))
+    os.utime(run.layout.events)
+    with held(run):
+        rate = status(study.layout).tokens_per_second
+    assert rate == pytest.approx(run.spec.tokens_per_step * 16 / 80, rel=0.05)
+
+
+def test_a_machine_whose_clock_is_off_sees_the_same(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = study.runs()[0]
+    log_steps(run, (80, 0), (40, 8), (0, 16))
+    now = time.time()
+    with held(run):
+        for off in (-3600.0, 3600.0):
+            monkeypatch.setattr(time, "time", lambda off=off: now + off)
+            rate = status(study.layout).tokens_per_second
+            assert rate == pytest.approx(run.spec.tokens_per_step * 16 / 80, rel=0.1)
 
 
 def test_a_resumed_run_counts_from_its_resumption_and_a_still_one_fades(study: Study) -> None:

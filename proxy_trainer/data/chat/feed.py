@@ -12,6 +12,7 @@ from proxy_trainer.data.batch import Batch
 from proxy_trainer.data.chat.sampler import ChatSampler
 from proxy_trainer.data.sampler import Realised
 from proxy_trainer.data.shards import IntArray
+from proxy_trainer.to_device import to_device
 
 
 class ChatFeed:
@@ -44,4 +45,4 @@ class ChatFeed:
         return self._samplers[member].realised()
 
     def _tensor(self, arrays: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays)).to(self._device, non_blocking=True)
+        return to_device(torch.from_numpy(np.stack(arrays)), self._device)
