@@ -205,6 +205,7 @@ def _merged(recipe: Recipe, specs: Sequence[RunSpec]) -> Tried:
 
 def _record(recipe: Recipe, ended: Sequence[Ended], done: bool) -> None:
     """What the recipe has come to so far."""
+    uses = recipe.uses([e.chosen.spec for e in ended])
     stages = [
         {
             "stage": e.stage.config.name,
@@ -231,8 +232,8 @@ def _record(recipe: Recipe, ended: Sequence[Ended], done: bool) -> None:
             "recipe": recipe.config.name,
             "done": done,
             "stages": stages,
-            "uses": [{**asdict(use), "epochs": use.epochs} for use in recipe.uses],
-            "epochs": ledger.totals(recipe.uses),
+            "uses": [{**asdict(use), "epochs": use.epochs} for use in uses],
+            "epochs": ledger.totals(uses),
         },
     )
 

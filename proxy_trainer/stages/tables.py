@@ -46,7 +46,7 @@ def _origin(stage: Stage) -> str:
 
 def epochs(recipe: Recipe) -> pd.DataFrame:
     """A row a source: its epochs in every stage that the final model goes through, and in all."""
-    uses = recipe.uses
+    uses = recipe.uses()
     stages = list(dict.fromkeys(u.stage for u in uses))
     rows = []
     for source, own in ledger.by_source(uses).items():
