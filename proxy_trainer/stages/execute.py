@@ -242,7 +242,7 @@ def _final(recipe: Recipe, ended: Sequence[Ended]) -> Path:
     """The final model in the recipe's own folder, put there whole; its card tells all stages."""
     folder, study = _folder(recipe), recipe.study.layout
     target = folder / "model"
-    passed = [history.Passed(e.stage, e.chosen.spec, e.metric, e.value(e.chosen)) for e in ended]
+    passed = [history.Passed(e.stage, e.chosen.spec, e.metric, e.chosen.metrics) for e in ended]
     # A name of its own: of two commands that end together each puts its whole, and alike.
     with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".model.tmp-") as own:
         made, old = Path(own) / "made", Path(own) / "old"

@@ -299,6 +299,16 @@ def test_what_is_read_of_conversations_and_lost_is_shown(recipe: Callable[..., P
     assert lost["too long, dropped"] > 0
 
 
+def test_a_template_whose_turns_end_in_words_is_told(
+    recipe: Callable[..., Path], study: Study
+) -> None:
+    assert tables.notes(resolve(recipe())) == []
+    template = PLAIN.read_text("utf-8").replace("eos_token", "' (end)'")
+    (study.layout.root.parent / "words.jinja").write_text(template)
+    [note] = tables.notes(resolve(recipe("epochs: 2}]}", "epochs: 2}], template: words.jinja}")))
+    assert "stage 'sft': words.jinja ends the assistant's turns with no token of its own" in note
+
+
 def test_what_is_measured_on_is_not_trained_on(recipe: Callable[..., Path], study: Study) -> None:
     path = recipe("files: [answers.jsonl]", "files: [chat.jsonl]")
     with pytest.raises(UserError, match=r"data\.sources: 'chat' holds 40 of the 40 conversations"):
