@@ -9,6 +9,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -222,7 +223,7 @@ def _origin(study: StudyLayout, spec: RunSpec) -> cards.Origin:
         spec,
         DataManifest.load(study.manifest),
         found["metrics"],
-        [Realised(**domain) for domain in found["domains"]],
+        [Realised(*(own[f.name] for f in fields(Realised))) for own in found["domains"]],
         found["environment"],
         ChatManifest.load(study.chat_data(spec.chat)) if spec.chat else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -293,7 +294,11 @@ def test_what_is_read_of_conversations_and_lost_is_shown(recipe: Callable[..., P
     assert list(shown["kept"]) == [40, 10]
     assert (shown["too long, dropped"] == 0).all()
     assert set(shown["template"]) == {"plain.jinja"}
-    short = resolve(recipe("context: 64", "context: 28"))
+    path = recipe("context: 64", "context: 28")
+    path.write_text(path.read_text().replace("files: [answers", "files: [one"))
+    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "1"}]
+    (path.parent / "one.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    short = resolve(path)
     lost = tables.conversations(short).set_index("conversations").loc["chat"]
     assert lost["kept"] + lost["too long, dropped"] == 40
     assert lost["too long, dropped"] > 0
