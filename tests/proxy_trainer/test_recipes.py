@@ -260,7 +260,8 @@ def test_a_source_is_judged_seeds_are_merged_and_a_chat_model_stays_one(
     assert again.tried[0].spec.start.run == sft.chosen.spec.run_id
     tokenizer = AutoTokenizer.from_pretrained(folder)
     asked = [{"role": "user", "content": "3 + 4?"}]
-    assert "<|assistant|>" in tokenizer.apply_chat_template(asked, tokenize=False)
+    text = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    assert text.endswith("<|assistant|>\n")
     told = (folder / "README.md").read_text().replace("\\", "")
     assert "| domain | pretrain | midtrain | again |" in told
     assert "| prose | 50.0000% |" in told
