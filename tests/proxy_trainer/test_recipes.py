@@ -278,9 +278,9 @@ QWEN3 = {**FAMILY, "model_type": "qwen3", "num_hidden_layers": 1, "head_dim": 8}
 OLMO3 = {
     **FAMILY, "model_type": "olmo3", "num_hidden_layers": 2, "sliding_window": 16,
     "layer_types": ["sliding_attention", "full_attention"],
-    "rope_parameters": {
-        kind: FAMILY["rope_parameters"] for kind in ("sliding_attention", "full_attention")
-    },
+    "rope_parameters": dict.fromkeys(
+        ("sliding_attention", "full_attention"), FAMILY["rope_parameters"]
+    ),
 }  # fmt: skip
 
 
