@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-from proxy_trainer import divergence, leftovers
-from proxy_trainer.data.chat.hand_on import hand_on
+from proxy_trainer import divergence, leftovers, starts
+from proxy_trainer.data.chat.hand_on import hand_on, inherit
 from proxy_trainer.data.chat.shards import ChatManifest
 from proxy_trainer.evals import bpb, final
 from proxy_trainer.execution import Stepped
@@ -105,6 +105,8 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
             )  # fmt: skip
             if run.spec.chat:
                 hand_on(study.chat_data(run.spec.chat), run.layout.model)
+            elif run.spec.start is not None:
+                inherit(starts.model_folder(study, run.spec.start), run.layout.model)
         _finish(state, k, run)
     return _ended(state, done=tuple(run.spec.run_id for _, run in state.alive))
 

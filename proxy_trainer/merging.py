@@ -9,11 +9,14 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from proxy_trainer.data.chat.shards import ChatManifest
+from proxy_trainer.data.sampler import Realised
 from proxy_trainer.environment import describe
 from proxy_trainer.evals import bpb, documents
 from proxy_trainer.evals.bpb import Reading, load_eval_sets
@@ -30,12 +33,18 @@ from regmix.errors import RegmixError, UserError
 from regmix.files import disk_errors, read_json, to_json, write_new, write_text
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
+from regmix.records import RunRecord
 from regmix.runs import RunSpec
 
-_OWN = ("config.json", "tokenizer.json")
-"""Files that have to be the same in all folders."""
-_NOT_TAKEN = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "README.md")
-"""Files of the first folder that say nothing about the average."""
+_NEEDED = ("config.json", "tokenizer.json")
+_TAKEN = (
+    *_NEEDED, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt",
+    "tokenizer.model",
+)  # fmt: skip
+"""Files of a model that go with its average: those that say how it is used, the same in all."""
+_NOT_COMPARED = ("transformers_version", "_name_or_path")
+"""Keys of such files that say by what they were written."""
 _CLAIM_SECONDS = 120.0
 """Whoever makes an average and is silent for so long has lost it to others."""
 
@@ -89,6 +98,7 @@ def merge_folders(
     name: str = "Average",
     names: Sequence[str] | None = None,
     measure: Measure | None = None,
+    origin: cards.Origin | None = None,
     shard_bytes: int = hf.SHARD_BYTES,
     ready: Callable[[], object] = lambda: None,
 ) -> Mapping[str, float] | None:
@@ -98,6 +108,7 @@ def merge_folders(
         name: of the average, for its card.
         names: of the models, for the card; their folders' if not given.
         measure: what gives the card's metrics.
+        origin: how the first of them came about, for the card.
         shard_bytes: of weights a file, and no more are held at once, one tensor apart.
         ready: called as the folder is about to get its name; not so if it raises.
 
@@ -110,10 +121,8 @@ def merge_folders(
         RegmixError: transformers computes something else from what was written.
     """
     _check_free(output)
-    for file in _OWN:
-        for folder in folders[1:]:
-            if _content(folder / file) != _content(folders[0] / file):
-                raise UserError(f"{folder / file}: differs from {folders[0] / file}")
+    for folder in folders:
+        _check_used_alike(folders[0], folder)
     merged = Average(folders, weights)
     called = names or ["/".join(folder.resolve().parts[-2:]) for folder in folders]
     with disk_errors(output):
@@ -122,14 +131,15 @@ def merge_folders(
     try:
         made.chmod(0o755)
         with disk_errors(output):
-            ignored = shutil.ignore_patterns(*_NOT_TAKEN)
-            shutil.copytree(folders[0], made, ignore=ignored, dirs_exist_ok=True)
+            for file in _TAKEN:
+                if (folders[0] / file).exists():
+                    shutil.copyfile(folders[0] / file, made / file)
         sizes = {key: 4 * elements for key, elements in merged.elements.items()}
         hf.write_weights(made, sizes, merged.__getitem__, shard_bytes)
         checked = _verified(made, merged)
         metrics = None if measure is None else measure(load_folder(made)[1])
         parts = list(zip(called, merged.shares, strict=True))
-        card = cards.Average(name, parts, metrics)
+        card = cards.Average(name, parts, metrics, origin)
         text = cards.average_text(merged.shape, merged.vocab_size, checked, card)
         write_text(made / "README.md", text)
         ready()
@@ -181,6 +191,7 @@ def _make(study: StudyLayout, spec: RunSpec, run: RunLayout, claim: Claim) -> No
         name=spec.name,
         names=spec.merge,
         measure=measure,
+        origin=_origin(study, spec),
         ready=claim.check,
     )
     claim.check()
@@ -202,6 +213,20 @@ def _make(study: StudyLayout, spec: RunSpec, run: RunLayout, claim: Claim) -> No
         "environment": describe(torch.device("cpu")),
     }
     write_new(run.done, to_json(result))
+
+
+def _origin(study: StudyLayout, spec: RunSpec) -> cards.Origin:
+    """How the first of the models that a run averages came about."""
+    run = study.run(spec.merge[0])
+    found = RunRecord(run, RunSpec.load(run.spec)).result()
+    return cards.Origin(
+        spec,
+        DataManifest.load(study.manifest),
+        found["metrics"],
+        [Realised(*(own[f.name] for f in fields(Realised))) for own in found["domains"]],
+        found["environment"],
+        ChatManifest.load(study.chat_data(spec.chat)) if spec.chat else None,
+    )
 
 
 def _measured(study: StudyLayout, spec: RunSpec, weights: Weights) -> list[Reading]:
@@ -252,8 +277,23 @@ def _check_alike(first: Weights, other: Weights) -> None:
             )
 
 
-def _content(path: Path) -> dict[str, object]:
-    if not path.exists():
-        raise UserError(f"{path}: not there; is its folder a Hugging Face model?")
-    found: dict[str, object] = read_json(path)
-    return found
+def _check_used_alike(first: Path, other: Path) -> None:
+    """Refuse models whose configurations, tokenizers, templates or generation differ."""
+    for file in _TAKEN:
+        ours, theirs = first / file, other / file
+        for path in (ours, theirs):
+            if not path.exists() and (file in _NEEDED or ours.exists() or theirs.exists()):
+                raise UserError(
+                    f"{path}: not there; models of one configuration are averaged, and each is a "
+                    "whole Hugging Face folder"
+                )
+        if not ours.exists():
+            continue
+        if not file.endswith(".json"):
+            if ours.read_bytes() != theirs.read_bytes():
+                raise UserError(f"{theirs}: differs from {ours}")
+            continue
+        one, two = read_json(ours), read_json(theirs)
+        for key in sorted({*one, *two} - {*_NOT_COMPARED}):
+            if one.get(key) != two.get(key):
+                raise UserError(f"{theirs}: '{key}' differs from that of {ours}")

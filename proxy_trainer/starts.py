@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
+import tempfile
 from pathlib import Path
 
 from torch import Tensor
@@ -13,12 +15,14 @@ from proxy_trainer.models.folder import Weights, load_folder
 from proxy_trainer.moments import Moments
 from proxy_trainer.sharded.model import without_weights
 from regmix.families import Shape
+from regmix.files import disk_errors
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
 from regmix.runs import Start
 
 _TAKEN = (
-    "config.json", "tokenizer.json", *template.FILES, "*.safetensors", "*.safetensors.index.json",
+    "config.json", "generation_config.json", "tokenizer.json", *template.FILES, "*.safetensors",
+    "*.safetensors.index.json",
 )  # fmt: skip
 """Files of a model that are taken into a study."""
 _CHUNK = 2**24
@@ -69,15 +73,27 @@ def take_in(study: StudyLayout, folder: Path, context: int | None) -> tuple[str,
     check(found, found.shape, found.vocab_size)
     files = sorted({path for pattern in _TAKEN for path in folder.glob(pattern)})
     identity = fingerprint([[path.name, _digest(path)] for path in files])
-    target = study.starts / identity
-    if not target.exists():
-        made = target.with_name(f".{identity}.tmp-taken")
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir(parents=True)
-        for path in files:
-            shutil.copyfile(path, made / path.name)
-        made.rename(target)
+    if not (study.starts / identity).exists():
+        _copy(files, study.starts / identity)
     return identity, found
+
+
+def _copy(files: list[Path], target: Path) -> None:
+    """Put files into a folder that is there whole, or not at all; whoever is first makes it."""
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.tmp-"))
+        try:
+            for path in files:
+                shutil.copyfile(path, made / path.name)
+            made.chmod(0o755)
+            try:
+                made.rename(target)
+            except OSError as exc:
+                if exc.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise  # otherwise another command took the same model in
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def check(found: Weights, shape: Shape, vocab_size: int) -> None:

@@ -1,8 +1,8 @@
-"""What a stage says about conversations: their sources, the template, what is too long."""
+"""What a recipe says about conversations: their sources, the template, what is too long."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,16 +14,12 @@ ChatFormat = Literal["auto", "messages", "prompt_completion"]
 TooLong = Literal["drop", "truncate"]
 
 
-class ChatSource(Strict):
-    """A named set of conversations that is weighted, or repeated, as one."""
+class ChatFiles(Strict):
+    """A named set of conversations."""
 
     name: Name
     files: Annotated[Names, Field(min_length=1)]
     """Files, folders or globs, JSON lines or parquet; relative paths start at the stage file."""
-    weight: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the run's tokens: of whole conversations, padding apart."""
-    epochs: PositiveFloat | None = None
-    """Passes over the source; of a fractional one the last is a seeded part."""
     format: ChatFormat = "auto"
     """What a row holds: ``messages``, or a prompt and its completion; auto: what it has."""
     prompt_field: str = "prompt"
@@ -36,10 +32,19 @@ class ChatSource(Strict):
         return self.prompt_field, self.completion_field
 
 
-class ChatData(Strict):
-    """The conversations of one stage."""
+class ChatSource(ChatFiles):
+    """A set that is weighted, or repeated, as one."""
 
-    sources: Annotated[tuple[ChatSource, ...], AsTuple, Field(min_length=1)]
+    weight: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the run's tokens: of whole conversations, padding apart."""
+    epochs: PositiveFloat | None = None
+    """Passes over the source; of a fractional one the last is a seeded part."""
+
+
+class Conversations(Strict):
+    """Sets of conversations that are tokenised alike: to be measured on, or with shares trained."""
+
+    sources: Annotated[tuple[ChatFiles, ...], AsTuple, Field(min_length=1)]
     template: str | None = None
     """A Jinja chat template with ``{% generation %}`` marks, relative to the stage file; empty: the
     tokenizer's own, or a plain one where it has none."""
@@ -47,11 +52,25 @@ class ChatData(Strict):
     """What becomes of a conversation longer than the context; either is counted."""
 
     @model_validator(mode="after")
-    def _checked(self) -> ChatData:
-        names = [s.name for s in self.sources]
-        for index, name in enumerate(names):
-            if name in names[:index]:
+    def _distinct(self) -> Self:
+        for index, name in enumerate(self.names):
+            if name in self.names[:index]:
                 raise ValueError(f"source '{name}' is named twice")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Source names in the order in which they are listed."""
+        return tuple(s.name for s in self.sources)
+
+
+class ChatData(Conversations):
+    """What one stage trains on."""
+
+    sources: Annotated[tuple[ChatSource, ...], AsTuple, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
         self._one_measure()
         if self.sources[0].weight is not None:
             try:
@@ -78,11 +97,6 @@ class ChatData(Strict):
         )
         if both or neither or (weights and epochs):
             raise ValueError(f"give every source a 'weight', or every source 'epochs' ({told})")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Source names in the order in which they are listed."""
-        return tuple(s.name for s in self.sources)
 
     def mixture(self) -> Mixture | None:
         """The sources' weights; None where they have epochs.

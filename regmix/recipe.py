@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from regmix.chat import ChatData
+from regmix.chat import ChatData, Conversations
 from regmix.config.base import AsTuple, Name, Positive, PositiveFloat, Strict
 from regmix.config.training import ModelConfig, TrainConfig
 
@@ -99,6 +99,22 @@ class StageConfig(Strict):
             raise ValueError(f"stage '{self.name}': {self.kind} needs {missing}")
         return self
 
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        """Refuse what another setting of the stage would overrule in silence."""
+        for key, one, other in (
+            ("sweep.lr", bool(self.sweep.lr), self.train.lr is not None and "train.lr"),
+            ("sweep.seed", bool(self.sweep.seed), self.seed is not None and "seed"),
+        ):
+            if one and other:
+                raise ValueError(f"stage '{self.name}': {key} and {other}: give one of them")
+        if self.train.lr_mode != "rule" and self.kind != "pretrain":
+            raise ValueError(
+                f"stage '{self.name}': train.lr_mode is for models from scratch; {self.kind} takes "
+                "its learning rate from train.lr, sweep.lr or what its kind begins with"
+            )
+        return self
+
 
 class ParallelConfig(Strict):
     """How a run is spread; none of it changes what it comes to."""
@@ -139,8 +155,8 @@ class RecipeConfig(Strict):
     max_epochs: PositiveFloat | None = None
     """Refuse to start if a source would be repeated more often over all stages."""
     parallel: ParallelConfig = ParallelConfig()
-    held_out: ChatData | None = None
-    """Conversations that are only measured: bits per byte of the assistant's turns, after SFT."""
+    held_out: Conversations | None = None
+    """Conversations that are only measured: bits per byte of the assistant's turns."""
     stages: Annotated[tuple[StageConfig, ...], AsTuple, Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -35,6 +35,10 @@ class Task(Protocol):
 TaskT = TypeVar("TaskT", bound=Task)
 Result = dict[str, Any]
 
+IN_PROCESS_BYTES = 2**20
+"""Of files that are read in the command's own process: a second's work, and processes take
+seconds to start."""
+
 _at_work: Any = None
 """In a worker: a byte per task, shared with the command, 1 while the task is carried out."""
 
@@ -47,6 +51,8 @@ def carry_out(
 ) -> None:
     """Do tasks, ``workers`` at a time, and hand every result on as it comes.
 
+    Small ones are done in this process, one after the other.
+
     Args:
         work: does one of them; a function that another process can import.
 
@@ -54,6 +60,10 @@ def carry_out(
         UserError: what stood in the way of one of them; those not begun are left.
         RegmixError: a worker was killed; what was finished is kept by its marker.
     """
+    if _small(tasks):
+        for task in tasks:
+            on_done(task, work(task))
+        return
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     context = multiprocessing.get_context("spawn")
     at_work = context.RawArray("b", len(tasks))
@@ -71,6 +81,12 @@ def carry_out(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _small(tasks: Sequence[Task]) -> bool:
+    """Whether all of it is done here before a process would have started."""
+    inputs = [task.item for task in tasks]
+    return all(i.path for i in inputs) and sum(i.size for i in inputs) <= IN_PROCESS_BYTES
 
 
 def _begin(at_work: Any) -> None:

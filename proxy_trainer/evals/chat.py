@@ -1,7 +1,8 @@
 """Bits per byte of the assistant's turns in conversations that were held out.
 
 Σ nats / (ln 2 · Σ bytes) over the tokens that the template marks as generated and the UTF-8 bytes
-that they spell; the end-of-document token, which may end a turn, is not scored and has no bytes.
+that they spell. What ends a turn is not scored and has no bytes, be it the end-of-document token or
+one of the template's own: it is no text, and templates would differ by what they call it.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ def load_chat_sets(layout: StudyLayout, fingerprint: str, max_bytes: int) -> lis
     manifest = ChatManifest.load(folder)
     tokenizer = study_tokenizer.load(layout.tokenizer)
     return [
-        _eval_set(source, tokenizer, manifest.eod_id, max_bytes)
+        _eval_set(source, tokenizer, {manifest.eod_id, *manifest.turn_ends}, max_bytes)
         for source in open_sources(folder, manifest).values()
     ]
 
 
-def _eval_set(source: ChatTokens, tokenizer: Tokenizer, eod_id: int, max_bytes: int) -> EvalSet:
+def _eval_set(source: ChatTokens, tokenizer: Tokenizer, ends: set[int], max_bytes: int) -> EvalSet:
     found = EvalSet(PREFIX + source.source, [], [], [], [])
     used = 0
     for index in np.random.default_rng(0).permutation(source.conversations):
         ids, trained = source.conversation(int(index))
-        scored = trained & (ids != eod_id)
+        scored = trained & ~np.isin(ids, list(ends))
         if not scored[1:].any():
             continue
         if used >= max_bytes:

@@ -44,6 +44,8 @@ class Average:
     """What each model is called, and its share."""
     metrics: Mapping[str, float] | None
     """Of the average; None if nobody has measured it."""
+    origin: Origin | None = None
+    """How the first of the models came about, whose runs all read alike; None if not known."""
 
 
 def average_text(shape: Shape, vocab_size: int, checked: Verification, average: Average) -> str:
@@ -54,9 +56,15 @@ def average_text(shape: Shape, vocab_size: int, checked: Verification, average: 
         *_head(average.name, shape, vocab_size),
         _section("Average", told + _table(("model", "weight"), rows)),
     ]
+    first = average.origin
+    if first is not None:
+        parts += [_mixture(first, "Each of the models"), _data(first)]
     if average.metrics is not None:
         parts.append(_metrics(average.metrics))
-    return "\n".join([*parts, _loading(checked, "the average")])
+    parts.append(_loading(checked, "the average"))
+    if first is not None:
+        parts.append(_versions(first))
+    return "\n".join(parts)
 
 
 def text(shape: Shape, vocab_size: int, checked: Verification, origin: Origin | None) -> str:
@@ -83,20 +91,44 @@ def _head(name: str, shape: Shape, vocab_size: int) -> list[str]:
     return [f"---\n{yaml_io.dump(front)}---\n", f"# {escaped(name)}\n", _model(shape, vocab_size)]
 
 
-def with_stages(
-    card: str, stages: Iterable[Sequence[object]], sources: Iterable[Sequence[object]]
-) -> str:
-    """A card with what the model went through before its last run, as the section after the model.
+@dataclass(frozen=True)
+class Story:
+    """What a recipe's final model went through, as rows of tables."""
 
-    Args:
-        stages: a row each: name, kind, data, tokens, learning rate, run, metric.
-        sources: a row each: name, tokens read and epochs over all stages.
-    """
+    stages: Sequence[Sequence[object]]
+    """Name, kind, data, tokens, learning rate, run, metric."""
+    sources: Sequence[Sequence[object]]
+    """Name, tokens read and epochs over all stages."""
+    mixtures: Mapping[str, Mapping[str, float]]
+    """Shares of the domains by stage."""
+    data: DataManifest
+    """The token shards that those are shares of."""
+    asked: Mapping[str, float]
+    """What the final model came to on tasks."""
+
+
+def with_stages(card: str, story: Story) -> str:
+    """A card with what the model went through before its last run, after its first section."""
     first, model, rest = card.split("\n## ", 2)
     header = ("stage", "kind", "data", "tokens", "peak learning rate", "run", "metric")
-    read = _table(("source", "tokens read", "epochs"), sources)
-    made = _section("Stages", f"{_table(header, stages)}\nOver all stages:\n\n{read}")
+    read = _table(("source", "tokens read", "epochs"), story.sources)
+    told = f"{_table(header, story.stages)}\nOver all stages:\n\n{read}"
+    if story.mixtures:
+        told += (
+            f"\nShares of training tokens by stage, of data `{story.data.fingerprint}` with "
+            f"tokenizer `{story.data.tokenizer}`:\n\n{_shares(story.mixtures)}"
+        )
+    made = _section("Stages", told)
+    if story.asked:
+        rows = [(name, f"{value:.6g}") for name, value in story.asked.items()]
+        made += "\n" + _section("Tasks", _table(("metric", "value"), rows))
     return f"{first}\n## {model}\n{made}\n## {rest}"
+
+
+def _shares(mixtures: Mapping[str, Mapping[str, float]]) -> str:
+    domains = dict.fromkeys(d for shares in mixtures.values() for d in shares)
+    rows = [(d, *(f"{own.get(d, 0.0):.4%}" for own in mixtures.values())) for d in domains]
+    return _table(("domain", *(escaped(stage) for stage in mixtures)), rows)
 
 
 def escaped(words: object) -> str:
@@ -135,14 +167,15 @@ def _training(origin: Origin) -> str:
     return _section("Training", _table(("", ""), rows))
 
 
-def _mixture(origin: Origin) -> str:
+def _mixture(origin: Origin, who: str = "") -> str:
     rows = [
         (d.domain, f"{d.requested:.4%}", f"{d.realised:.4%}", f"{d.tokens:,}", f"{d.epochs:.3g}")
         for d in origin.domains
     ]
     kind = "conversations" if origin.spec.chat else "domain"
     header = (kind, "share asked", "share seen", "tokens seen", "epochs")
-    return _section(f"Mixture `{origin.spec.mixture.id}`", _table(header, rows))
+    told = f"{who} read so much; figures are those of the first.\n\n" if who else ""
+    return _section(f"Mixture `{origin.spec.mixture.id}`", told + _table(header, rows))
 
 
 def _data(origin: Origin) -> str:

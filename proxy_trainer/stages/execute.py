@@ -205,6 +205,7 @@ def _merged(recipe: Recipe, specs: Sequence[RunSpec]) -> Tried:
 
 def _record(recipe: Recipe, ended: Sequence[Ended], done: bool) -> None:
     """What the recipe has come to so far."""
+    uses = recipe.uses([e.chosen.spec for e in ended])
     stages = [
         {
             "stage": e.stage.config.name,
@@ -231,8 +232,8 @@ def _record(recipe: Recipe, ended: Sequence[Ended], done: bool) -> None:
             "recipe": recipe.config.name,
             "done": done,
             "stages": stages,
-            "uses": [{**asdict(use), "epochs": use.epochs} for use in recipe.uses],
-            "epochs": ledger.totals(recipe.uses),
+            "uses": [{**asdict(use), "epochs": use.epochs} for use in uses],
+            "epochs": ledger.totals(uses),
         },
     )
 
@@ -241,7 +242,7 @@ def _final(recipe: Recipe, ended: Sequence[Ended]) -> Path:
     """The final model in the recipe's own folder, put there whole; its card tells all stages."""
     folder, study = _folder(recipe), recipe.study.layout
     target = folder / "model"
-    passed = [history.Passed(e.stage, e.chosen.spec, e.metric, e.value(e.chosen)) for e in ended]
+    passed = [history.Passed(e.stage, e.chosen.spec, e.metric, e.chosen.metrics) for e in ended]
     # A name of its own: of two commands that end together each puts its whole, and alike.
     with disk_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".model.tmp-") as own:
         made, old = Path(own) / "made", Path(own) / "old"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy_trainer.models import card as cards
-from proxy_trainer.stages.metrics import CHAT
+from proxy_trainer.stages import metrics
+from proxy_trainer.stages.metrics import CHAT, of_text
 from proxy_trainer.stages.resolve import Stage
 from regmix.layout import StudyLayout
+from regmix.manifest import DataManifest
 from regmix.records import RunRecord
 from regmix.runs import RunSpec
 
@@ -20,7 +22,7 @@ class Passed:
     stage: Stage
     spec: RunSpec
     metric: str
-    value: float
+    metrics: Mapping[str, float]
 
 
 def of_final(passed: Sequence[Passed]) -> list[Passed]:
@@ -37,28 +39,38 @@ def with_stages(card: str, study: StudyLayout, passed: Sequence[Passed]) -> str:
     Tokens and epochs are what runs really read. Runs that are averaged read as much each, and the
     model has seen the text of all; figures are those of the first.
     """
+    final = of_final(passed)
     stages, tokens, epochs = [], dict[str, int](), dict[str, float]()
-    for own in of_final(passed):
+    for own in final:
         read = _read(study, own.spec)
         for source, (count, share) in read.items():
             tokens[source] = tokens.get(source, 0) + count
             epochs[source] = epochs.get(source, 0.0) + share
-        data = ", ".join(read) if own.spec.chat else f"mixture {own.spec.mixture.id}"
-        runs = f", the average of {len(own.spec.merge)}" if own.spec.merge else ""
-        stages.append(
-            (
-                own.stage.config.name,
-                own.stage.config.kind,
-                data,
-                f"{sum(count for count, _ in read.values()):,}",
-                f"{own.spec.plan.lr:g}",
-                own.spec.run_id + runs,
-                f"{own.metric} {own.value:.6g}",
-            )
-        )
+        stages.append(_stage(own, read))
     order = sorted(epochs, key=lambda source: -epochs[source])
-    sources = [(source, f"{tokens[source]:,}", f"{epochs[source]:.3g}") for source in order]
-    return cards.with_stages(card, stages, sources)
+    story = cards.Story(
+        stages=stages,
+        sources=[(source, f"{tokens[source]:,}", f"{epochs[source]:.3g}") for source in order],
+        mixtures={
+            own.stage.config.name: own.spec.mixture.as_dict() for own in final if not own.spec.chat
+        },
+        data=DataManifest.load(study.manifest),
+        asked={name: value for name, value in final[-1].metrics.items() if not of_text(name)},
+    )
+    return cards.with_stages(card, story)
+
+
+def _stage(own: Passed, read: Mapping[str, tuple[int, float]]) -> Sequence[object]:
+    runs = f", the average of {len(own.spec.merge)}" if own.spec.merge else ""
+    return (
+        own.stage.config.name,
+        own.stage.config.kind,
+        ", ".join(read) if own.spec.chat else f"mixture {own.spec.mixture.id}",
+        f"{sum(count for count, _ in read.values()):,}",
+        f"{own.spec.plan.lr:g}",
+        own.spec.run_id + runs,
+        f"{own.metric} {metrics.value(own.metrics, own.metric):.6g}",
+    )
 
 
 def _read(study: StudyLayout, spec: RunSpec) -> dict[str, tuple[int, float]]:

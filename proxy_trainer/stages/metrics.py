@@ -21,6 +21,11 @@ def measured(
     return [mean for mean, start in MEANS.items() if start != CHAT or chat] + own
 
 
+def of_text(metric: str) -> bool:
+    """Whether a metric is bits per byte of domains or conversations, not of a task."""
+    return metric.startswith(tuple(MEANS.values()))
+
+
 def default(kind: str, metrics: Iterable[str]) -> str:
     """After SFT the mean over conversations that were held out, if any were; else over domains."""
     chat = kind == "sft" and any(m.startswith(CHAT) for m in metrics)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from proxy_trainer import starts
 from proxy_trainer.data.chat import build as chat_build
@@ -12,13 +16,14 @@ from proxy_trainer.data.chat.sampler import ChatSampler, source_epochs
 from proxy_trainer.data.chat.shards import ChatManifest, open_sources
 from proxy_trainer.evals import kept_tasks
 from proxy_trainer.evals.questions import Questions
+from proxy_trainer.launch.local import cores
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.sharded.ranks import part
 from proxy_trainer.stages import ledger, metrics
 from proxy_trainer.stages.ledger import Use
 from proxy_trainer.stages.metrics import CHAT
 from regmix import sizes, strict
-from regmix.chat import ChatData
+from regmix.chat import Conversations
 from regmix.config import TrainConfig
 from regmix.errors import UserError, unknown_name
 from regmix.families import Shape, TransformersShape
@@ -36,6 +41,9 @@ SFT_LR = 0.1
 SKIP_SIGMA = 6.0
 """Default of stages: a step this far above the last ones is left out (as OLMo-core does)."""
 
+OVERLAP = 0.01
+"""Share of held-out conversations that may be trained on too: any two sets share a greeting."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -48,8 +56,16 @@ class Stage:
     """From the stage before."""
     optimiser: bool
     uses: tuple[Use, ...]
+    """What its runs read; of a micro-anneal, those with its source."""
+    base_uses: tuple[Use, ...] = ()
+    """Of a micro-anneal: what the runs on the mixture alone read."""
     chat: ChatManifest | None = None
     """What it reads, of SFT."""
+
+    def reads(self, run: RunSpec) -> tuple[Use, ...]:
+        """What one of its runs reads."""
+        alone = bool(self.base_uses) and run.mixture != self.variants[0].mixture
+        return self.base_uses if alone else self.uses
 
     def runs(self, start: Start | None) -> list[RunSpec]:
         """The runs of the stage, from what the stage before came to."""
@@ -70,12 +86,24 @@ class Recipe:
     tasks: tuple[Questions, ...] = ()
     """What models are asked after every stage: the study's ``evaluate``."""
 
-    @property
-    def uses(self) -> list[Use]:
-        """What the final model reads: in the last stage from scratch and those after."""
+    def uses(self, chosen: Sequence[RunSpec] = ()) -> list[Use]:
+        """What the final model reads: in the last stage from scratch and those after.
+
+        Args:
+            chosen: the run of each stage that is over; the first planned one of the others.
+        """
+        return self._through([s.reads(run) for s, run in zip(self.stages, chosen, strict=False)])
+
+    def possible_uses(self) -> list[list[Use]]:
+        """As :meth:`uses`, for every model that micro-anneals may choose."""
+        each = [(s.uses, s.base_uses) if s.base_uses else (s.uses,) for s in self.stages]
+        return [self._through(own) for own in product(*each)]
+
+    def _through(self, known: Sequence[tuple[Use, ...]]) -> list[Use]:
+        planned = [stage.uses for stage in self.stages[len(known) :]]
         found: list[Use] = []
-        for stage in self.stages:
-            found = [*found, *stage.uses] if stage.goes_on else list(stage.uses)
+        for stage, uses in zip(self.stages, [*known, *planned], strict=True):
+            found = [*found, *uses] if stage.goes_on else list(uses)
         return found
 
     @property
@@ -84,21 +112,24 @@ class Recipe:
         return self.config.parallel.processes * self.config.parallel.nodes
 
 
-def resolve(path: Path) -> Recipe:
+def resolve(path: Path, progress: chat_build.Progress | None = None) -> Recipe:
     """Read a recipe and everything that it names; conversations are tokenised, nothing is trained.
+
+    Args:
+        progress: called with files done and files in all, of the conversations at hand.
 
     Raises:
         UserError: something in the recipe, the study, a mixture or the conversations is not as it
             should be, a source would be read too often, or the processes do not divide a batch.
     """
-    return _Resolver(path).recipe()
+    return _Resolver(path, progress).recipe()
 
 
 class _Resolver:
     """What the stages of one recipe share while they are resolved."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, progress: chat_build.Progress | None) -> None:
+        self.path, self.progress = path, progress
         self.config = strict.load(path, RecipeConfig)
         self.folder = path.expanduser().resolve().parent
         self.study = Study.open(self.folder / Path(self.config.study).expanduser())
@@ -110,7 +141,7 @@ class _Resolver:
         self.vocab_size = self.manifest.vocab_size
         """Rows of the embedding: the tokenizer's words, and those that a folder has beside them."""
         self.shape: Shape = self._shape()
-        self._chats: dict[ChatData, ChatManifest] = {}
+        self._chats: dict[Conversations, ChatManifest] = {}
         self.held_out = self._chat(self.config.held_out) if self.config.held_out else None
 
     def recipe(self) -> Recipe:
@@ -124,8 +155,8 @@ class _Resolver:
         found = Recipe(
             self.path, self.config, self.study, self.shape, tuple(stages), self.held_out, self.tasks
         )
-        if self.config.max_epochs is not None:
-            ledger.check(found.uses, self.config.max_epochs, str(self.path))
+        for uses in found.possible_uses() if self.config.max_epochs is not None else ():
+            ledger.check(uses, self.config.max_epochs, str(self.path))
         for stage in found.stages:
             part(stage.variants[0].plan.batch, 0, found.world)
         return found
@@ -150,17 +181,17 @@ class _Resolver:
         seeds = config.sweep.seed or tuple(seed + 1000 * i for i in range(config.orders))
         make = self._sft if config.kind == "sft" else self._mixture
         made = [make(index, config, train, own) for own in seeds]
-        if config.microanneal is not None:
-            made += [self._base(index, config, train, own) for own in seeds]
+        base = [self._base(index, config, train, own) for own in seeds if config.microanneal]
         variants = [
             replace(spec, plan=replace(spec.plan, lr=lr))
-            for spec, _ in made
+            for spec, _ in (*made, *base)
             for lr in config.sweep.lr or (spec.plan.lr,)
         ]
         chat = self._chat(config.data) if config.data is not None else None
         if chat is not None and self.held_out is not None:
             self._check_apart(index, chat, self.held_out)
-        return Stage(config, tuple(variants), goes_on, optimiser, made[0][1], chat)
+        base_uses = base[0][1] if base else ()
+        return Stage(config, tuple(variants), goes_on, optimiser, made[0][1], base_uses, chat)
 
     def _check_metric(self, index: int, config: StageConfig) -> None:
         """Refuse before anything is trained what could not be told once it is."""
@@ -340,13 +371,13 @@ class _Resolver:
                 CHAT + name,
                 tokens,
                 manifest.source(name).tokens,
-                content=manifest.source(name).content,
+                parts=tuple(shard.content for shard in manifest.source(name).shards),
             )
             for name, tokens in read.items()
         )
         return spec, uses
 
-    def _chat(self, data: ChatData) -> ChatManifest:
+    def _chat(self, data: Conversations) -> ChatManifest:
         if data not in self._chats:  # looking again means reading all files again
             self._chats[data] = chat_build.build(
                 self.study.layout,
@@ -354,21 +385,27 @@ class _Resolver:
                 folder=self.folder,
                 tokenizer=self.study.layout.tokenizer,
                 context=self.shape.context,
+                workers=len(cores()),
+                progress=self.progress,
                 base=self._base_folder(),
             )
         return self._chats[data]
 
     def _check_apart(self, index: int, chat: ChatManifest, held_out: ChatManifest) -> None:
         """Refuse to measure on the very conversations that are trained on."""
-        measured = {shard.content: s.name for s in held_out.sources for shard in s.shards}
-        for source in chat.sources:
-            for shard in source.shards:
-                if shard.content in measured:
-                    raise self._wrong(
-                        index, "data.sources",
-                        f"'{source.name}' holds the conversations of held_out "
-                        f"'{measured[shard.content]}'; they can be trained on or measured on",
-                    )  # fmt: skip
+        trained, measured = (
+            open_sources(self.study.layout.chat_data(own.fingerprint), own).values()
+            for own in (chat, held_out)
+        )
+        for source, other in product(trained, measured):
+            both = int(np.isin(other.digests, source.digests).sum())
+            if both > OVERLAP * other.conversations:
+                raise self._wrong(
+                    index, "data.sources",
+                    f"'{source.source}' holds {both:,} of the {other.conversations:,} "
+                    f"conversations of held_out '{other.source}'; they can be trained on or "
+                    "measured on",
+                )  # fmt: skip
 
     def _base_folder(self) -> Path | None:
         """The model from elsewhere that is gone on from, whose chat template is its own."""

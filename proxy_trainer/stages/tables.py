@@ -10,7 +10,7 @@ import pandas as pd
 
 from proxy_trainer.stages import ledger
 from proxy_trainer.stages.execute import Ended
-from proxy_trainer.stages.metrics import CHAT
+from proxy_trainer.stages.metrics import of_text
 from proxy_trainer.stages.resolve import Recipe, Stage
 from regmix.quantities import amount, flops
 
@@ -46,7 +46,7 @@ def _origin(stage: Stage) -> str:
 
 def epochs(recipe: Recipe) -> pd.DataFrame:
     """A row a source: its epochs in every stage that the final model goes through, and in all."""
-    uses = recipe.uses
+    uses = recipe.uses()
     stages = list(dict.fromkeys(u.stage for u in uses))
     rows = []
     for source, own in ledger.by_source(uses).items():
@@ -82,6 +82,16 @@ def conversations(recipe: Recipe) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def notes(recipe: Recipe) -> list[str]:
+    """What to know of a recipe before it starts."""
+    return [
+        f"stage '{stage.config.name}': {Path(stage.chat.template).name} ends the assistant's turns "
+        "with no token of its own; a model that is trained on it does not stop by itself"
+        for stage in recipe.stages
+        if stage.chat is not None and not stage.chat.turn_ends
+    ]
 
 
 def runs(ended: Ended) -> pd.DataFrame:
@@ -155,4 +165,4 @@ def metrics(ended: list[Ended]) -> pd.DataFrame:
 
 def _whole(metric: str) -> bool:
     """Whether a metric is not one of a task's groups, which have the group in their name."""
-    return metric.startswith(("bpb/", CHAT)) or metric.count("/") < 2
+    return of_text(metric) or metric.count("/") < 2

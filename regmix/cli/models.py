@@ -24,18 +24,21 @@ def run(
     from proxy_trainer.stages import execute, resolve, tables
     from regmix import console
 
-    found = resolve.resolve(recipe)
+    shown = console.TerminalDisplay()
+    with shown.stage("Conversations") as progress:
+        found = resolve.resolve(recipe, progress)
     console.show_frame(tables.plan(found))
     console.show_frame(tables.epochs(found))
     talk = tables.conversations(found)
     if not talk.empty:
         console.show_frame(talk)
+    for note in tables.notes(found):
+        console.say(f"note: {note}", markup=False)
     settings = found.study.config.launch.overridden(launcher=launcher)
     if check:
         execute.check(found, settings)
         console.say("nothing is wrong with it; nothing was trained")
         return
-    shown = console.TerminalDisplay()
     ended: list[execute.Ended] = []
 
     def over(stage: execute.Ended) -> None:

@@ -214,7 +214,7 @@ name: tiny
 study: study
 seed: 3
 model: {size: 50k, d_model: 16, layers: 1, heads: 2, context: 64}
-held_out: {sources: [{name: answers, files: [answers.jsonl], epochs: 1}]}
+held_out: {sources: [{name: answers, files: [answers.jsonl]}]}
 stages:
   - {name: pretrain, kind: pretrain, mixture: mix.yaml,
      train: {tokens: 5120, batch_tokens: 256, lr: 0.005, eval_bytes: 1000}}
@@ -226,8 +226,8 @@ stages:
 """
 
 
-def _chat(rng: random.Random) -> str:
-    a, b = rng.randint(0, 9), rng.randint(0, 9)
+def _chat(rng: random.Random, least: int) -> str:
+    a, b = rng.randint(0, 9), rng.randint(least, least + 9)
     turns = (("user", f"{a} + {b}?"), ("assistant", f"{a + b}."))
     return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]})
 
@@ -236,9 +236,10 @@ def _chat(rng: random.Random) -> str:
 def recipe(study: Study) -> Callable[..., Path]:
     """Writes a recipe of three stages beside the study, with a part of its text replaced."""
     folder = study.layout.root.parent
-    for name, count in (("chat", 40), ("answers", 10)):
+    for name, count, least in (("chat", 40, 0), ("answers", 10, 10)):
         rng = random.Random(name)
-        (folder / f"{name}.jsonl").write_text("\n".join(_chat(rng) for _ in range(count)) + "\n")
+        lines = [_chat(rng, least) for _ in range(count)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
     def write(old: str = "", new: str = "", weights: Mapping[str, float] | None = None) -> Path:
         given = weights or {"prose": 0.5, "sums": 0.3, "code": 0.2}

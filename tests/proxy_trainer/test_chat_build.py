@@ -238,7 +238,7 @@ def edited(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(version=0), "version 0, expected 1"),
+        (lambda m: m.update(version=1), "version 1, expected 2"),
         (lambda m: m.update(fingerprint="0" * 16), "changed since it was built"),
         (lambda m: m["sources"][0]["shards"].pop(), "changed since it was built"),
         (lambda m: m["sources"].reverse(), "changed since it was built"),

@@ -84,16 +84,37 @@ def test_models_that_are_not_alike_are_refused(
     wider = save(tmp_path / "wider", 0, study, shape(width=32))
     with pytest.raises(UserError, match=r"'.*' has shape .*, in .*model-0"):
         merging.Average([made[0], wider])
-    with pytest.raises(UserError, match=r"config\.json: differs from"):
+    with pytest.raises(UserError, match=r"wider/config\.json: 'head_dim' differs from that of"):
         merging.merge_folders([made[0], wider], tmp_path / "merged")
     other = tmp_path / "other"
     shutil.copytree(made[1], other)
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-1]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(UserError, match=r"tokenizer\.json: differs from"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: 'model' differs from that of"):
+        merging.merge_folders([made[0], other], tmp_path / "merged")
+    shutil.copyfile(made[1] / "tokenizer.json", other / "tokenizer.json")
+    (other / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(UserError, match=r"model-0/chat_template\.jinja: not there"):
+        merging.merge_folders([made[0], other], tmp_path / "merged")
+    (made[0] / "chat_template.jinja").write_text("{{ messages[0] }}")
+    with pytest.raises(UserError, match=r"other/chat_template\.jinja: differs from"):
         merging.merge_folders([made[0], other], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_what_a_trainer_left_beside_a_model_is_not_taken(made: list[Path], tmp_path: Path) -> None:
+    (made[0] / "checkpoint-10").mkdir()
+    (made[0] / "checkpoint-10" / "optimizer.pt").write_bytes(b"pickled")
+    (made[0] / "rng_state.pth").write_bytes(b"pickled")
+    for folder, version in zip(made, ("5.1", "5.2", "5.3"), strict=True):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "transformers_version": version}))
+    merging.merge_folders(made, tmp_path / "merged")
+    assert {p.name for p in (tmp_path / "merged").iterdir()} == {
+        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+        "model.safetensors", "README.md",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -135,8 +138,8 @@ def test_epochs_add_up_over_stages_and_a_cap_has_its_numbers(
     available = study.manifest.domain("code").train.tokens
     found = resolve(recipe())
     each = [0.2 * s.variants[0].tokens / available for s in found.stages[:2]]
-    assert ledger.totals(found.uses)["code"] == pytest.approx(sum(each))
-    assert ledger.totals(found.uses)["chat/chat"] == 2
+    assert ledger.totals(found.uses())["code"] == pytest.approx(sum(each))
+    assert ledger.totals(found.uses())["chat/chat"] == 2
     shown = tables.epochs(found).set_index("epochs of")
     assert shown.loc["code", "all stages"] == pytest.approx(sum(each), abs=1e-3)
     with pytest.raises(UserError) as caught:
@@ -176,7 +179,8 @@ def test_a_stage_from_scratch_begins_the_count_anew() -> None:
         ("seed: 3", "seed: 3\nparallel: {processes: 3}", "cannot be divided among 3 processes"),
         ("lr: 0.005, ", "lr: 0.005, min_lr_ratio: 0.0, ", "ends at a learning rate of 0"),
         (
-            "kind: pretrain, ", "kind: pretrain, sweep: {lr: [0.01, 0.02]}, ",
+            "batch_tokens: 256, lr: 0.005, eval_bytes: 1000}}",
+            "batch_tokens: 256, eval_bytes: 1000}, sweep: {lr: [0.01, 0.02]}}",
             r"stages\.1\.train\.lr: the runs of stage 'pretrain' end at .*\(0\.001, 0\.002\)",
         ),
         (
@@ -194,6 +198,13 @@ def test_a_stage_from_scratch_begins_the_count_anew() -> None:
         ("seed: 3", "seed: 3\nparallel: {hybrid: true}", "replicates over nodes, and there is 1"),
         ("seed: 3", "seed: 3\ncontext: 32", "here it is `model.context`"),
         ("lr: 0.005, ", "lr: 0.005, repetition: match, ", "train.repetition is for proxies"),
+        ("sft, train: {", "sft, train: {lr: 0.1, ", "stage 'sft': sweep.lr and train.lr: give one"),
+        (
+            "mixture: mix.yaml}", "mixture: mix.yaml, seed: 1, sweep: {seed: [1, 2]}}",
+            "stage 'midtrain': sweep.seed and seed: give one of them",
+        ),
+        ("sft, train: {", "sft, train: {lr_mode: tiny, ", "train.lr_mode is for models from scr"),
+        ("[answers.jsonl]}", "[answers.jsonl], epochs: 1}", "epochs: unknown key 'epochs'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_before_anything_is_trained(
@@ -229,15 +240,52 @@ def test_an_average_has_no_optimiser_to_go_on(recipe: Callable[..., Path]) -> No
 
 def test_one_text_under_two_names_is_counted_once_and_two_under_one_apart() -> None:
     uses = [
-        Use("a", "chat/talk", 20, 10, content="x"),
-        Use("b", "chat/more", 15, 10, content="x"),
-        Use("b", "chat/talk", 5, 10, content="y"),
+        Use("a", "chat/talk", 20, 10, parts=("x",)),
+        Use("b", "chat/more", 15, 10, parts=("x",)),
+        Use("b", "chat/talk", 5, 10, parts=("y",)),
     ]
     assert ledger.totals(uses) == {"chat/talk = chat/more": 3.5, "chat/talk": 0.5}
-    again = [uses[0], Use("b", "chat/talk", 5, 10, content="y")]
+    again = [uses[0], Use("b", "chat/talk", 5, 10, parts=("y",))]
     assert ledger.totals(again) == {"chat/talk": 2.0, "chat/talk of 'b'": 0.5}
     with pytest.raises(UserError, match=r"'chat/talk = chat/more' would be read 3\.50 times"):
         ledger.check(uses, 3.0, "recipe")
+
+
+def test_a_file_that_is_a_part_of_two_sources_is_counted_in_both() -> None:
+    uses = [
+        Use("a", "chat/talk", 30, 10, parts=("x",)),
+        Use("b", "chat/all", 60, 20, parts=("x", "y")),
+    ]
+    ledger.check(uses, 6.0, "recipe")
+    with pytest.raises(
+        UserError, match=r"'chat/talk = chat/all' would be read 6\.00 times \(3\.00"
+    ):
+        ledger.check(uses, 4.0, "recipe")
+
+
+@given(st.integers(1, 10**6), st.floats(0.1, 16), st.integers(1, 10**9))
+def test_a_mixture_on_its_cap_is_within_it(available: int, cap: float, budget: int) -> None:
+    weight = cap * available / budget  # as the space puts it
+    ledger.check([Use("a", "code", weight * budget, available)], cap, "recipe")
+
+
+def test_a_micro_anneals_base_is_within_the_cap_too_and_counted_where_it_is_chosen(
+    recipe: Callable[..., Path], study: Study
+) -> None:
+    assert study.manifest is not None
+    anneal = ("mixture: mix.yaml}", "mixture: mix.yaml, microanneal: {source: code}}")
+    found = resolve(recipe(*anneal))
+    spec, base = found.stages[1].variants
+    prose = study.manifest.domain("prose").train.tokens
+    first = 0.5 * found.stages[0].variants[0].tokens / prose
+    for chosen, share in ((spec, 0.25), (base, 0.5)):
+        uses = found.uses([found.stages[0].variants[0], chosen])
+        assert ledger.totals(uses)["prose"] == pytest.approx(first + share * spec.tokens / prose)
+    path = recipe(*anneal)
+    between = first + 0.4 * spec.tokens / prose
+    path.write_text(path.read_text().replace("seed: 3", f"seed: 3\nmax_epochs: {between}"))
+    with pytest.raises(UserError, match=r"'(prose|chat/chat)' would be read"):
+        resolve(path)
 
 
 def test_what_is_read_of_conversations_and_lost_is_shown(recipe: Callable[..., Path]) -> None:
@@ -246,16 +294,37 @@ def test_what_is_read_of_conversations_and_lost_is_shown(recipe: Callable[..., P
     assert list(shown["kept"]) == [40, 10]
     assert (shown["too long, dropped"] == 0).all()
     assert set(shown["template"]) == {"plain.jinja"}
-    short = resolve(recipe("context: 64", "context: 28"))
+    path = recipe("context: 64", "context: 28")
+    path.write_text(path.read_text().replace("files: [answers", "files: [one"))
+    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "1"}]
+    (path.parent / "one.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    short = resolve(path)
     lost = tables.conversations(short).set_index("conversations").loc["chat"]
     assert lost["kept"] + lost["too long, dropped"] == 40
     assert lost["too long, dropped"] > 0
 
 
-def test_what_is_measured_on_is_not_trained_on(recipe: Callable[..., Path]) -> None:
+def test_a_template_whose_turns_end_in_words_is_told(
+    recipe: Callable[..., Path], study: Study
+) -> None:
+    assert tables.notes(resolve(recipe())) == []
+    template = PLAIN.read_text("utf-8").replace("eos_token", "' (end)'")
+    (study.layout.root.parent / "words.jinja").write_text(template)
+    [note] = tables.notes(resolve(recipe("epochs: 2}]}", "epochs: 2}], template: words.jinja}")))
+    assert "stage 'sft': words.jinja ends the assistant's turns with no token of its own" in note
+
+
+def test_what_is_measured_on_is_not_trained_on(recipe: Callable[..., Path], study: Study) -> None:
     path = recipe("files: [answers.jsonl]", "files: [chat.jsonl]")
-    with pytest.raises(UserError, match=r"data\.sources: 'chat' holds the conversations of held_"):
+    with pytest.raises(UserError, match=r"data\.sources: 'chat' holds 40 of the 40 conversations"):
         resolve(path)
+    answers = study.layout.root.parent / "answers.jsonl"
+    with (answers.parent / "chat.jsonl").open("a") as stream:
+        stream.write(answers.read_text().splitlines()[3] + "\n")
+    with pytest.raises(
+        UserError, match=r"'chat' holds \d of the 10 conversations of held_out 'answers'"
+    ):
+        resolve(recipe())
 
 
 def test_the_tokenizers_own_template_is_used(recipe: Callable[..., Path], study: Study) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxy_trainer import moments, steps
@@ -206,27 +208,99 @@ def test_two_processes_come_to_what_one_comes_to(recipe: Callable[..., Path], st
             assert other.metrics == pytest.approx(own.metrics, rel=1e-5)
 
 
-OLMO2 = {
-    "model_type": "olmo2", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-6, "hidden_act": "silu", "initializer_range": 0.02, "vocab_size": 512,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-    "tie_word_embeddings": False, "attention_bias": False,
+ANNEAL_AND_MERGE = """\
+  - {name: midtrain, kind: midtrain, train: {tokens: 2560, batch_tokens: 256, eval_bytes: 1000},
+     mixture: mix.yaml, microanneal: {source: code}}
+  - {name: sft, kind: sft, train: {batch_tokens: 256, eval_bytes: 1000, lr: 0.003},
+     sweep: {seed: [1, 2]}, keep: merge,
+     data: {sources: [{name: chat, files: [chat.jsonl], epochs: 2}]}}
+  - {name: again, kind: midtrain, optimiser: fresh, mixture: mix.yaml,
+     train: {tokens: 512, batch_tokens: 256, eval_bytes: 1000, lr: 0.001}}
+"""
+
+
+@pytest.mark.slow
+def test_a_source_is_judged_seeds_are_merged_and_a_chat_model_stays_one(
+    recipe: Callable[..., Path], study: Study, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    path = recipe()
+    head, _ = path.read_text().split("  - {name: midtrain")
+    path.write_text(head + ANNEAL_AND_MERGE)
+    folder, (_, midtrain, sft, again) = carried_out(path)
+    spec, base = midtrain.tried
+    assert spec.spec.mixture.as_dict()["code"] == pytest.approx(0.6)
+    assert base.spec.mixture.as_dict()["code"] == 0.2
+    judged = tables.source(midtrain).set_index("metric")["difference"]
+    for name in ("bpb/code", "bpb/prose", "chat/answers"):
+        assert judged[name] == pytest.approx(spec.metrics[name] - base.metrics[name], abs=1e-4)
+    assert judged["bpb/code"] < 0 < judged["bpb/prose"]
+    assert midtrain.value(midtrain.chosen) == min(midtrain.value(t) for t in midtrain.tried)
+    kept = json.loads((study.layout.recipes / "tiny" / "recipe.json").read_text())
+    read = {u["source"]: u["tokens"] for u in kept["uses"] if u["stage"] == "midtrain"}
+    weights = midtrain.chosen.spec.mixture.as_dict()
+    assert read == pytest.approx({d: w * spec.spec.tokens for d, w in weights.items()})
+
+    values = [sft.value(t) for t in sft.tried]
+    assert sft.spread == pytest.approx(statistics.stdev(values))
+    assert len(set(values)) == 2
+    parts = [study.layout.run(t.spec.run_id).model for t in sft.tried]
+    assert sft.chosen.spec.merge == tuple(t.spec.run_id for t in sft.tried)
+    out = study.layout.root.parent / "merged"
+    merge = regmix("merge", *parts, "-o", out)
+    _, errors = merge.communicate(timeout=120)
+    assert merge.returncode == 0, errors
+    merged = study.layout.run(sft.chosen.spec.run_id).model
+    one, two = (load_file(f / "model.safetensors") for f in (merged, out))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    card = (merged / "README.md").read_text().replace("\\", "")
+    assert "| chat | 40 |" in card
+    assert "| transformers |" in card
+
+    assert again.tried[0].spec.start is not None
+    assert again.tried[0].spec.start.run == sft.chosen.spec.run_id
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    asked = [{"role": "user", "content": "3 + 4?"}]
+    text = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    assert text.endswith("<|assistant|>\n")
+    told = (folder / "README.md").read_text().replace("\\", "")
+    assert "| domain | pretrain | midtrain | again |" in told
+    assert "| prose | 50.0000% |" in told
+
+
+FAMILY = {
+    "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 32,
+    "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "hidden_act": "silu",
+    "initializer_range": 0.02, "vocab_size": 512, "tie_word_embeddings": False,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "attention_bias": False,
+}  # fmt: skip
+OLMO2 = {**FAMILY, "model_type": "olmo2", "num_hidden_layers": 1}
+QWEN3 = {**FAMILY, "model_type": "qwen3", "num_hidden_layers": 1, "head_dim": 8}
+OLMO3 = {
+    **FAMILY, "model_type": "olmo3", "num_hidden_layers": 2, "sliding_window": 16,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "rope_parameters": dict.fromkeys(
+        ("sliding_attention", "full_attention"), FAMILY["rope_parameters"]
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [(OLMO2, "Olmo2ForCausalLM"), (QWEN3, "Qwen3ForCausalLM"), (OLMO3, "Olmo3ForCausalLM")],
+    ids=["olmo2", "qwen3", "olmo3"],
+)
 def test_a_family_of_transformers_goes_through_all_stages(
-    recipe: Callable[..., Path], study: Study
+    config: dict[str, Any], name: str, recipe: Callable[..., Path], study: Study
 ) -> None:
-    (study.layout.root.parent / "config.json").write_text(json.dumps(OLMO2))
+    (study.layout.root.parent / "config.json").write_text(json.dumps(config))
     path = recipe(
         "model: {size: 50k, d_model: 16, layers: 1, heads: 2, context: 64}",
         "transformers: config.json",
     )
     path.write_text(path.read_text().replace("mixture: mix.yaml}", "mixture: mix.yaml, orders: 2}"))
     folder, ended = carried_out(path)
-    assert type(AutoModelForCausalLM.from_pretrained(folder)).__name__ == "Olmo2ForCausalLM"
+    assert type(AutoModelForCausalLM.from_pretrained(folder)).__name__ == name
     assert len(ended[1].chosen.spec.merge) == 2
     assert ended[2].chosen.metrics["chat/answers"] < ended[1].chosen.metrics["chat/answers"]
 
@@ -265,8 +339,8 @@ def test_commands_that_end_together_leave_one_whole_model(
     monkeypatch.setattr(execute.history, "with_stages", lambda card, *_: card)
     study = SimpleNamespace(layout=layout)
     recipe = SimpleNamespace(config=SimpleNamespace(name="tiny"), study=study)
-    chosen = SimpleNamespace(spec=SimpleNamespace(run_id="r"))
-    ended: Any = SimpleNamespace(stage=None, chosen=chosen, metric="m", value=lambda _: 1.0)
+    chosen = SimpleNamespace(spec=SimpleNamespace(run_id="r"), metrics={})
+    ended: Any = SimpleNamespace(stage=None, chosen=chosen, metric="m")
 
     def put(_: int) -> Path:
         return execute._final(recipe, [ended])  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from proxy_trainer.data.sole import sole_builder
 from proxy_trainer.data.sources import Input, expand
 from proxy_trainer.data.tokenise import BATCH_DOCUMENTS
 from proxy_trainer.data.workers import carry_out
-from regmix.chat import ChatData, ChatFormat, ChatSource, TooLong
+from regmix.chat import ChatFiles, ChatFormat, Conversations, TooLong
 from regmix.config import Source
 from regmix.errors import UserError
 from regmix.files import disk_errors, read_json, write_json
@@ -72,7 +72,7 @@ class ChatTask:
 
 def build(
     layout: StudyLayout,
-    data: ChatData,
+    data: Conversations,
     *,
     folder: Path,
     tokenizer: Path,
@@ -137,7 +137,7 @@ def build(
     return manifest
 
 
-def _inputs(source: ChatSource, folder: Path) -> list[Input]:
+def _inputs(source: ChatFiles, folder: Path) -> list[Input]:
     """The files of a source in name order, each of them once."""
     where = f"sources.{source.name}.files"
     found: dict[Path, str] = {}
@@ -159,7 +159,7 @@ def _inputs(source: ChatSource, folder: Path) -> list[Input]:
 
 
 def _identity(
-    data: ChatData,
+    data: Conversations,
     inputs: dict[str, list[Input]],
     template: ChatTemplate,
     tokenizer: Path,

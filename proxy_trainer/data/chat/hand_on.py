@@ -1,4 +1,4 @@
-"""What a model takes along of the conversations that it was trained on."""
+"""What a model takes along of conversations: those of its run, or those of what it started from."""
 
 from __future__ import annotations
 
@@ -27,3 +27,27 @@ def hand_on(chat: Path, model: Path) -> None:
     generation = read_json(model / _GENERATION)
     generation["eos_token_id"] = ends[0] if len(ends) == 1 else ends
     write_json(model / _GENERATION, generation)
+
+
+def inherit(start: Path, model: Path) -> None:
+    """Keep the template, and what ends a turn, of the model that another one went on from.
+
+    Args:
+        start: the Hugging Face folder that was gone on from; nothing is kept of one without a
+            template.
+        model: the Hugging Face folder that was made of it.
+    """
+    file, settings = template.FILES
+    theirs = read_json(start / settings) if (start / settings).exists() else {}
+    own = start / file
+    text = own.read_text("utf-8") if own.exists() else theirs.get("chat_template")
+    if not isinstance(text, str):
+        return
+    write_text(model / file, text)
+    tokens = {key: theirs[key] for key in theirs if key.endswith("_token")}
+    write_json(model / settings, {**read_json(model / settings), **tokens})
+    if (start / _GENERATION).exists():
+        ends = read_json(start / _GENERATION).get("eos_token_id")
+        if ends is not None:
+            generation = read_json(model / _GENERATION)
+            write_json(model / _GENERATION, {**generation, "eos_token_id": ends})

@@ -1,8 +1,8 @@
 """Tokenised conversations on disk: token ids, which of them carry loss, where each one ends.
 
 ``<name>.bin`` holds token ids as the shards of documents do; ``<name>.bin.trained`` one byte a
-token, 1 where it carries loss; ``<name>.bin.ends`` two uint64 a conversation: the position after
-its last token, and how many of its tokens carry loss.
+token, 1 where it carries loss; ``<name>.bin.ends`` three uint64 a conversation: the position after
+its last token, how many of its tokens carry loss, and a digest of its tokens.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from regmix.errors import UserError, unknown_name
 from regmix.files import disk_errors, read_json, write_json
 from regmix.hashing import fingerprint
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 _TRAINED, _ENDS = ".trained", ".ends"
+_END_FIELDS = 3
 _AGAIN = "delete the folder and build the conversations again"
 
 
@@ -151,7 +152,7 @@ class ChatShardWriter:
         self._path, self._dtype = path, DTYPES[dtype]
         self._partial = path.with_name(f".{path.name}.tmp-part")
         self._hash = hashlib.sha256()
-        self._ends: list[tuple[int, int]] = []
+        self._ends: list[tuple[int, int, int]] = []
         self._tokens = 0
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +168,8 @@ class ChatShardWriter:
         self._hash.update(raw)
         self._hash.update(mask)
         self._tokens += len(ids)
-        self._ends.append((self._tokens, int(trained.sum())))
+        digest = hashlib.blake2b(raw, digest_size=8).digest()
+        self._ends.append((self._tokens, int(trained.sum()), int.from_bytes(digest, "little")))
 
     def close(self, root: Path) -> ChatShard:
         """Finish the shard; the file's name is given relative to ``root``."""
@@ -201,9 +203,13 @@ class ChatTokens:
         self._ids = [ids for ids, _, _ in opened]
         self._trained = [trained for _, trained, _ in opened]
         self._first = np.cumsum([0, *(len(ends) for _, _, ends in opened)])
-        self._ends = [ends[:, 0] for _, _, ends in opened]
+        self._ends = [ends[:, 0].astype(np.int64) for _, _, ends in opened]
         self.lengths: IntArray = np.concatenate([np.diff(e, prepend=0) for e in self._ends])
-        self.trained: IntArray = np.concatenate([ends[:, 1] for _, _, ends in opened])
+        self.trained: IntArray = np.concatenate([ends[:, 1] for _, _, ends in opened]).astype(
+            np.int64
+        )
+        self.digests: npt.NDArray[np.uint64] = np.concatenate([ends[:, 2] for _, _, ends in opened])
+        """Of each conversation's tokens: the same for the same conversation, in any source."""
 
     @property
     def conversations(self) -> int:
@@ -243,7 +249,7 @@ def check_sizes(folder: Path, shards: Sequence[ChatShard], dtype: str) -> None:
         for file, expected in (
             (path, shard.tokens * DTYPES[dtype].itemsize),
             (_beside(path, _TRAINED), shard.tokens),
-            (_beside(path, _ENDS), shard.conversations * 2 * DOCS.itemsize),
+            (_beside(path, _ENDS), shard.conversations * _END_FIELDS * DOCS.itemsize),
         ):
             found = file.stat().st_size if file.exists() else None
             if found != expected:
@@ -253,15 +259,15 @@ def check_sizes(folder: Path, shards: Sequence[ChatShard], dtype: str) -> None:
 
 def _open(
     folder: Path, shard: ChatShard, dtype: str
-) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.uint8], IntArray]:
+) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
     path = (folder / shard.file).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise UserError(f"{folder / MANIFEST}: shard '{shard.file}' lies outside its folder")
     check_sizes(folder, [shard], dtype)
     ids = np.memmap(path, dtype=DTYPES[dtype], mode="r", shape=(shard.tokens,))
     trained = np.memmap(_beside(path, _TRAINED), dtype=np.uint8, mode="r", shape=(shard.tokens,))
-    ends = np.fromfile(_beside(path, _ENDS), dtype=DOCS).astype(np.int64)
-    return ids, trained, ends.reshape(-1, 2)
+    ends = np.fromfile(_beside(path, _ENDS), dtype=DOCS)
+    return ids, trained, ends.reshape(-1, _END_FIELDS)
 
 
 def _beside(path: Path, suffix: str) -> Path:
