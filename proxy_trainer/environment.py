@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from importlib.metadata import version
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ def describe(device: torch.device) -> dict[str, str | int]:
         "regmix": version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": version("transformers"),
+        "transformers": metadata.version("transformers"),
         "numpy": np.__version__,
         "device": _name(device),
         "cpu": _processor(),
