@@ -47,17 +47,26 @@
       const share = X.el("span", { class: "x-weight-share" });
       const item = X.el(
         "tr", { role: "row" },
-        X.el("th", { role: "rowheader", scope: "row" }, metric.name, this._hints(metric)),
+        X.el("th", { role: "rowheader", scope: "row" }, this._label(metric)),
         cell("x-value", value), cell("x-diff", gain), cell("x-bar", plot), cell("x-weight", weight, share),
       );
       weight.addEventListener("change", () => this._weigh(index, weight));
       return { index, metric, item, value, gain, whisker, dot, plot, weight, share };
     }
 
-    _hints(metric) {
+    _arrow(metric) {
       const [arrow, words] = metric.sign > 0 ? ["↓", "lower is better"] : ["↑", "higher is better"];
-      const hints = X.el("span", { class: "x-hints" }, X.el("span", { "aria-hidden": "true", title: words }, ` ${arrow}`));
-      hints.append(X.el("span", { class: "x-unseen" }, ` (${words})`));
+      return X.el("span", { class: "x-hints", "aria-hidden": "true", title: words }, arrow);
+    }
+
+    _label(metric) {
+      const name = X.el("span", {}, metric.name, this._hints(metric));
+      return X.el("span", { class: "x-label" }, this._arrow(metric), name);
+    }
+
+    _hints(metric) {
+      const words = metric.sign > 0 ? "lower is better" : "higher is better";
+      const hints = X.el("span", { class: "x-hints" }, X.el("span", { class: "x-unseen" }, ` (${words})`));
       if (metric.off !== null && metric.off > ROUGH) {
         hints.append(X.el("span", { class: "x-rough", title: `stand-in: within ${X.fixed(metric.off, 1)} std of the fit for 95% of mixtures` }, " rough"));
       }

@@ -84,7 +84,7 @@
       const narrow = width < 520;
       const reach = points[points.length - 1].share - points[0].share;
       return Plot.plot({
-        width, height: HEIGHT, marginLeft: 58, marginRight: 14, marginTop: 30, marginBottom: 40,
+        width, height: HEIGHT, marginLeft: 58, marginRight: 26, marginTop: 30, marginBottom: 44,
         style: { fontFamily: "inherit", fontSize: "12px", background: "transparent" },
         x: { label: `share of ${model.domains[domain]} →`, percent: false, tickFormat: (v) => X.percent(v).replace(".0%", "%"), ticks: narrow ? 4 : 8 },
         y: { label: `↑ ${label}`, grid: true, nice: true, ticks: 5 },
