@@ -21,7 +21,7 @@ def describe(agreement: Agreement) -> str:
     judged = f"on {agreement.mixtures:,} fresh mixtures of the space"
     if agreement.exact:
         return (
-            f"The page computes the fit itself: {judged} both agree to "
+            f"The page computes the fit itself: {judged} both agree within "
             f"{max(frame['most'].max(), 1e-12):.0e} predicted standard deviations."
         )
     parts = [_means(metrics.loc[~metrics["exact_mean"]], len(metrics), judged)]

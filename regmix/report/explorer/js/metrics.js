@@ -25,7 +25,6 @@
       this.more = X.byId("more-metrics");
       const groups = this.model.data.groups;
       X.options(this.group, [["", "all"], ...groups.map((g, i) => [String(i), g.name])]);
-      X.byId("metric-filters").hidden = this.rows.length <= 6 && !groups.length;
       this.field.closest("label").hidden = this.rows.length <= 6;
       this.group.closest("label").hidden = !groups.length;
       this.field.addEventListener("input", () => this.filter());

@@ -4,11 +4,18 @@
 
   const POINTS = 41;
   const HEIGHT = 280;
+  /** What extrapolation is filled with. */
+  const HATCH =
+    '<svg width="0" height="0" aria-hidden="true" class="x-defs"><defs><pattern id="x-hatch" ' +
+    'width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">' +
+    '<rect width="7" height="7" class="x-hatch-ground"/>' +
+    '<rect width="2" height="7" class="x-hatch-line"/></pattern></defs></svg>';
 
   X.Profile = class {
     constructor(model) {
       this.model = model;
       this.box = X.byId("profile");
+      this.box.insertAdjacentHTML("beforebegin", HATCH);
       this.domain = X.byId("profile-domain");
       this.what = X.byId("profile-metric");
       const shares = model.mixture("proposal").weights;
@@ -72,7 +79,9 @@
       const domain = Number(this.domain.value);
       const name = this.model.domains[domain];
       const label = this.what.value === "" ? "objective" : this.model.metrics[Number(this.what.value)].name;
-      this.box.replaceChildren(this._plot({ width, points, stretches, domain, label }));
+      const drawn = this._plot({ width, points, stretches, domain, label });
+      drawn.setAttribute("aria-hidden", "true"); // the box says in words what it shows
+      this.box.replaceChildren(drawn);
       this.box.setAttribute("aria-label", this._inWords(points, stretches, name, label));
     }
 
@@ -89,7 +98,7 @@
         x: { label: `share of ${model.domains[domain]} →`, percent: false, tickFormat: (v) => X.percent(v).replace(".0%", "%"), ticks: narrow ? 4 : 8 },
         y: { label: `↑ ${label}`, grid: true, nice: true, ticks: 5 },
         marks: [
-          Plot.rectY(stretches, { x1: "from", x2: "to", fill: "url(#x-hatch)" }),
+          Plot.rect(stretches, { x1: "from", x2: "to", fill: "url(#x-hatch)" }),
           Plot.text(stretches.filter((s) => s.to - s.from > 0.12 * reach), {
             x: (s) => (s.from + s.to) / 2, frameAnchor: "top", dy: -14, text: () => "extrapolation", fill: "var(--warn)", fontWeight: 600,
           }),

@@ -55,9 +55,10 @@
       return sum;
     }
 
-    add(row, normal, force) {
-      this.products.push([...this.rows.map((r) => this.product(r.normal, normal)), this.product(normal, normal)]);
-      this.rows.push({ row, normal });
+    add(row, normal, bound, force) {
+      const onto = this.rows.map((r) => this.product(r.normal, normal));
+      this.products.push([...onto, this.product(normal, normal)]);
+      this.rows.push({ row, normal, bound });
       this.force.push(force);
     }
 
@@ -116,10 +117,24 @@
     const active = new Active(stiffness.map((s) => 1 / s));
     for (let round = 0; round < 20 * (rows.length + x.length); round++) {
       const broken = mostBroken(rows, x, active);
-      if (broken === null) return x;
+      if (broken === null) return settle(x, active);
       if (!addConstraint(x, active, broken)) return null;
     }
     return null;
+  }
+
+  /** Onto the active constraints to the last digits, which steps of very unlike stiffness lose. */
+  function settle(x, active) {
+    const plain = new Active(new Float64Array(x.length).fill(1));
+    for (const { row, normal, bound } of active.rows) plain.add(row, normal, bound, 0);
+    for (let round = 0; round < 2; round++) {
+      const left = plain.rows.map((r) => r.bound - dot(r.normal, x));
+      const push = solveSymmetric(plain.products, left);
+      plain.rows.forEach((r, k) => {
+        for (let i = 0; i < x.length; i++) x[i] += push[k] * r.normal[i];
+      });
+    }
+    return x;
   }
 
   /** Move x until one more constraint holds, giving up others where their force ends. */
@@ -139,7 +154,7 @@
       give.forEach((g, k) => (active.force[k] -= taken * g));
       force += taken;
       if (full <= step) {
-        active.add(row, normal, force);
+        active.add(row, normal, sign * row.bound, force);
         return true;
       }
       active.drop(index);
