@@ -192,6 +192,7 @@
       profile.later();
     });
     profile.later();
+    performance.mark("explorer");
   };
 
   X.start();
