@@ -125,6 +125,11 @@ class Choosing:
         front = pareto.trace(*sides, ground, named, points=points, progress=progress)
         return replace(front, fit_id=found.fit_id).save(found.folder / pareto.FOLDER, folder)
 
+    def problem(self, found: Fit) -> Problem:
+        """What a fit's proposal was found to solve, by the study's present settings."""
+        choice = self._decision(self.study.config.fit)
+        return decision.problem_for(choice, self.data, found.surrogate, found.objective)
+
     def _pose(self, target: str | None, settings: FitConfig, progress: Progress | None) -> _Posed:
         """Everything up to the solver."""
         data = self.data

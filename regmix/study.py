@@ -43,6 +43,7 @@ from regmix.records import RunRecord, read_runs
 from regmix.regressors import registry
 from regmix.results import Fit
 from regmix.runs import RunSpec
+from regmix.solve import Problem
 from regmix.store import Store, cohort
 from regmix.strict import place
 from regmix.transfer import Transfer
@@ -194,6 +195,14 @@ class Study(StudyFolder):
         for metric, prediction in found.items():
             columns[metric], columns[f"{metric}_std"] = prediction.mean, prediction.std
         return pd.DataFrame(columns, index=mixtures.index)
+
+    def problem(self) -> Problem:
+        """What the latest fit's proposal was found to solve, by the present settings.
+
+        Raises:
+            UserError: nothing is fitted yet.
+        """
+        return self._choosing(self.config.fit).problem(self.latest_fit())
 
     def pareto(
         self,

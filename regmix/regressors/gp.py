@@ -51,6 +51,29 @@ class _Data:
     scale: float
 
 
+@dataclass(frozen=True)
+class Expansion:
+    """What a process predicts from: ``mean + scale · Σ_j weights_j k(√w, inputs_j)``.
+
+    The variance is ``scale² (max(signal + linear − |factor⁻¹ k|², 0) + noise)``; ``k`` is the
+    Matérn 5/2 of variance ``signal`` plus ``linear`` times the dot product.
+    """
+
+    inputs: FloatArray
+    """Square roots of the runs' mixtures, ``(n, n_domains)``."""
+    weights: FloatArray
+    """Shape ``(n,)``."""
+    factor: FloatArray
+    """Lower Cholesky factor of the runs' covariance, ``(n, n)``."""
+    length: FloatArray
+    """Length scale of each domain, ``(n_domains,)``."""
+    signal: float
+    linear: float
+    noise: float
+    mean: float
+    scale: float
+
+
 class GaussianProcess:
     """Exact GP regression on √w."""
 
@@ -135,6 +158,14 @@ class GaussianProcess:
             apart = 2 * (signal - _matern(_distance(z, r, np.exp(self._theta[:-3])), signal)[:, 0])
         prior = apart + linear * ((z - r) ** 2).sum(1)
         return np.asarray(self._data.scale * np.sqrt(np.maximum(prior - explained, 0.0)))
+
+    def expansion(self) -> Expansion:
+        """What it predicts from, for whoever computes the same elsewhere."""
+        length, signal, linear, noise = _unpack(self._theta)
+        return Expansion(
+            self._z, np.asarray(self._alpha), self._factor, length, signal, linear, noise,
+            self._data.mean, self._data.scale,
+        )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         """Training data and hyperparameters."""

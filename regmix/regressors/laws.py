@@ -28,7 +28,7 @@ _SIDE_BY_SIDE = 7
 can change its last digits."""
 _REACH = 5.0
 """Quartile distances beyond the quartiles at which a value is an outlier in any case."""
-_FARTHEST = 20.0
+FARTHEST = 20.0
 """Standard deviations of the metric from its mean beyond which nothing is predicted: where a share
 leaves what the runs covered, exponentials and powers would go on to millions."""
 SCOUT, _AGAIN = Effort(4, 3), Effort(4, 4)
@@ -200,10 +200,10 @@ class Law(Parametric):
     def predict(self, x: FloatArray) -> Prediction:
         """As every formula; what is unknown is not more than the reach either."""
         found = super().predict(x)
-        return Prediction(found.mean, np.minimum(found.std, _FARTHEST * self._posterior.scale))
+        return Prediction(found.mean, np.minimum(found.std, FARTHEST * self._posterior.scale))
 
     def _value(self, x: FloatArray) -> FloatArray:
-        return np.asarray(np.clip(self._evaluate(x)[0][0], -_FARTHEST, _FARTHEST))
+        return np.asarray(np.clip(self._evaluate(x)[0][0], -FARTHEST, FARTHEST))
 
     def _jacobian(self, x: FloatArray) -> FloatArray:
         return np.asarray(self._evaluate(x)[1][0])

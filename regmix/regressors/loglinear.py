@@ -24,7 +24,7 @@ _NOISE = 0.05
 """Noise that the prior is weighed against, in standard deviations of the metric."""
 _BATCH = 12_000_000
 """Derivatives held at once: about 100 MB."""
-_LARGEST = 30.0
+LARGEST = 30.0
 """Of the exponent: a trial step beyond it is refused rather than overflowing."""
 
 
@@ -45,7 +45,7 @@ class LogLinear(Law):
 
         def evaluate(theta: FloatArray) -> tuple[FloatArray, FloatArray]:
             power = theta[:, 1, None] + theta[:, 2:] @ x.T
-            grown = sign * np.exp(np.minimum(power, _LARGEST))
+            grown = sign * np.exp(np.minimum(power, LARGEST))
             jacobian = np.empty((*power.shape, theta.shape[1]))
             jacobian[..., 0], jacobian[..., 1] = 1.0, grown
             jacobian[..., 2:] = grown[..., None] * x

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from scipy import optimize
 
 from regmix.mixture import FloatArray
@@ -45,13 +46,9 @@ class PowerLaw(Law):
     def formula(x: FloatArray, sign: float) -> Formula:
         """The law and its derivatives, for a batch of parameters."""
         d = x.shape[1]
-        low, high = np.repeat(np.array(_BOUNDS).T, d, axis=1)
 
         def evaluate(theta: FloatArray) -> tuple[FloatArray, FloatArray]:
-            factor, offset, power = (
-                np.exp(np.clip(theta[:, 1 + k * d : 1 + (k + 1) * d], *bounds))
-                for k, bounds in enumerate(_BOUNDS)
-            )
+            factor, offset, power = constants(theta)
             shifted = x + offset[:, None]
             log = np.log(shifted)
             terms = sign * factor[:, None] * np.exp(np.clip(-power[:, None] * log, -50.0, 50.0))
@@ -61,7 +58,7 @@ class PowerLaw(Law):
             jacobian[..., d + 1 : 2 * d + 1] = -terms * power[:, None] * offset[:, None] / shifted
             jacobian[..., 2 * d + 1 :] = -terms * power[:, None] * log
             # At a bound a parameter changes nothing any more, and only its prior moves it.
-            jacobian[..., 1:] *= ((theta[:, 1:] > low) & (theta[:, 1:] < high))[:, None]
+            jacobian[..., 1:] *= free(theta)[:, None]
             return theta[:, 0, None] + terms.sum(2), jacobian
 
         return evaluate
@@ -89,6 +86,21 @@ class PowerLaw(Law):
         found = solve(PowerLaw.formula(x, sign), posed, starts, SCOUT)
         best = found.loss.reshape(len(STARTS), metrics).argmin(0) * metrics + np.arange(metrics)
         return Scouted(found.theta[best], posed.prior_mean[best], found.loo[best])
+
+
+def constants(theta: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """F, a and g of parameters ``(B, 3 d + 1)``, each ``(B, d)``."""
+    logs = np.split(theta[:, 1:], len(_BOUNDS), axis=1)
+    factor, offset, power = (
+        np.exp(np.clip(log, *bounds)) for log, bounds in zip(logs, _BOUNDS, strict=True)
+    )
+    return factor, offset, power
+
+
+def free(theta: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which of F, a and g are inside their bounds, shape ``(B, 3 d)``."""
+    low, high = np.repeat(np.array(_BOUNDS).T, theta.shape[1] // len(_BOUNDS), axis=1)
+    return np.asarray((theta[:, 1:] > low) & (theta[:, 1:] < high))
 
 
 def _prior(starts: FloatArray, d: int) -> FloatArray:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from regmix import __version__, noise, pareto, results
 from regmix.comparison import Comparison, Gain, gains
@@ -26,7 +25,7 @@ from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.quantities import amount
 from regmix.records import RunRecord
-from regmix.report import figures, frames, front, tables, text
+from regmix.report import explorer, figures, frames, front, tables, text
 from regmix.results import Fit
 from regmix.study import Study
 
@@ -103,11 +102,14 @@ def render(study: Study) -> str:
         UserError: nothing is measured yet, or something in the study's files is wrong.
     """
     evidence = Evidence.read(study)
-    source = resources.files("regmix.report").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("regmix.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(source).render(
+    return environment.get_template("page.html").render(
         name=study.config.name,
         root=str(study.layout.root),
         version=__version__,
@@ -119,6 +121,7 @@ def render(study: Study) -> str:
         belief=_belief(evidence),
         swarm=_swarm(evidence),
         history=_history(evidence),
+        explorer=explorer.context(study, evidence.data, evidence.fit),
     )
 
 

@@ -13,12 +13,22 @@ from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.solve import certainty
 from regmix.solve.problem import Limit, Problem
-from regmix.solve.proposal import Candidate, Proposal
+from regmix.solve.proposal import EXTRAPOLATES, Candidate, Proposal
 from regmix.solve.search import Effort, Found, search
 from regmix.space import Space
 from regmix.surrogate import Surrogate, stack
 
-__all__ = ["Candidate", "Found", "Limit", "Problem", "Proposal", "pose", "propose", "search_for"]
+__all__ = [
+    "EXTRAPOLATES",
+    "Candidate",
+    "Found",
+    "Limit",
+    "Problem",
+    "Proposal",
+    "pose",
+    "propose",
+    "search_for",
+]
 
 CAUTION = 1.0
 BEST_RUN, BEST_SINGLE, UNIMAX = "best run", "best single", "unimax"

@@ -9,6 +9,9 @@ from regmix.mixture import Mixture
 
 Interval = tuple[float, float]
 
+EXTRAPOLATES = 1.5
+"""A mixture further from every run than this many typical distances between runs extrapolates."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -113,7 +116,7 @@ class Proposal:
     @property
     def extrapolates(self) -> bool:
         """Whether the proposal lies further from any run than runs lie from each other."""
-        return self.nearest_distance > 1.5 * self.typical_distance
+        return self.nearest_distance > EXTRAPOLATES * self.typical_distance
 
     def baseline(self, name: str) -> Candidate | None:
         """A baseline by name, where there is one."""

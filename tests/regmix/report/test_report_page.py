@@ -31,7 +31,8 @@ from regmix.surrogate import FittedMetric, Scores, Surrogate
 
 QUICK = FitConfig(regressor="gp", samples=500, top_k=20, repeats=1)
 SWARM = Path(__file__).parents[4] / "shared" / "data" / "regmix_swarm"
-SECTIONS = ["answer", "measured", "fit", "swarm", "history"]
+SECTIONS = ["answer", "measured", "fit", "swarm", "explore", "history"]
+SCRIPTS = {"", ' type="application/json" id="x-data"'}
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 
 
@@ -67,6 +68,9 @@ class Page(HTMLParser):
 
 
 def assert_self_contained(html: str) -> Page:
+    """Nothing is loaded or linked; returns the page without its scripts, which are inline."""
+    assert set(re.findall(r"<script([^>]*)>", html)) <= SCRIPTS
+    html = re.sub(r"<script[^>]*>.*?</script>", "", html, flags=re.DOTALL)
     page = Page(html)
     for tag, attributes in page.tags:
         assert tag not in {"script", "link", "iframe", "object", "base"}, tag
