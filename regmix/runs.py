@@ -17,6 +17,9 @@ from regmix.sizes import TrainPlan
 NUMERICS = 3
 """Raised whenever a change of the training code changes the figures a run comes to."""
 
+PROXY_ROLES = ("swarm", "baseline", "replicate", "single", "import")
+"""Of runs that a mixture is chosen by, at proxy size; the larger ones of a ladder are not."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -37,7 +40,7 @@ class RunSpec:
     name: str
     """What people call it; not part of its identity."""
     role: str
-    """``swarm``, ``baseline``, ``replicate`` or ``target``; not part of its identity."""
+    """One of ``PROXY_ROLES``, or ``ladder``, ``target``, ``stage``; not part of its identity."""
     mixture: Mixture
     """Of the study's domains, or of the sources of ``chat``."""
     model: Shape

@@ -25,13 +25,12 @@ from regmix.layout import StudyLayout
 from regmix.mixture import Mixture
 from regmix.observations import Observations
 from regmix.records import RunRecord, read_runs
-from regmix.runs import RunSpec
+from regmix.runs import PROXY_ROLES, RunSpec
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LOCK_SECONDS = 30.0
 IMPORT = "import"
 """The cohort of runs that were measured elsewhere."""
-PROXY_ROLES = ("swarm", "baseline", "replicate", "single", "import")
 
 _SCHEMA = """
 create table if not exists schema_version (version integer);
@@ -74,10 +73,19 @@ _RUN_TABLES = ("runs", "mixtures", "metrics", "steps", "costs", "environments")
 def cohort(spec: RunSpec) -> str:
     """What runs must share to be comparable: model, training settings, data, what is measured.
 
+    Also where they start, the conversations they read, and of how many runs they are the average.
     Not the seed.
     """
     parts = [asdict(spec.model), asdict(spec.plan), spec.vocab_size, spec.data, spec.numerics]
-    return fingerprint([*parts, list(spec.tasks)] if spec.tasks else parts)
+    stage = {
+        "tasks": list(spec.tasks),
+        "start": asdict(spec.start) if spec.start else None,
+        "chat": spec.chat,
+        "held_out": spec.held_out,
+        "averaged": len(spec.merge),
+    }
+    own = {key: value for key, value in stage.items() if value}
+    return fingerprint([*parts, own] if own else parts)
 
 
 @dataclass(frozen=True)

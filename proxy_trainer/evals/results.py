@@ -29,6 +29,8 @@ class Result:
     """Questions that do not count, by file and line, and why."""
     counted: Mapping[str, int]
     """Questions that were asked, and how many of them did not fit whole."""
+    tokens: int
+    """That the model was given to read."""
 
     @classmethod
     def of(cls, task: Questions, prompts: Prompts, answers: Answers, member: int) -> Result:
@@ -53,6 +55,7 @@ class Result:
                 "excluded": len(excluded),
                 **counts(answers.prompts, shots),
             },
+            tokens=answers.tokens,
         )
 
     @property
@@ -85,6 +88,7 @@ class Result:
             **more,
             "questions": dict(self.counted),
             "sample_seed": self.task.seed,
+            "tokens": self.tokens,
             "metrics": [asdict(mean) for mean in self.means],
             "excluded": dict(self.excluded),
             "notes": self.notes,

@@ -38,7 +38,7 @@ def task(sizes: dict[str, int], groups: dict[str, tuple[str, ...]] | None = None
 
 def answered(asked: Questions, logprob: np.ndarray) -> tuple[Prompts, Answers]:
     own = [Prompt(i, NONE, (), 0, 0) for i in range(len(asked.questions))]
-    return Prompts([(NONE, own)]), Answers(own, [row[None] for row in logprob])
+    return Prompts([(NONE, own)]), Answers(own, [row[None] for row in logprob], 0)
 
 
 def random(count: int, seed: int = 0) -> np.ndarray:
