@@ -58,6 +58,11 @@ class Prompts:
         """Every prompt, by question."""
         return sorted((p for _, own in self.groups for p in own), key=lambda p: p.index)
 
+    @property
+    def tokens(self) -> int:
+        """That each model reads, what prompts share counted once."""
+        return sum(len(shared) + sum(p.inputs for p in own) for shared, own in self.groups)
+
 
 def encode(task: Questions, tokenizer: Tokenizer, context: int) -> Prompts:
     """A task's questions as tokens.
