@@ -127,6 +127,6 @@ def _evaluated(record: RunRecord, held_out: Mapping[str, tuple[int, int]]) -> fl
     text = sum(
         tokens * min(1.0, spec.plan.eval_bytes / size) for tokens, size in held_out.values() if size
     )
-    asked = sum(float(found.get("tokens", "nan")) for found in record.evals())
+    asked = sum(float(found["counts"].get("tokens_read", "nan")) for found in record.evals())
     tokens = len(spec.plan.eval_steps) * text + asked
     return tokens * spec.model.flops_per_token(spec.vocab_size) / 3

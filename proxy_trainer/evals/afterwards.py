@@ -7,20 +7,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from proxy_trainer.data import tokenizer as tokenizers
-from proxy_trainer.environment import choose_device
-from proxy_trainer.evals import prompts
-from proxy_trainer.evals.choice import Answers, ArrayReader, DecoderReader, Reader, answers
-from proxy_trainer.evals.prompts import Prompts
-from proxy_trainer.evals.questions import Questions
+from proxy_trainer.evals import models
 from proxy_trainer.evals.results import Result
-from proxy_trainer.evals.whole import WholeModel
-from proxy_trainer.models.array import ModelArray
-from proxy_trainer.models.folder import Weights, load_folder
-from proxy_trainer.sharded.model import without_weights
-from proxy_trainer.starts import whole
+from proxy_trainer.evals.task import Progress, Task
+from proxy_trainer.models.folder import load_folder
 from regmix.errors import RegmixError, UserError
 from regmix.files import read_json
 from regmix.hashing import fingerprint
@@ -30,8 +21,6 @@ from regmix.sizes import ModelShape
 
 MEMBERS = 8
 """Models of one shape that are asked together."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -49,21 +38,27 @@ class Evaluated:
     notes: list[str]
 
 
-def folder(path: Path, tasks: Sequence[Questions], progress: Progress | None) -> list[Result]:
+def folder(path: Path, tasks: Sequence[Task], progress: Progress | None) -> list[Result]:
     """One model, a task after the other.
 
     Raises:
         UserError: not a model's folder, or one without its tokenizer.
-        RegmixError: a subject has no question that can be counted.
+        RegmixError: nothing can be said of it on a task.
     """
     _, weights = load_folder(path)
-    tokenizer = tokenizers.load(path / "tokenizer.json")
-    found = _ask([weights], tokenizer, tasks, _steps(progress, len(tasks)))
-    return [Result.of(task, asked, said, 0) for task, asked, said in found]
+    loaded = models.load([weights], tokenizers.load(path / "tokenizer.json"))
+    steps = _steps(progress, len(tasks))
+    found = []
+    for task in tasks:
+        [outcome] = task.ask(loaded, steps())
+        if isinstance(outcome, RegmixError):
+            raise outcome
+        found.append(outcome)
+    return found
 
 
 def study(
-    layout: StudyLayout, tasks: Sequence[Questions], progress: Progress | None = None
+    layout: StudyLayout, tasks: Sequence[Task], progress: Progress | None = None
 ) -> Evaluated:
     """Every finished model that a study keeps, on what it was not asked yet.
 
@@ -78,7 +73,7 @@ def study(
 def runs(
     layout: StudyLayout,
     records: Sequence[RunRecord],
-    tasks: Sequence[Questions],
+    tasks: Sequence[Task],
     progress: Progress | None = None,
 ) -> Evaluated:
     """The same for some runs of a study.
@@ -99,27 +94,25 @@ def runs(
     notes: list[str] = []
     for own in arrays:
         assert tokenizer is not None
-        loaded = [load_folder(r.layout.model, r.spec.model.context)[1] for r in own]
-        wanted = missing[own[0].spec.run_id]
-        for task, asked, said in _ask(loaded, tokenizer, wanted, steps):
-            for member, record in enumerate(own):
-                try:
-                    result = Result.of(task, asked, said, member)
-                except RegmixError as exc:
-                    failed[record.spec.run_id] = str(exc)
+        weights = [load_folder(r.layout.model, r.spec.model.context)[1] for r in own]
+        loaded = models.load(weights, tokenizer)
+        for task in missing[own[0].spec.run_id]:
+            for record, outcome in zip(own, task.ask(loaded, steps()), strict=True):
+                if isinstance(outcome, RegmixError):
+                    failed[record.spec.run_id] = str(outcome)
                     continue
                 path = record.layout.eval_result(task.fingerprint)
-                result.save(path, run_id=record.spec.run_id)
-                notes += [note for note in result.notes if note not in notes]
+                outcome.save(path, run_id=record.spec.run_id)
+                notes += [note for note in outcome.notes if note not in notes]
     without = [r.spec.name for r in done if r not in kept and missing[r.spec.run_id]]
     return Evaluated(kept, len(todo), without, failed, notes)
 
 
-def _missing(record: RunRecord, tasks: Sequence[Questions]) -> list[Questions]:
+def _missing(record: RunRecord, tasks: Sequence[Task]) -> list[Task]:
     return [t for t in tasks if not record.layout.eval_result(t.fingerprint).is_file()]
 
 
-def _check_names(record: RunRecord, tasks: Sequence[Questions]) -> None:
+def _check_names(record: RunRecord, tasks: Sequence[Task]) -> None:
     wanted = {task.name: task.fingerprint for task in tasks}
     for found in record.evals():
         if wanted.get(found["task"], found["fingerprint"]) != found["fingerprint"]:
@@ -131,7 +124,7 @@ def _check_names(record: RunRecord, tasks: Sequence[Questions]) -> None:
 
 
 def _alike(
-    records: Sequence[RunRecord], missing: dict[str, list[Questions]]
+    records: Sequence[RunRecord], missing: dict[str, list[Task]]
 ) -> Iterator[list[RunRecord]]:
     """Runs of one shape that lack the same, at most as many as are asked together."""
 
@@ -158,35 +151,3 @@ def _steps(progress: Progress | None, stages: int) -> Callable[[], Progress | No
         return lambda done, total: progress(1000 * before + 1000 * done // total, 1000 * stages)
 
     return following
-
-
-def _ask(
-    models: Sequence[Weights],
-    tokenizer: Tokenizer,
-    tasks: Sequence[Questions],
-    following: Callable[[], Progress | None],
-) -> Iterator[tuple[Questions, Prompts, Answers]]:
-    first = models[0]
-    words = tokenizers.vocab_size(tokenizer)
-    if words > first.vocab_size:
-        raise UserError(
-            f"{first.folder}: its embedding has {first.vocab_size:,} rows, its tokenizer "
-            f"{words:,} tokens"
-        )
-    reader = _reader(models)
-    for task in tasks:
-        asked = prompts.encode(task, tokenizer, first.shape.context)
-        yield task, asked, answers(reader, asked, following())
-
-
-def _reader(models: Sequence[Weights]) -> Reader:
-    first = models[0]
-    if not isinstance(first.shape, ModelShape):
-        return DecoderReader(WholeModel(first).decoder.to(choose_device()))
-    array = ModelArray(first.shape, first.vocab_size, len(models))
-    own = without_weights(first.shape, first.vocab_size).named_parameters()
-    sizes = {name: tuple(p.shape) for name, p in own}
-    for member, weights in enumerate(models):
-        weights.check(first.shape, sizes)
-        array.load_member(member, whole(weights))
-    return ArrayReader(array.to(choose_device()))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxy_trainer.data import tokenizer as tokenizers
-from proxy_trainer.evals import documents, kept_tasks, prompts
+from proxy_trainer.evals import documents, kept_tasks
 from proxy_trainer.evals.bpb import Reading
-from proxy_trainer.evals.choice import ArrayReader, answers
-from proxy_trainer.evals.results import Result
+from proxy_trainer.evals.models import Models
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.state import State
 from regmix.errors import RegmixError
 from regmix.layout import StudyLayout
+from regmix.manifest import DataManifest
 
 
 def measure(state: State, study: StudyLayout, readings: Sequence[Reading]) -> None:
@@ -39,14 +39,13 @@ def _ask(state: State, study: StudyLayout) -> None:
     # Workers' runs alone are measured on tasks: proxy_trainer.steps.train_sharded sees to it.
     assert isinstance(array, ModelArray)
     tokenizer = tokenizers.load(study.tokenizer)
+    models = Models.of_array(array, tokenizer, DataManifest.load(study.manifest).eod_id)
     for task in kept_tasks.load(study, spec.tasks):
-        asked = prompts.encode(task, tokenizer, spec.model.context)
-        found = answers(ArrayReader(array), asked)
+        outcomes = task.ask(models)
         for k, run in state.alive:
-            try:
-                result = Result.of(task, asked, found, k)
-            except RegmixError as exc:
-                run.failure = str(exc)
+            outcome = outcomes[k]
+            if isinstance(outcome, RegmixError):
+                run.failure = str(outcome)
                 continue
-            result.save(run.layout.eval_result(task.fingerprint), run_id=run.spec.run_id)
-            run.metrics |= result.metrics
+            outcome.save(run.layout.eval_result(task.fingerprint), run_id=run.spec.run_id)
+            run.metrics |= outcome.metrics

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from proxy_trainer import merging, steps
 from proxy_trainer.evals import afterwards
-from proxy_trainer.evals.choice_metrics import WHOLE
+from proxy_trainer.evals.results import WHOLE
 from proxy_trainer.stages import history, ledger, metrics
 from proxy_trainer.stages.resolve import Recipe, Stage
 from regmix.config import LaunchConfig

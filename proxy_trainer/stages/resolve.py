@@ -11,7 +11,7 @@ from proxy_trainer.data.chat import build as chat_build
 from proxy_trainer.data.chat.sampler import ChatSampler, source_epochs
 from proxy_trainer.data.chat.shards import ChatManifest, open_sources
 from proxy_trainer.evals import kept_tasks
-from proxy_trainer.evals.questions import Questions
+from proxy_trainer.evals.task import Task
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.sharded.ranks import part
 from proxy_trainer.stages import ledger, metrics
@@ -67,7 +67,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     held_out: ChatManifest | None = None
     """Conversations that are only measured."""
-    tasks: tuple[Questions, ...] = ()
+    tasks: tuple[Task, ...] = ()
     """What models are asked after every stage: the study's ``evaluate``."""
 
     @property

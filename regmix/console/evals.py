@@ -26,13 +26,13 @@ class Evaluated(Protocol):
 def show_model_metrics(results: Sequence[Mapping[str, Any]]) -> None:
     """One model's: a row a metric of a task and of its groups."""
     for result in results:
-        shown = table(result["task"], "metric", "value", "± standard error", "questions")
+        shown = table(result["task"], "metric", "value", "± standard error", "of")
         for metric in result["metrics"]:
             if metric["split"] != _SUBJECT:
                 error = metric["std_error"]
                 shown.add_row(
                     escape(metric["name"]), f"{metric['value']:.4f}",
-                    "" if error is None else f"{error:.4f}", f"{metric['questions']:,}",
+                    "" if error is None else f"{error:.4f}", f"{metric['count']:,}",
                 )  # fmt: skip
         show(shown)
         show_notes(result["notes"])

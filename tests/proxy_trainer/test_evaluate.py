@@ -14,7 +14,7 @@ import pytest
 
 from proxy_trainer import steps
 from proxy_trainer.evals import afterwards, kept_tasks
-from proxy_trainer.evals.questions import Questions
+from proxy_trainer.evals.task import Task
 from proxy_trainer.launch.running import Outcome
 from regmix.errors import UserError
 from regmix.files import read_json
@@ -71,7 +71,7 @@ def result(study: Study, run_id: str) -> dict[str, dict[str, float]]:
     return {m["name"]: m for m in read_json(path)["metrics"]}
 
 
-def tasks(study: Study) -> list[Questions]:
+def tasks(study: Study) -> list[Task]:
     return kept_tasks.Asked((), None, None, None).read(study.layout)
 
 
@@ -169,6 +169,54 @@ def test_kept_models_are_asked_once_and_as_they_were_in_training(
     assert {"sums/acc", "sums-10/acc"} <= names
 
 
+COLLECTION = """\
+tasks:
+  - {kind: texts, name: held, sources: {sums: [text/sums.jsonl], code: [text/code.jsonl]}}
+"""
+
+
+def test_a_study_asks_tasks_of_all_kinds_as_runs_end_and_afterwards(
+    measured: Study, train_runs: Callable[..., Outcome]
+) -> None:
+    root = measured.layout.root
+    (root / "held.yaml").write_text(COLLECTION)
+    config = measured.layout.config
+    config.write_text(config.read_text().replace("[tasks.yaml]", "[tasks.yaml, held.yaml]"))
+    study = Study.open(root)
+    steps.build_data(study)
+    specs = [study.target_run("t", study.references()["natural"], seed) for seed in (1, 2)]
+    for spec in specs:
+        study.add_run(spec)
+    ids = [spec.run_id for spec in specs]
+    train_runs(study, ids)
+    for run_id in ids:
+        assert {"sums/bpb", "held/bpb", "held/micro/bpb", "held/code/bpb"} <= set(
+            read_json(study.layout.run(run_id).done)["metrics"]
+        )
+    asked = tasks(study)
+    paths = [study.layout.run(run_id).eval_result(asked[1].fingerprint) for run_id in ids]
+    before = [read_json(path) for path in paths]
+    for path in paths:
+        path.unlink()
+    found = afterwards.study(study.layout, asked)
+    assert (found.asked, found.failed) == (2, {})
+    for path, then in zip(paths, before, strict=True):
+        now = read_json(path)
+        assert now["counts"] == then["counts"]
+        for old, new in zip(then["metrics"], now["metrics"], strict=True):
+            assert new["value"] == pytest.approx(old["value"], rel=1e-6)
+            assert new["std_error"] == pytest.approx(old["std_error"], rel=1e-4)
+    rows = study.store.query("select * from metrics where name = 'held/code/bpb'")
+    assert len(rows) == 2
+    assert rows["std_error"].notna().all()
+    assert {"held/bpb", "held/sums/bpb"} <= set(rows_of(study))
+
+
+def rows_of(study: Study) -> list[str]:
+    found = study.store.query("select distinct name from metrics where split = 'test'")
+    return [str(name) for name in found["name"]]
+
+
 def test_other_questions_of_one_name_are_refused(
     measured: Study, train_runs: Callable[..., Outcome]
 ) -> None:
@@ -208,9 +256,9 @@ def test_the_command(
     folder = measured.layout.run(spec.run_id).model
     text = output(folder, "--tasks", root / "tasks.yaml", "--limit", 12, "--seed", 4, "-o", written)
     assert "sums-12-seed4/small/bpb" in text
-    assert "12 of 21 questions, drawn with seed 4" in text
+    assert "12 of 21, drawn with seed 4" in text
     [saved] = read_json(written)["results"]
-    assert saved["questions"]["asked"] == 12
+    assert saved["counts"]["asked"] == 12
     assert "none is asked for; there are mmlu" in output(folder, code=2)
     assert "unknown task 'mmul'" in output(folder, "--tasks", "mmul", code=2)
     assert "no such folder" in output(tmp_path / "no", "--tasks", root / "tasks.yaml", code=2)

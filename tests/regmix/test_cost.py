@@ -41,17 +41,21 @@ def test_evaluation_is_a_forward_pass_over_the_held_out_text(trained: Study) -> 
     assert found.evaluation_share == pytest.approx(share)
 
 
+def result(**counts: int) -> dict[str, Any]:
+    return {"metrics": [], "step": 40, "tokens": 40_960, "counts": counts}
+
+
 def test_what_tasks_gave_to_read_counts_at_a_third_too(trained: Study) -> None:
     before = trained.cost().roles["evaluation"].sum()
     first, second = [r for r in trained.runs() if r.spec.role == "swarm"][:2]
     for record, name, tokens in (
         (first, "f1", 30_000), (first, "f2", 6_000), (second, "f1", 30_000),
     ):  # fmt: skip
-        write_json(record.layout.eval_result(name), {"tokens": tokens, "metrics": []})
+        write_json(record.layout.eval_result(name), result(tokens_read=tokens))
     found = trained.cost()
     each = first.spec.flops / first.spec.tokens / 3
     assert found.roles["evaluation"].sum() - before == pytest.approx(66_000 * each)
-    write_json(second.layout.eval_result("f1"), {"metrics": []})  # does not say
+    write_json(second.layout.eval_result("f1"), result())  # does not say
     assert trained.cost().as_dict()["evaluation_share"] is None
 
 
