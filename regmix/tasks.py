@@ -153,7 +153,7 @@ def taken_in(layout: StudyLayout, config: EvaluateConfig) -> tuple[str, ...]:
 
 def settings(config: EvaluateConfig) -> dict[str, Any]:
     """What decides what is taken in."""
-    return config.model_dump(mode="json")
+    return config.model_dump(mode="json", exclude={"points"})
 
 
 def relative_to(folder: Path, name: str) -> Path:

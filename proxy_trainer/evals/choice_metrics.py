@@ -64,7 +64,8 @@ def items(task: Questions, answers: Answers, member: int) -> pd.DataFrame:
                 ),
             }
         )
-    return pd.DataFrame(rows)
+    columns = ["question", "subject", "answer", "shots", "cut", "logprob", *METRICS]
+    return pd.DataFrame(rows, columns=columns)  # which are there if no question is
 
 
 def of_question(

@@ -68,9 +68,15 @@ class Result:
             "environment": describe(choose_device()),
         }
 
-    def save(self, path: Path, **more: Any) -> None:
-        """Write ``path``, and before it what each item came to, as parquet beside it."""
-        write_whole(path.with_suffix(".parquet"), lambda tmp: self.items.to_parquet(tmp))
+    def save(self, path: Path, *, items: bool = True, **more: Any) -> None:
+        """Write ``path``, and before it what each item came to, as parquet beside it.
+
+        Args:
+            items: whether the latter is kept.
+            more: values to stand beside the others.
+        """
+        if items:
+            write_whole(path.with_suffix(".parquet"), lambda tmp: self.items.to_parquet(tmp))
         write_json(path, self.as_dict(**more))
 
 

@@ -273,6 +273,8 @@ class _Resolver:
             keep_model=True,
             held_out=self.held_out.fingerprint if self.held_out else "",
             start=Start(folder=self.taken[index]) if index in self.taken else None,
+            tasks=tuple(task.fingerprint for task in self.tasks),
+            tasks_at=self.study.config.evaluate.points,
         )
 
     def _mixture(

@@ -18,7 +18,6 @@ from proxy_trainer.evals.task import Task
 from proxy_trainer.launch.running import Outcome
 from regmix.errors import UserError
 from regmix.files import read_json
-from regmix.recipe import ParallelConfig
 from regmix.study import Study
 
 METRICS = ("acc", "acc_norm", "acc_bytes", "bpb", "choice_logprob", "choice_prob_norm")
@@ -81,13 +80,6 @@ def test_a_run_without_tasks_is_the_run_that_it_was(study: Study) -> None:
     assert spec.tasks == ()
 
 
-def test_what_several_processes_train_is_asked_afterwards(measured: Study) -> None:
-    spec = measured.target_run("t", measured.references()["natural"])
-    measured.add_run(spec)
-    with pytest.raises(UserError, match=r"spec.yaml: tasks: a model that several processes train"):
-        steps.train_sharded(measured, [spec.run_id], ParallelConfig(processes=2))
-
-
 def test_a_run_that_can_say_nothing_has_failed(
     measured: Study, train_runs: Callable[..., Outcome]
 ) -> None:
@@ -145,14 +137,14 @@ def test_kept_models_are_asked_once_and_as_they_were_in_training(
     ids = [spec.run_id for spec in specs]
     train_runs(measured, ids)
     before = {run_id: result(measured, run_id) for run_id in ids}
-    again = afterwards.study(measured.layout, tasks(measured))
+    again = steps.ask(measured, tasks(measured))
     assert (len(again.runs), again.asked, again.failed) == (2, 0, {})
     for run_id in ids:
         [path] = measured.layout.run(run_id).evals.glob("*.json")
         path.unlink()
     measured.store.ingest()
     assert measured.store.query("select * from metrics where name = 'sums/bpb'").empty
-    again = afterwards.study(measured.layout, tasks(measured))
+    again = steps.ask(measured, tasks(measured))
     assert (len(again.runs), again.asked) == (2, 2)
     for run_id in ids:
         found = result(measured, run_id)
@@ -164,7 +156,7 @@ def test_kept_models_are_asked_once_and_as_they_were_in_training(
     for mean in alone.means:
         assert mean.value == pytest.approx(before[ids[0]][mean.name]["value"], abs=1e-5)
     sample = tasks(measured)[0].sample(10, 0)
-    assert afterwards.study(measured.layout, [sample]).asked == 2
+    assert steps.ask(measured, [sample]).asked == 2
     names = set(measured.store.query("select distinct name from metrics")["name"])
     assert {"sums/acc", "sums-10/acc"} <= names
 
@@ -198,7 +190,7 @@ def test_a_study_asks_tasks_of_all_kinds_as_runs_end_and_afterwards(
     before = [read_json(path) for path in paths]
     for path in paths:
         path.unlink()
-    found = afterwards.study(study.layout, asked)
+    found = steps.ask(study, asked)
     assert (found.asked, found.failed) == (2, {})
     for path, then in zip(paths, before, strict=True):
         now = read_json(path)
@@ -226,7 +218,7 @@ def test_other_questions_of_one_name_are_refused(
     path = measured.layout.root / "questions.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(UserError, match=r"the run was asked other questions as 'sums'"):
-        afterwards.study(measured.layout, tasks(measured))
+        steps.ask(measured, tasks(measured))
 
 
 def test_the_command(
