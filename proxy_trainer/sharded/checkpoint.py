@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -151,7 +152,9 @@ def read_model(path: Path, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Te
         raise UserError(f"{path}: not a whole checkpoint")
     table = {f"model.{name}": torch.empty(size) for name, size in sizes.items()}
     try:
-        load(table, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is meant
+            load(table, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
     except (CheckpointException, OSError) as exc:
         raise UserError(f"{path}: not a checkpoint of this model ({exc})") from exc
     return {name.removeprefix("model."): value for name, value in table.items()}
