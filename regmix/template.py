@@ -35,6 +35,7 @@ domains:                          # at least two; order is kept everywhere
 proxy:                            # the small model; size sets width, depth, lr and tokens
   model: {{size: 1m}}               # {sizes}
   # train: {{tokens: 20000000, lr: 0.002, batch_tokens: 4096, schedule: cosine}}
+  # keep_model: true              # to ask it tasks that you think of later; docs/EVALUATION.md
 
 target:                           # the model that the mixture is for
   model: {{size: 15m}}

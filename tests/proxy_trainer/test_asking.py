@@ -29,24 +29,11 @@ from regmix.store import cohort
 from regmix.study import Study
 from regmix.testing.launchers import until
 
-TASKS = """\
-tasks:
-  - {name: sums, files: [questions.jsonl], question: "{question}"}
-"""
 RUNS = 9
 """Of the swarm."""
 SECONDS = 240
 """For a command on a busy machine."""
 Train = Callable[..., Outcome]
-
-
-def write_task(root: Path, count: int = 24) -> None:
-    rows = [
-        {"question": f"{a} + {b} =", "choices": [str(a + b), str(a + b + 7)], "answer": 0}
-        for a, b in ((2 + i // 40, 1 + i % 40) for i in range(count))
-    ]
-    (root / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (root / "tasks.yaml").write_text(TASKS)
 
 
 def ask_for(study: Study, evaluate: str) -> Study:
@@ -63,7 +50,9 @@ def tasks(study: Study) -> list[Task]:
 
 
 @pytest.fixture(scope="module")
-def kept_root(built_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kept_root(
+    built_root: Path, tmp_path_factory: pytest.TempPathFactory, write_task: Callable[..., Path]
+) -> Path:
     """A study whose proxies keep their models, trained; not to be written to."""
     root = tmp_path_factory.mktemp("kept") / "study"
     shutil.copytree(built_root, root)
@@ -137,7 +126,7 @@ def test_what_models_that_are_not_kept_were_asked_is_a_part_of_what_they_are(
 
 
 def test_two_commands_ask_each_model_once(
-    kept: Study, regmix: Callable[..., subprocess.Popen[str]]
+    kept: Study, regmix: Callable[..., subprocess.Popen[str]], write_task: Callable[..., Path]
 ) -> None:
     root = kept.layout.root
     write_task(root, 600)
@@ -156,7 +145,7 @@ def test_two_commands_ask_each_model_once(
 
 
 def test_what_a_killed_worker_had_is_asked_by_another(
-    kept: Study, regmix: Callable[..., subprocess.Popen[str]]
+    kept: Study, regmix: Callable[..., subprocess.Popen[str]], write_task: Callable[..., Path]
 ) -> None:
     root = kept.layout.root
     write_task(root, 2000)
