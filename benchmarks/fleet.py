@@ -132,7 +132,7 @@ def work(
         (study.launches / f"w{number}.times").open("w") as times,
     ):
         queue = Queue(
-            study, ids, claimant, step=lambda _: 0, key=lambda _: None, workers=workers
+            map(study.run, ids), claimant, step=lambda _: 0, key=lambda _: None, workers=workers
         )  # fmt: skip
         ready.release()  # type: ignore[attr-defined]
         go.wait()  # type: ignore[attr-defined]
@@ -145,8 +145,8 @@ def work(
             (claim,) = claimed
             time.sleep(HOLD_SECONDS)
             claim.check()
-            journal.write(f"{claim.run.run_id}\n")
-            claim.run.done.write_text(DONE)
+            journal.write(f"{claim.piece.run_id}\n")
+            claim.piece.done.write_text(DONE)
             claimant.drop(claimed)
             claim.release("done")
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from regmix.errors import UserError
 from regmix.files import write_whole
 
 KEPT = 2
@@ -111,6 +112,20 @@ def saved_step(folder: Path) -> int:
         except (OSError, SafetensorError):
             continue
     return 0
+
+
+def read_model(path: Path) -> dict[str, Tensor]:
+    """A checkpoint's weights alone, as :attr:`Checkpoint.model`.
+
+    Raises:
+        UserError: the file is not whole, or not there any more.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = [key for key in file.keys() if key.startswith("model.")]  # noqa: SIM118
+            return {key.removeprefix("model."): file.get_tensor(key) for key in keys}
+    except (OSError, SafetensorError) as exc:
+        raise UserError(f"{path}: not a checkpoint that can be read ({exc})") from exc
 
 
 def _read(path: Path) -> Checkpoint:

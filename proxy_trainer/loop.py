@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from proxy_trainer import divergence, leftovers, starts
 from proxy_trainer.data.chat.hand_on import hand_on, inherit
 from proxy_trainer.data.chat.shards import ChatManifest
-from proxy_trainer.evals import bpb, final
+from proxy_trainer.evals import bpb, documents, in_training
 from proxy_trainer.execution import Stepped
 from proxy_trainer.models import hf
 from proxy_trainer.models.card import Origin
@@ -69,7 +69,7 @@ def loop(
             _log_step(state, stepped)
         if state.step in plan.eval_steps:
             with state.aside():
-                _evaluate(state, study)
+                _evaluate(state, study, keep_going)
         now = time.perf_counter()
         for run in state.runs:
             run.seconds += (now - last) / len(state.runs)
@@ -165,7 +165,7 @@ def _log_step(state: State, stepped: Stepped) -> None:
         )
 
 
-def _evaluate(state: State, study: StudyLayout) -> None:
+def _evaluate(state: State, study: StudyLayout, keep_going: Callable[[], bool]) -> None:
     readings = bpb.read(state.trainee.array, state.sets)
     for k, run in state.alive:
         run.metrics = {r.name: r.value(k) for r in readings}
@@ -177,8 +177,14 @@ def _evaluate(state: State, study: StudyLayout) -> None:
                 break
             tokens = state.step * run.spec.tokens_per_step
             run.log.write("metric", step=state.step, tokens=tokens, **reading.fields(k))
-    if state.step == state.runs[0].spec.plan.steps:
-        final.measure(state, study, readings)
+
+    def progress(done: int, total: int) -> None:
+        keep_going()  # told to end, it ends with the evaluation; what it raises ends it here
+
+    in_training.ask(state, study, progress)
+    if state.step == state.runs[0].spec.plan.steps and state.keeper.writes:
+        for k, run in state.alive:
+            documents.save(run.layout, readings, k)
     for _, run in state.alive:
         if run.watcher is not None:
             run.watcher.evaluated(state.step, run.metrics)

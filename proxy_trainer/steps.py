@@ -12,7 +12,9 @@ from proxy_trainer import arrays, leftovers
 from proxy_trainer.corpus import build_corpus
 from proxy_trainer.data import build
 from proxy_trainer.data.contamination import table
-from proxy_trainer.evals import kept_tasks
+from proxy_trainer.evals import afterwards, kept_tasks
+from proxy_trainer.evals.afterwards import Evaluated
+from proxy_trainer.evals.task import Task
 from proxy_trainer.launch import devices, local, registry, running
 from proxy_trainer.launch import gang as gangs
 from proxy_trainer.launch.claims import ask_again
@@ -20,7 +22,6 @@ from proxy_trainer.launch.gang import Gang
 from proxy_trainer.launch.running import Launch, Outcome
 from proxy_trainer.watch import trackers
 from regmix.config import Benchmark, LaunchConfig
-from regmix.errors import UserError
 from regmix.estimate import Estimate, Offer
 from regmix.manifest import DataManifest
 from regmix.recipe import ParallelConfig
@@ -175,6 +176,75 @@ def train(
         leftovers.sweep(study.layout)
 
 
+def ask(
+    study: Study,
+    tasks: Sequence[Task],
+    *,
+    run_ids: Sequence[str] | None = None,
+    step: int | None = None,
+    settings: LaunchConfig | None = None,
+    on_poll: Callable[[int, int], None] | None = None,
+) -> Evaluated:
+    """Ask models what they were not asked yet, by workers of the launcher; wait for them.
+
+    What is found is left in the runs' folders, where the store reads it. Whatever other commands
+    ask at the same time is asked once.
+
+    Args:
+        run_ids: default: all runs of the study.
+        step: whose checkpoints are asked; the finished models if not given.
+        settings: default: the study's ``launch``.
+        on_poll: called a few times a second with (answers found, in all).
+
+    Raises:
+        UserError: a run was asked another task of one of the names, no run has the checkpoint, or
+            the launcher cannot start the workers.
+        RegmixError: a worker could not go on, or was told to end.
+    """
+    plan = _asking(study, tasks, run_ids, step)
+    if not plan.open:
+        return plan.evaluated()
+
+    def poll() -> None:
+        if on_poll:
+            on_poll(sum(p.done.exists() for p in plan.open), len(plan.open))
+
+    outcome = _submit_asking(study, plan, settings, detached=False).wait(poll)
+    return plan.evaluated(outcome.done, outcome.busy)
+
+
+def submit_asking(
+    study: Study, tasks: Sequence[Task], *, step: int | None, settings: LaunchConfig
+) -> Launch | None:
+    """The same without waiting: workers outlive the command; None if nothing is to be asked.
+
+    Raises:
+        UserError: as :func:`ask`.
+    """
+    plan = _asking(study, tasks, None, step)
+    return _submit_asking(study, plan, settings, detached=True) if plan.open else None
+
+
+def _asking(
+    study: Study, tasks: Sequence[Task], run_ids: Sequence[str] | None, step: int | None
+) -> afterwards.Plan:
+    records = [r for r in study.runs() if run_ids is None or r.spec.run_id in run_ids]
+    return afterwards.Plan.of(study.layout, records, tasks, step)
+
+
+def _submit_asking(
+    study: Study, plan: afterwards.Plan, settings: LaunchConfig | None, *, detached: bool
+) -> Launch:
+    settings = devices.settled(settings or study.config.launch)
+    runs = list(dict.fromkeys(piece.run.run_id for piece in plan.open))
+    launch = running.prepare(
+        study.layout, runs, settings, min(_processes(settings), len(plan.open)),
+        detached=detached, tasks=[task.fingerprint for task in plan.tasks], step=plan.step,
+    )  # fmt: skip
+    plan.prepare()
+    return running.start(launch)
+
+
 def train_sharded(
     study: Study,
     run_ids: Sequence[str],
@@ -192,17 +262,10 @@ def train_sharded(
         Why runs could not go on, by their ids; see :func:`proxy_trainer.launch.gang.train_gangs`.
 
     Raises:
-        UserError: as :func:`check_sharded`, or the batch cannot be divided, or a run is to be
-            measured on tasks as it ends.
+        UserError: as :func:`check_sharded`, or the batch cannot be divided.
         RegmixError: the processes were told to end, or other commands train some of the runs.
     """
     settings = devices.settled(settings or study.config.launch)
-    for path in (study.layout.run(run_id).spec for run_id in run_ids):
-        if RunSpec.load(path).tasks:
-            raise UserError(
-                f"{path}: tasks: a model that several processes train is not asked as it ends; "
-                "train it without `evaluate:` and run `regmix eval` afterwards"
-            )
     made = _gangs(study, run_ids, spread, settings)
     try:
         return gangs.train_gangs(study.layout, made, settings, on_poll)

@@ -1,10 +1,12 @@
-"""A worker: claims open runs of a study, trains them, and goes on until there is none.
+"""A worker: claims open work of a study, does it, and goes on until there is none.
 
     python -m proxy_trainer.worker STUDY [--submission ID] [--name NAME]
 
 Every launcher starts these; any number of them, on any nodes that see the study's folder, share its
-work by claims alone. A worker ends by itself. Told to end before, by SIGTERM, SIGUSR2 or SIGINT, it
-leaves checkpoints, gives its runs back and exits with ``REQUEUE``.
+work by claims alone. The work is runs to train, or finished ones to ask
+(:mod:`proxy_trainer.work`, :mod:`proxy_trainer.evals.asking`), as the submission says. A worker
+ends by itself. Told to end before, by SIGTERM, SIGUSR2 or SIGINT, it leaves checkpoints, gives its
+runs back and exits with ``REQUEUE``.
 
 What goes wrong with a run is the run's, whatever it is: it is tried again from its checkpoint, by
 this worker or another, and FAILED once it has failed too often; a step that never ends is a way to
@@ -21,26 +23,25 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from proxy_trainer import checkpoint
-from proxy_trainer.arrays import best_members, train_array
 from proxy_trainer.environment import WORKER
+from proxy_trainer.evals.asking import Asking
 from proxy_trainer.exits import BROKEN, OK, REFUSED, REQUEUE
-from proxy_trainer.launch.claims import Claimant, Lost, RunClaim, Stall
+from proxy_trainer.launch.claims import Claimant, Lost, PieceClaim, Stall
 from proxy_trainer.launch.queue import Queue
 from proxy_trainer.launch.submissions import Submission, other_version, submissions
 from proxy_trainer.setup import set_up
 from proxy_trainer.version import version
-from regmix.arrays import array_key
+from proxy_trainer.work import Training, Work
 from regmix.config import LaunchConfig
-from regmix.errors import RegmixError, StudyFault, StudyRefused, UserError
+from regmix.errors import RegmixError, StudyFault, UserError
 from regmix.files import write_json
-from regmix.layout import RunLayout, StudyLayout
-from regmix.runs import NUMERICS, RunSpec
+from regmix.layout import Piece, StudyLayout
 
 PATIENCE_SECONDS = 0.5
 """Between looks at runs that silent workers hold."""
@@ -58,6 +59,10 @@ class Task:
     settings: LaunchConfig
     workers: int = 1
     """How many share the runs."""
+    tasks: tuple[str, ...] = ()
+    """Fingerprints of what finished runs are to be asked; none if they are to be trained."""
+    step: int | None = None
+    """After which they are asked, by their checkpoints; at their end if not given."""
 
     @classmethod
     def of(cls, study: StudyLayout, submission_id: str | None) -> Task:
@@ -69,7 +74,11 @@ class Task:
         if submission_id:
             found = [Submission.load(study, submission_id)]
         else:
-            found = [s for s in submissions(study, lambda exc: say(str(exc)))[::-1] if not s.gang]
+            found = [
+                s
+                for s in submissions(study, lambda exc: say(str(exc)))[::-1]
+                if not (s.gang or s.tasks)
+            ]
         chosen = next((s for s in found if not s.cancelled), None)
         if chosen is None:
             raise UserError(
@@ -78,11 +87,20 @@ class Task:
         if chosen.regmix != version():
             path = study.launches / f"{chosen.submission_id}.json"
             raise other_version(chosen.regmix, str(path))
-        return cls(study, chosen.runs, chosen.settings, chosen.order.workers)
+        return cls(
+            study, chosen.runs, chosen.settings, chosen.order.workers, chosen.tasks, chosen.step
+        )
+
+    @property
+    def work(self) -> Work[Any]:
+        """What is to be done with the runs."""
+        if self.tasks:
+            return Asking(self.study, self.runs, self.tasks, self.step)
+        return Training(self.study, self.runs, self.settings, say)
 
 
-def fail(run: RunLayout, reasons: Sequence[str]) -> None:
-    """Mark a run as FAILED, with the reason of each attempt."""
+def fail(run: Piece, reasons: Sequence[str]) -> None:
+    """Mark a run, or a run on a task, as FAILED, with the reason of each attempt."""
     again = f" ({len(reasons)} attempts)" if len(reasons) > 1 else ""
     worker = os.environ.get(WORKER, "")
     write_json(
@@ -114,14 +132,12 @@ class Worker:
         self.claimant = Claimant(task.study.runs, name, task.settings.claim_seconds, stall)
         self._task = task
         self._asked_to_end = False
-        self._best: dict[str, int] = {}
-        """Members of an array, by what they share, as found by trial."""
-        self._queue = Queue(
-            task.study,
-            task.runs,
+        self._work = task.work
+        self._queue: Queue[Any] = Queue(
+            self._work.pieces,
             self.claimant,
-            step=lambda run: checkpoint.saved_step(run.checkpoints),
-            key=_key,
+            step=self._work.step,
+            key=self._work.key,
             workers=task.workers,
         )
 
@@ -130,10 +146,10 @@ class Worker:
         self._asked_to_end = True
 
     def run(self, on_claim: Callable[[], object] = lambda: None) -> int:
-        """Train until no run is left, or until asked to end; an exit code.
+        """Work until nothing is left, or until asked to end; an exit code.
 
         Args:
-            on_claim: called whenever runs were claimed.
+            on_claim: called whenever something was claimed.
 
         Raises:
             StudyFault: the study is not as it should be.
@@ -150,41 +166,34 @@ class Worker:
             claimed = self._queue.claim(self._members)
             if claimed:
                 on_claim()
-                self._train(claimed)
+                self._do(claimed)
             elif self._queue.left_to_others():
                 return OK
             else:
                 time.sleep(PATIENCE_SECONDS)
         return REQUEUE
 
-    def _members(self, run: RunLayout) -> int:
-        """How many runs like this one to train together, and no more than this worker's share."""
+    def _members(self, piece: Piece) -> int:
+        """How many like this one to do together, and no more than this worker's share."""
         share = -(-(self._queue.length + 1) // self._task.workers)
         if self._task.settings.members != "auto":
             return self._task.settings.members
         try:
-            return min(share, self._found_best(RunSpec.load(run.spec), share))
+            return self._work.members(piece, share)
         except StudyFault:
             raise
-        except Exception as exc:  # the run's own attempt, alone, will meet it and tell
-            say(f"run {run.run_id}: not tried in arrays: {type(exc).__name__}: {_short(exc)}")
+        except Exception as exc:  # its own attempt, alone, will meet it and tell
+            say(f"{piece.title}: not tried in arrays: {type(exc).__name__}: {_short(exc)}")
             return 1
 
-    def _found_best(self, spec: RunSpec, share: int) -> int:
-        key = array_key(spec)
-        if share > 1 and key not in self._best:
-            self._best[key] = best_members(spec, share)
-            say(f"arrays of {self._best[key]} are the fastest here")
-        return self._best.get(key, 1)
-
-    def _train(self, claimed: list[RunClaim]) -> None:
-        """Train an array; runs that failed before one by one, so that none fails for another."""
-        again: list[list[RunClaim]] = []
-        together: list[RunClaim] = []
+    def _do(self, claimed: list[PieceClaim[Any]]) -> None:
+        """Do what goes together; what failed before one by one, so that none fails for another."""
+        again: list[list[PieceClaim[Any]]] = []
+        together: list[PieceClaim[Any]] = []
         for claim in claimed:
             reasons = [failure.reason for failure in claim.failures()]
             if len(reasons) > self._task.settings.retries:
-                fail(claim.run, reasons)
+                fail(claim.piece, reasons)
                 self._let_go(claim)
             elif reasons:
                 again.append([claim])
@@ -197,30 +206,23 @@ class Worker:
                 for claim in part:
                     self._let_go(claim, "asked to end")
 
-    def _attempt(self, part: list[RunClaim]) -> None:
+    def _attempt(self, part: list[PieceClaim[Any]]) -> None:
         reason, failed = "asked to end", False
         try:
             for claim in part:
-                _check_numerics(claim.run)
-                say(f"run {claim.run.run_id}: claimed at step {claim.step}")
-            outcome = train_array(
-                self._task.study,
-                [claim.run for claim in part],
-                checkpoint_seconds=self._task.settings.checkpoint_seconds,
-                keep_going=self._keep_going,
-                trackers=self._task.settings.watch,
-            )
+                say(f"{claim.piece.title}: claimed at step {claim.step}")
+            given_up = self._work.carry_out([claim.piece for claim in part], self._keep_going)
             self.claimant.check()
-            for run_id, why in outcome.diverged.items():  # and would again
-                fail(self._task.study.run(run_id), [why])
+            for piece, why in given_up.items():  # and would come to the same again
+                fail(piece, [why])
         except Lost as exc:
             reason = f"left with its array ({exc})"
         except Exception as exc:
             others = f" and {len(part) - 1} with it" if len(part) > 1 else ""
-            told = f"run {part[0].run.run_id}{others} could not go on: {exc}"
+            told = f"{part[0].piece.title}{others} could not go on: {exc}"
             if is_of_the_study(exc):
                 raise (type(exc) if isinstance(exc, StudyFault) else StudyFault)(told) from exc
-            # whatever it is, the other runs can go on
+            # whatever it is, the others can go on
             kind = "" if isinstance(exc, RegmixError) else f"{type(exc).__name__}: "
             reason, failed = f"{kind}{_short(exc)}", True
         for claim in part:
@@ -231,43 +233,25 @@ class Worker:
         self.claimant.progress()
         return not self._asked_to_end
 
-    def _let_go(self, claim: RunClaim, reason: str = "", *, failed: bool = False) -> None:
+    def _let_go(self, claim: PieceClaim[Any], reason: str = "", *, failed: bool = False) -> None:
         self.claimant.drop([claim])
-        run = claim.run
+        piece = claim.piece
         try:
             claim.renew()
         except Lost as exc:
             say(str(exc))
-            self._queue.return_(run)  # looked at once more: who has it may die
+            self._queue.return_(piece)  # looked at once more: who has it may die
             return
-        if run.done.exists():
-            say(f"run {run.run_id}: done")
+        if piece.done.exists():
+            say(f"{piece.title}: done")
             claim.release("done")
-        elif run.failed.exists():
-            say(f"run {run.run_id}: failed, see {run.failed}")
+        elif piece.failed.exists():
+            say(f"{piece.title}: failed, see {piece.failed}")
             claim.release("failed")
         else:
-            say(f"run {run.run_id}: {reason}")
+            say(f"{piece.title}: {reason}")
             if claim.release(reason, failed=failed):
-                self._queue.return_(run)
-
-
-def _key(run: RunLayout) -> Hashable:
-    """What a run shares with those that can be trained together with it; nothing if unreadable."""
-    try:
-        return array_key(RunSpec.load(run.spec))
-    except (RegmixError, OSError):  # its own attempt will tell
-        return run.run_id
-
-
-def _check_numerics(run: RunLayout) -> None:
-    planned = RunSpec.load(run.spec).numerics
-    if planned != NUMERICS:
-        raise StudyRefused(
-            f"{run.spec}: planned for version {planned} of the numerics, this worker "
-            f"(regmix {version()} on {socket.gethostname()}) has {NUMERICS}; install the version "
-            "that the study was proposed with, or run `regmix propose` again"
-        )
+                self._queue.return_(piece)
 
 
 def say(text: str) -> None:

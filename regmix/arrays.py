@@ -15,6 +15,7 @@ def array_key(spec: RunSpec) -> str:
     plan = asdict(spec.plan)
     del plan["lr"]
     text = [spec.vocab_size, spec.data, spec.chat, spec.held_out, list(spec.tasks)]
+    text += [spec.tasks_at] if spec.tasks else []
     return fingerprint([asdict(spec.model), plan, *text, spec.numerics])
 
 

@@ -4,6 +4,9 @@ Counted are finished runs, by what they recorded: tokens, FLOPs (6 a weight and 
 attention, the head included), and seconds of their process, of which runs that train side by side
 each have their part. Evaluations are in those seconds; their FLOPs are counted on top, forward
 passes alone, hence a third of what training on the same tokens would take.
+
+What is set beside RegMix's recipe are the mixtures at proxy size. Larger models, of a ladder, a
+recipe or the target, are none of its proxies, whose cost or whose speed they would change.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import pandas as pd
 from regmix import plain
 from regmix.manifest import DataManifest
 from regmix.records import RunRecord
-from regmix.runs import RunSpec
+from regmix.runs import PROXY_ROLES
 from regmix.sizes import ModelShape
 
 REGMIX_RUNS = 512
@@ -31,11 +34,11 @@ REGMIX_MODEL = ModelShape(
 """RegMix's "1M", whose head is most of its FLOPs."""
 ASSUMPTIONS = (
     "finished runs only; failed and repeated attempts are not in their records",
-    "evaluation FLOPs are those of bits per byte alone: each domain's held-out text up to "
-    "train.eval_bytes, a forward pass at a third of training's FLOPs a token",
+    "evaluation FLOPs are those of each domain's held-out text up to train.eval_bytes and of what "
+    "tasks gave the model to read, a forward pass at a third of training's FLOPs a token",
     f"RegMix (arXiv 2407.01492): {REGMIX_RUNS} proxies of 1,001 steps of 1.05M tokens, 256 wide, 2 "
     "layers, MLP 512, vocabulary 50,432 not tied, context 2,048; counted by the same formula, its "
-    "evaluations left out; seconds at the speed, in FLOPs a second, of this study's proxies",
+    "evaluations left out; set beside the proxies, seconds at their speed in FLOPs a second",
 )
 
 
@@ -45,7 +48,7 @@ class Account:
 
     roles: pd.DataFrame
     """By role: ``runs``, ``tokens``, ``flops`` (training), ``evaluation`` (FLOPs; NaN where the
-    data is not here), ``device_hours``."""
+    data is not here, or a result does not say what was read), ``device_hours``."""
     regmix: dict[str, float]
     """``runs``, ``tokens``, ``flops``, ``device_hours`` (NaN without a speed) of RegMix's."""
     ratio: float
@@ -84,7 +87,7 @@ def account(records: Sequence[RunRecord], manifest: DataManifest | None) -> Acco
     roles = groups[columns[1:]].sum()
     roles["evaluation"] = groups["evaluation"].apply(lambda own: own.sum(skipna=False))
     roles.insert(0, "runs", groups.size())
-    proxies = roles[roles.index != "target"]
+    proxies = roles[roles.index.isin(PROXY_ROLES)]
     flops, hours = float(proxies["flops"].sum()), float(proxies["device_hours"].sum())
     theirs = REGMIX_RUNS * REGMIX_TOKENS * REGMIX_MODEL.flops_per_token(REGMIX_VOCABULARY)
     return Account(
@@ -112,16 +115,18 @@ def _spent(
         "role": spec.role,
         "tokens": float(result["tokens"]),
         "flops": float(result["flops"]),
-        "evaluation": float("nan") if held_out is None else _evaluated(spec, held_out),
+        "evaluation": float("nan") if held_out is None else _evaluated(record, held_out),
         "device_hours": float(result["seconds"])
         * int(result["environment"].get("processes", 1))
         / 3600,
     }
 
 
-def _evaluated(spec: RunSpec, held_out: Mapping[str, tuple[int, int]]) -> float:
-    tokens = sum(
+def _evaluated(record: RunRecord, held_out: Mapping[str, tuple[int, int]]) -> float:
+    spec = record.spec
+    text = sum(
         tokens * min(1.0, spec.plan.eval_bytes / size) for tokens, size in held_out.values() if size
     )
-    times = len(spec.plan.eval_steps)
-    return times * tokens * spec.model.flops_per_token(spec.vocab_size) / 3
+    asked = sum(float(found["counts"].get("tokens_read", "nan")) for found in record.evals())
+    tokens = len(spec.plan.eval_steps) * text + asked
+    return tokens * spec.model.flops_per_token(spec.vocab_size) / 3

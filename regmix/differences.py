@@ -24,7 +24,8 @@ from regmix.folder import StudyFolder
 from regmix.mixture import MixtureFile
 from regmix.noise import NoiseFloor
 from regmix.observations import Observations
-from regmix.store import PROXY_ROLES, Store
+from regmix.runs import PROXY_ROLES
+from regmix.store import Store
 
 NOTHING = "no detectable difference"
 UNKNOWN = "not known: nothing was repeated"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
 LONGEST_NAME = 255
@@ -24,6 +26,30 @@ def folder_name(domain: str) -> str:
     return f"{name[:160]}%~{hashlib.sha256(domain.encode()).hexdigest()[:32]}"
 
 
+class Piece(Protocol):
+    """What one worker at a time is at, until one of two markers closes it; hashable."""
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+
+    @property
+    def root(self) -> Path:
+        """A folder that is there as long as the piece is wanted."""
+
+    @property
+    def claims(self) -> Path:
+        """Who is at it, and who tried: a numbered file an entry, see `regmix.claims`."""
+
+    @property
+    def done(self) -> Path:
+        """There once it is finished."""
+
+    @property
+    def failed(self) -> Path:
+        """There once it was given up, with the reason."""
+
+
 @dataclass(frozen=True)
 class RunLayout:
     """The files of one run; the worker that holds its claim is the only writer."""
@@ -34,6 +60,11 @@ class RunLayout:
     def run_id(self) -> str:
         """The run's id, which is its folder's name."""
         return self.root.name
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"run {self.run_id}"
 
     @property
     def spec(self) -> Path:
@@ -75,9 +106,13 @@ class RunLayout:
         """Nats and bytes of every document that the finished model was measured on."""
         return self.evals / "documents.parquet"
 
+    def asked(self, fingerprint: str, step: int | None = None) -> AskedLayout:
+        """The files of the run on one task, at its end or after some step."""
+        return AskedLayout(self, fingerprint, step)
+
     def eval_result(self, fingerprint: str) -> Path:
-        """Metrics of one task; its questions are beside it, as parquet."""
-        return self.evals / f"{fingerprint}.json"
+        """Metrics of one task at the end; its items are beside it, as parquet."""
+        return self.asked(fingerprint).done
 
     @property
     def tensorboard(self) -> Path:
@@ -98,6 +133,47 @@ class RunLayout:
     def claims(self) -> Path:
         """Who trains the run, and who tried: a numbered file an entry, see `regmix.claims`."""
         return self.root / "claims"
+
+
+@dataclass(frozen=True)
+class AskedLayout:
+    """The files of one run on one task; claimed like a run by whoever asks it afterwards."""
+
+    run: RunLayout
+    fingerprint: str
+    """The task's."""
+    step: int | None = None
+    """After which; at the run's end if not given."""
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return self.fingerprint if self.step is None else f"{self.fingerprint}@{self.step}"
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"run {self.run.run_id} on task {self.name}"
+
+    @property
+    def root(self) -> Path:
+        """The run's folder."""
+        return self.run.root
+
+    @property
+    def claims(self) -> Path:
+        """Who asks, and who tried."""
+        return self.run.evals / "claims" / self.name
+
+    @property
+    def done(self) -> Path:
+        """What it came to."""
+        return self.run.evals / f"{self.name}.json"
+
+    @property
+    def failed(self) -> Path:
+        """Why it came to nothing."""
+        return self.run.evals / f"{self.name}.FAILED"
 
 
 @dataclass(frozen=True)
@@ -211,6 +287,12 @@ class StudyLayout:
     def run(self, run_id: str) -> RunLayout:
         """The files of one run."""
         return RunLayout(self.runs / run_id)
+
+    def asked(
+        self, runs: Sequence[str], tasks: Sequence[str], step: int | None = None
+    ) -> list[AskedLayout]:
+        """The files of some runs on some tasks, all of a run's before the next one's."""
+        return [self.run(run_id).asked(task, step) for run_id in runs for task in tasks]
 
     def mixture(self, name: str) -> Path:
         """File of a named mixture."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from regmix import design, sizes, tasks
-from regmix.config import RunConfig
+from regmix.config import ProxyConfig, RunConfig
 from regmix.errors import UserError
 from regmix.folder import StudyFolder
 from regmix.mixture import Mixture
@@ -123,7 +123,9 @@ def template(study: StudyFolder, settings: RunConfig) -> RunSpec:
         vocab_size=manifest.vocab_size,
         data=manifest.fingerprint,
         seed=study.config.seed,
+        keep_model=isinstance(settings, ProxyConfig) and settings.keep_model,
         tasks=tasks.taken_in(study.layout, study.config.evaluate),
+        tasks_at=study.config.evaluate.points,
     )
 
 

@@ -52,14 +52,18 @@ class RunFiles:
         """
         return read_events(self.layout.events)
 
-    def evals(self) -> Iterator[dict[str, Any]]:
-        """What the finished model came to on tasks, a file each.
+    def evals(self, *, at_end: bool = False) -> Iterator[dict[str, Any]]:
+        """What the model came to on tasks, a file each, with the ``step`` that it was asked after.
+
+        Args:
+            at_end: leave out what it came to on the way.
 
         Raises:
             UserError: a file is not JSON.
         """
         for path in sorted(self.layout.evals.glob("*.json")):
-            yield read_json(path)
+            if not (at_end and "@" in path.stem):
+                yield read_json(path)
 
     def result(self) -> dict[str, Any]:
         """Content of ``DONE``."""

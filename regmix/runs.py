@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from regmix import yaml_io
+from regmix.config import Points
 from regmix.errors import UserError
 from regmix.families import Shape, shape_from_json, shape_to_json
 from regmix.files import write_text
@@ -16,6 +17,9 @@ from regmix.sizes import TrainPlan
 
 NUMERICS = 3
 """Raised whenever a change of the training code changes the figures a run comes to."""
+
+PROXY_ROLES = ("swarm", "baseline", "replicate", "single", "import")
+"""Of runs that a mixture is chosen by, at proxy size; the larger ones of a ladder are not."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class RunSpec:
     name: str
     """What people call it; not part of its identity."""
     role: str
-    """``swarm``, ``baseline``, ``replicate`` or ``target``; not part of its identity."""
+    """One of ``PROXY_ROLES``, or ``ladder``, ``target``, ``stage``; not part of its identity."""
     mixture: Mixture
     """Of the study's domains, or of the sources of ``chat``."""
     model: Shape
@@ -64,11 +68,15 @@ class RunSpec:
     merge: tuple[str, ...] = ()
     """Runs whose models' average it is; then nothing is trained."""
     tasks: tuple[str, ...] = ()
-    """Fingerprints of the tasks that the finished model is measured on, if on any."""
+    """Fingerprints of the tasks that the model is asked while it is trained, if any. A part of the
+    identity where the model is not kept, and so could not be asked later."""
+    tasks_at: Points = "last"
+    """Evaluation points at which it is asked them; not part of its identity."""
 
     @property
     def run_id(self) -> str:
-        """Hash of everything that changes the result."""
+        """Hash of everything that changes the result, or what can be found of it later."""
+        lost = {"tasks": list(self.tasks)} if self.tasks and not self.keep_model else {}
         return fingerprint(
             {
                 "mixture": self.mixture.id,
@@ -80,6 +88,7 @@ class RunSpec:
                 "keep_model": self.keep_model,
                 "numerics": self.numerics,
                 **self._stage(),
+                **lost,
             },
             length=12,
         )
@@ -93,7 +102,6 @@ class RunSpec:
             "epochs": dict(self.epochs),
             "held_out": self.held_out,
             "merge": list(self.merge),
-            "tasks": list(self.tasks),
         }
         return {key: value for key, value in found.items() if value}
 
@@ -128,6 +136,7 @@ class RunSpec:
             "plan": asdict(self.plan),
             "weights": self.mixture.as_dict(),
             **self._stage(),
+            **({"tasks": list(self.tasks), "tasks_at": self.tasks_at} if self.tasks else {}),
         }
 
     def save(self, path: Path) -> None:
@@ -161,6 +170,7 @@ class RunSpec:
                 held_out=raw.get("held_out", ""),
                 merge=tuple(raw.get("merge", ())),
                 tasks=tuple(raw.get("tasks", ())),
+                tasks_at=raw.get("tasks_at", "last"),
             )
         except (KeyError, TypeError) as exc:
             raise UserError(f"{path}: not a run specification ({exc})") from exc

@@ -25,13 +25,12 @@ from regmix.layout import StudyLayout
 from regmix.mixture import Mixture
 from regmix.observations import Observations
 from regmix.records import RunRecord, read_runs
-from regmix.runs import RunSpec
+from regmix.runs import PROXY_ROLES, RunSpec
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LOCK_SECONDS = 30.0
 IMPORT = "import"
 """The cohort of runs that were measured elsewhere."""
-PROXY_ROLES = ("swarm", "baseline", "replicate", "single", "import")
 
 _SCHEMA = """
 create table if not exists schema_version (version integer);
@@ -62,22 +61,34 @@ _WATCHED: dict[str, Any] = {
 }  # fmt: skip
 """Fields of a step that only newer runs have, or only those that are watched."""
 _LAST_VALUES = (
-    "select run_id, name, arg_max(value, step) as value, "
-    "arg_max({'std_error': std_error}, step).std_error as std_error from metrics "
-    "where split <> 'subject' group by all"
+    "select run_id, name, value, std_error from metrics "
+    "join (select run_id, max(step) as step from metrics group by run_id) using (run_id, step) "
+    "where split <> 'subject'"
 )
-"""Without those of single subjects of a task, which are for looking at: too many, too noisy. The
-struct keeps a last value that has no error from taking that of an earlier one."""
+"""Those of a run's last step: what was measured on the way alone is no figure of the finished run.
+Without those of single subjects of a task, which are for looking at: too many, too noisy."""
 _RUN_TABLES = ("runs", "mixtures", "metrics", "steps", "costs", "environments")
 
 
 def cohort(spec: RunSpec) -> str:
     """What runs must share to be comparable: model, training settings, data, what is measured.
 
-    Not the seed.
+    Also where they start, the conversations they read, and of how many runs they are the average.
+    Not the seed. Whether models are kept is a part too: of two runs that differ in nothing else the
+    second would pass for a repeat, of no noise. What kept ones are asked is not: they can be asked
+    the same at any time.
     """
     parts = [asdict(spec.model), asdict(spec.plan), spec.vocab_size, spec.data, spec.numerics]
-    return fingerprint([*parts, list(spec.tasks)] if spec.tasks else parts)
+    stage = {
+        "kept": spec.keep_model,
+        "tasks": [] if spec.keep_model else list(spec.tasks),
+        "start": asdict(spec.start) if spec.start else None,
+        "chat": spec.chat,
+        "held_out": spec.held_out,
+        "averaged": len(spec.merge),
+    }
+    own = {key: value for key, value in stage.items() if value}
+    return fingerprint([*parts, own] if own else parts)
 
 
 @dataclass(frozen=True)
@@ -371,10 +382,10 @@ def _insert_events(db: duckdb.DuckDBPyConnection, record: RunRecord) -> None:
                 **{k: event.get(k) for k in _WATCHED},
             }
     for found in record.evals():
-        end = {"step": record.spec.plan.steps, "tokens": record.spec.tokens}
+        place = {"step": found["step"], "tokens": found["tokens"]}
         for m in found["metrics"]:
             own = {k: m[k] for k in ("name", "split", "value", "std_error")}
-            metrics[end["step"], m["name"], m["split"]] = {**end, **own}
+            metrics[place["step"], m["name"], m["split"]] = {**place, **own}
     for table, rows in (("metrics", metrics), ("steps", steps)):
         frame = pd.DataFrame(list(rows.values()))
         if not frame.empty:
@@ -421,7 +432,8 @@ def _assemble(
         example = wide_m.index[wide_m[incomplete[0]].isna()][0]
         raise UserError(
             f"metric '{incomplete[0]}' is missing in {int(wide_m[incomplete[0]].isna().sum())} of "
-            f"{len(wide_m)} runs, first in {example}; evaluate them, or import without the metric"
+            f"{len(wide_m)} runs, first in {example}; evaluate them (`regmix eval`, where "
+            "models are kept), or import without the metric"
         )
     errors = metrics.pivot(index="run_id", columns="name", values="std_error")
     for frame in (wide_w, wide_m, errors):

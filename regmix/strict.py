@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Discriminator, ValidationError
 from pydantic_core import ErrorDetails
 
 from regmix import yaml_io
@@ -39,11 +39,13 @@ def place(path: Path, key: KeyPath) -> str:
 
 
 def _explain(path: Path, model: type[BaseModel], error: ErrorDetails) -> UserError:
-    key = error["loc"]
+    key, parent = _at(model, error["loc"])
     if error["type"] == "extra_forbidden":
-        parent = _model_at(model, key[:-1])
         where = place(path, key)
         return unknown_name("key", key[-1], parent.model_fields if parent else (), where)
+    if error["type"] == "union_tag_invalid":
+        valid = re.findall(r"'([^']*)'", error["ctx"]["expected_tags"])
+        return unknown_name("kind", error["ctx"]["tag"], valid, place(path, (*key, "kind")))
     if error["type"] == "literal_error":
         valid = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         return unknown_name("value", error["input"], valid, place(path, key))
@@ -52,17 +54,39 @@ def _explain(path: Path, model: type[BaseModel], error: ErrorDetails) -> UserErr
     return UserError(f"{place(path, key)}: {message}{value}")
 
 
-def _model_at(model: type[BaseModel], key: KeyPath) -> type[BaseModel] | None:
-    """The config class that stands at a key's path, through lists and mappings."""
+def _at(model: type[BaseModel], loc: KeyPath) -> tuple[KeyPath, type[BaseModel] | None]:
+    """A key's path, and the config class that has it, through lists and mappings.
+
+    Args:
+        loc: the path as pydantic has it, with the kind after what may be of several kinds.
+    """
     current: Any = model
-    for part in key:
-        if (
-            isinstance(current, type)
-            and issubclass(current, BaseModel)
-            and part in current.model_fields
-        ):
+    parent: Any = None
+    path: list[str | int] = []
+    for part in loc:
+        kinds = _kinds(current)
+        if part in kinds:
+            current = kinds[str(part)]
+            continue
+        path.append(part)
+        parent = current
+        if _is_config(current) and part in current.model_fields:
             current = current.model_fields[str(part)].annotation
         inner = [a for a in getattr(current, "__args__", ()) if a not in (type(None), Ellipsis)]
-        if inner:
+        if inner and not _kinds(current):
             current = inner[-1]
-    return current if isinstance(current, type) and issubclass(current, BaseModel) else None
+    return tuple(path), parent if _is_config(parent) else None
+
+
+def _is_config(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, BaseModel)
+
+
+def _kinds(annotation: Any) -> dict[str, Any]:
+    """Config classes by kind, where the kind decides which of them a mapping is."""
+    if get_origin(annotation) is not Annotated:
+        return {}
+    union, *more = get_args(annotation)
+    if not any(isinstance(m, Discriminator) for m in more):
+        return {}
+    return {str(get_args(own)[1].tag): get_args(own)[0] for own in get_args(union)}

@@ -1,8 +1,9 @@
-"""Multiple-choice tasks: what describes one, and which ones a study's runs are measured on.
+"""Tasks: what describes one, of each kind, and which ones a study's runs are measured on.
 
-A task is described in YAML: files of questions, what their rows hold, how a prompt is put together.
-What a study is measured on is taken in when its data are built, so that runs do not depend on files
-elsewhere: ``evals/<fingerprint>/`` has the questions of a task, ``evals/tasks.json`` says which.
+A task is described in YAML; its ``kind`` says what is done: ``choice`` (questions with choices),
+``texts`` (bits per byte of held-out text). What a study is measured on is taken in when its data
+are built, so that runs do not depend on files elsewhere: ``evals/<fingerprint>/`` has what a task
+asks, ``evals/tasks.json`` says which tasks.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from regmix.config import EvaluateConfig
 from regmix.config.base import AsTuple, Name, Names, Strict
@@ -22,9 +23,24 @@ from regmix.layout import StudyLayout
 WORD = re.compile(r"\{(\w+)\}")
 """A place in a template that a field of the row fills."""
 MICRO = "micro"
-"""Of metrics over all questions alike, whatever their subject."""
+"""Of metrics over all questions or documents alike, whatever their subject or source."""
+_TAKEN = ("bpb", "chat")
+"""What the metrics of every run's own text and conversations begin with."""
 
 AnswerForm = Literal["index", "letter", "text"]
+
+
+def _one_part(value: str) -> str:
+    if "/" in value:
+        raise ValueError("a task's name has no '/', which stands before its metrics")
+    if value in _TAKEN:
+        raise ValueError(f"metrics of the name '{value}/…' are those of the study's own text")
+    return value
+
+
+TaskName = Annotated[Name, AfterValidator(_one_part)]
+Files = Annotated[Names, Field(min_length=1)]
+"""Files or globs, relative to the file that describes the task: JSON lines or parquet."""
 
 
 class Fields(Strict):
@@ -40,9 +56,10 @@ class Fields(Strict):
 class ChoiceTask(Strict):
     """A multiple-choice task in the cloze form: every choice is a continuation of the question."""
 
-    name: Name
-    files: Annotated[Names, Field(min_length=1)]
-    """Of questions: files or globs, JSON lines or parquet."""
+    kind: Literal["choice"] = "choice"
+    name: TaskName
+    files: Files
+    """Of questions."""
     shot_files: Names = ()
     """Of questions with answers that are shown before each question, of its own subject."""
     shots: Annotated[int, Field(ge=0)] = 0
@@ -62,13 +79,6 @@ class ChoiceTask(Strict):
     groups: dict[str, Annotated[Names, Field(min_length=1)]] = Field(default_factory=dict)
     """Subjects that have an average of their own."""
 
-    @field_validator("name")
-    @classmethod
-    def _one_part(cls, value: str) -> str:
-        if "/" in value:
-            raise ValueError("a task's name has no '/', which stands before its metrics")
-        return value
-
     @model_validator(mode="after")
     def _checked(self) -> ChoiceTask:
         if self.shots and not self.shot_files:
@@ -84,10 +94,44 @@ class ChoiceTask(Strict):
         return self
 
 
+class TextCollection(Strict):
+    """Bits per byte of held-out text from named sources, as Paloma has them."""
+
+    kind: Literal["texts"]
+    name: TaskName
+    sources: Annotated[dict[str, Files], Field(min_length=1)]
+    """Name to files of documents."""
+    text_field: str = "text"
+    """Key of a row; dots lead into mappings."""
+
+    @field_validator("sources")
+    @classmethod
+    def _named(cls, value: dict[str, Names]) -> dict[str, Names]:
+        for name in value:
+            if not name.strip() or "/" in name or name in (MICRO, "bpb"):
+                raise ValueError(
+                    f"a source's name is not empty, has no '/' and is neither '{MICRO}', which is "
+                    f"for all documents, nor 'bpb' (found {name!r})"
+                )
+        return value
+
+
+def _kind(value: object) -> object:
+    """Tasks of questions, which were there first, need not say so."""
+    own = value.get("kind", "choice") if isinstance(value, dict) else getattr(value, "kind", None)
+    return own if isinstance(own, str) else repr(own)
+
+
+AnyTask = Annotated[
+    Annotated[ChoiceTask, Tag("choice")] | Annotated[TextCollection, Tag("texts")],
+    Discriminator(_kind),
+]
+
+
 class TasksFile(Strict):
     """A file of tasks."""
 
-    tasks: Annotated[tuple[ChoiceTask, ...], AsTuple, Field(min_length=1)]
+    tasks: Annotated[tuple[AnyTask, ...], AsTuple, Field(min_length=1)]
 
 
 def taken_in(layout: StudyLayout, config: EvaluateConfig) -> tuple[str, ...]:
@@ -108,8 +152,8 @@ def taken_in(layout: StudyLayout, config: EvaluateConfig) -> tuple[str, ...]:
 
 
 def settings(config: EvaluateConfig) -> dict[str, Any]:
-    """What decides the questions that are taken in."""
-    return config.model_dump(mode="json")
+    """What decides what is taken in."""
+    return config.model_dump(mode="json", exclude={"points"})
 
 
 def relative_to(folder: Path, name: str) -> Path:

@@ -36,6 +36,7 @@ proxy:                            # the small model; size sets width, depth, lr 
   model: {{size: 1m}}               # {sizes}
   # train: {{tokens: 20000000, lr: 0.002, batch_tokens: 4096, schedule: cosine}}
   # train: {{repetition: match, lr_mode: tiny}} # nearer to the full run; docs/TRANSFER.md
+  # keep_model: true              # to ask it tasks that you think of later; docs/EVALUATION.md
 
 target:                           # the model that the mixture is for
   model: {{size: 15m}}

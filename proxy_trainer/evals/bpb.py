@@ -1,4 +1,4 @@
-"""Bits per byte on the valid split of every domain.
+"""Bits per byte of held-out text, and those on the valid split of every domain.
 
 bits per byte = Σ nats / (ln 2 · Σ bytes), over the text's tokens and the text's UTF-8 bytes. The
 end-of-document token opens every document as context; it is never predicted and carries no
@@ -64,6 +64,21 @@ class EvalSet:
     scored: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     """Which positions of each window have a target; all of them if not given."""
 
+    def add(self, ids: IntArray, size: int, *, opening: int, context: int) -> None:
+        """One more document, in windows of the context, each opened by the token before it.
+
+        Args:
+            ids: its tokens.
+            size: its bytes.
+            opening: the token before its first.
+        """
+        line = np.concatenate([[opening], ids])
+        for start in range(0, len(ids), context):
+            self.inputs.append(line[start : min(start + context, len(ids))])
+            self.targets.append(line[start + 1 : start + context + 1])
+            self.documents.append(len(self.document_bytes))
+        self.document_bytes.append(size)
+
     @property
     def text_bytes(self) -> int:
         """Of all that is scored."""
@@ -105,12 +120,7 @@ def _eval_set(
         last = used + size >= max_bytes
         ids, size = _cut(whole, size, tokenizer, max_bytes - used)
         used += size
-        line = np.concatenate([[eod_id], ids])
-        for start in range(0, len(ids), context):
-            found.inputs.append(line[start : min(start + context, len(ids))])
-            found.targets.append(line[start + 1 : start + context + 1])
-            found.documents.append(len(found.document_bytes))
-        found.document_bytes.append(size)
+        found.add(ids, size, opening=eod_id, context=context)
         if last:
             break
     return found

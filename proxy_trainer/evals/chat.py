@@ -41,7 +41,8 @@ def _eval_set(source: ChatTokens, tokenizer: Tokenizer, ends: set[int], max_byte
     for index in np.random.default_rng(0).permutation(source.conversations):
         ids, trained = source.conversation(int(index))
         scored = trained & ~np.isin(ids, list(ends))
-        if not scored[1:].any():
+        scored[0] = False  # nothing is before it that it could be predicted from
+        if not scored.any():
             continue
         if used >= max_bytes:
             break

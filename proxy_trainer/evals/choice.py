@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,9 @@ class Reader(Protocol):
     def rows(self, shared: int, length: int) -> int:
         """Rows of some length that are to be given together, after as many shared tokens."""
 
+    def reads(self, shared: int, lengths: Sequence[int]) -> int:
+        """Tokens that each model is given for prompts that follow as many shared ones."""
+
     def after(self, shared_P: IntArray) -> Callable[[Pack], Tensor]:
         """Reads the tokens that prompts share; what it gives finds the nats of packed ones.
 
@@ -55,6 +58,10 @@ class ArrayReader:
         """As many as memory for attention weights allows."""
         weights = self.members * self.array.shape.heads * length * (shared + length)
         return max(1, WEIGHTS_AT_ONCE[self.array.embed.device.type] // weights)
+
+    def reads(self, shared: int, lengths: Sequence[int]) -> int:
+        """What is shared once."""
+        return shared + sum(lengths)
 
     def after(self, shared_P: IntArray) -> Callable[[Pack], Tensor]:
         """What :class:`Reader` asks for."""
@@ -81,6 +88,10 @@ class DecoderReader:
         """As many as memory for attention weights allows."""
         weights = self.decoder.shape.heads * (shared + length) ** 2
         return max(1, WEIGHTS_AT_ONCE[self.decoder.head_VD.device.type] // weights)
+
+    def reads(self, shared: int, lengths: Sequence[int]) -> int:
+        """What is shared with every one of them."""
+        return shared * len(lengths) + sum(lengths)
 
     def after(self, shared_P: IntArray) -> Callable[[Pack], Tensor]:
         """What :class:`Reader` asks for."""
@@ -114,6 +125,8 @@ class Answers:
     """The questions that were asked, by their place in the task."""
     logprob: list[npt.NDArray[np.float64]]
     """Of each of them, natural logarithms, ``(K, choices)``."""
+    tokens: int
+    """That each model was given to read."""
 
 
 def answers(
@@ -141,4 +154,5 @@ def answers(
             found |= {p.index: part[:, _first(p)] for p, part in zip(batch, parts, strict=True)}
             if progress is not None:
                 progress(len(found), len(asked))
-    return Answers(asked, [found[p.index] for p in asked])
+    read = sum(model.reads(len(s), [p.inputs for p in own]) for s, own in prompts.groups)
+    return Answers(asked, [found[p.index] for p in asked], read)

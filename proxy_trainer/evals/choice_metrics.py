@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -30,25 +29,12 @@ import pandas as pd
 
 from proxy_trainer.evals.choice import Answers
 from proxy_trainer.evals.questions import Questions
+from proxy_trainer.evals.results import SUBJECT, WHOLE, Mean
 from regmix.errors import RegmixError
 from regmix.tasks import MICRO
 
 METRICS = ("acc", "acc_norm", "acc_bytes", "bpb", "choice_logprob", "choice_prob_norm")
-WHOLE, SUBJECT = "test", "subject"
-"""Splits of the store: what stands for a task or a group, and what is one subject's."""
 FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A metric."""
-
-    name: str
-    split: str
-    value: float
-    std_error: float | None
-    """None of a single question."""
-    questions: int
 
 
 def items(task: Questions, answers: Answers, member: int) -> pd.DataFrame:
@@ -78,7 +64,8 @@ def items(task: Questions, answers: Answers, member: int) -> pd.DataFrame:
                 ),
             }
         )
-    return pd.DataFrame(rows)
+    columns = ["question", "subject", "answer", "shots", "cut", "logprob", *METRICS]
+    return pd.DataFrame(rows, columns=columns)  # which are there if no question is
 
 
 def of_question(

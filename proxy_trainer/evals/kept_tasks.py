@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proxy_trainer.evals import questions
-from proxy_trainer.evals.questions import Questions
+from proxy_trainer.evals import kinds
+from proxy_trainer.evals.task import Task
 from regmix import strict
 from regmix.config import EvaluateConfig, load_study
 from regmix.errors import UserError, unknown_name
@@ -31,7 +31,7 @@ def read(
     where: str,
     limit: int | None = None,
     seed: int = 0,
-) -> list[Questions]:
+) -> list[Task]:
     """Tasks by name or file.
 
     Args:
@@ -43,19 +43,22 @@ def read(
     Raises:
         UserError: no such task or file, something wrong in one, or a name that two tasks have.
     """
-    found: list[Questions] = []
+    found: list[Task] = []
     places: dict[str, str] = {}
     for name in names:
         described, root = _described(name, folder, data, where)
         for task in strict.load(described, TasksFile).tasks:
-            if task.name in places:
-                raise UserError(
-                    f"{described}: task '{task.name}' is in {places[task.name]} too; metrics of "
-                    "two tasks of one name could not be told apart"
-                )
-            places[task.name] = str(described)
-            whole = questions.read(task, root)
-            found.append(whole if limit is None else whole.sample(limit, seed))
+            whole = kinds.read(task, root)
+            own = whole if limit is None else whole.sample(limit, seed)
+            # A sample has another name, which another task may have been given.
+            for taken in {whole.name, own.name}:
+                if taken in places:
+                    raise UserError(
+                        f"{described}: task '{taken}' is in {places[taken]} too; metrics of two "
+                        "tasks of one name could not be told apart"
+                    )
+            places |= dict.fromkeys((whole.name, own.name), str(described))
+            found.append(own)
     return found
 
 
@@ -83,7 +86,7 @@ class Asked:
     limit: int | None
     seed: int | None
 
-    def read(self, layout: StudyLayout | None) -> list[Questions]:
+    def read(self, layout: StudyLayout | None) -> list[Task]:
         """The tasks.
 
         Raises:
@@ -120,9 +123,9 @@ class Asked:
 
 
 def take_in(layout: StudyLayout, config: EvaluateConfig) -> None:
-    """Copy the questions that a study's runs are measured on into it.
+    """Copy what a study's runs are measured on into it.
 
-    Questions of earlier settings stay, for the runs that were planned with them.
+    What earlier settings asked stays, for the runs that were planned with them.
 
     Raises:
         UserError: as :func:`read`.
@@ -145,10 +148,10 @@ def take_in(layout: StudyLayout, config: EvaluateConfig) -> None:
     write_json(layout.tasks, {"settings": settings(config), "tasks": listed})
 
 
-def load(layout: StudyLayout, fingerprints: Sequence[str]) -> list[Questions]:
+def load(layout: StudyLayout, fingerprints: Sequence[str]) -> list[Task]:
     """Tasks that were taken in.
 
     Raises:
         UserError: one is not there, or was changed by hand.
     """
-    return [Questions.load(layout.evals / fingerprint) for fingerprint in fingerprints]
+    return [kinds.load(layout.evals / fingerprint) for fingerprint in fingerprints]

@@ -1,28 +1,24 @@
-"""Questions of a multiple-choice task out of its files, checked row by row.
-
-A row that is not what the task's description says is an error with its file and line: a question
-left out in silence would make figures that nobody else can repeat.
-"""
+"""Questions of a multiple-choice task, out of its files."""
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from proxy_trainer.data.sources import json_lines, parquet_rows, utf8
+from proxy_trainer.data.sources import json_lines, utf8
+from proxy_trainer.evals import rows, sampling
+from proxy_trainer.evals.rows import Row
 from regmix.errors import UserError, unknown_name
-from regmix.files import JSON_LINES, PARQUET, read_json, to_json, write_text
+from regmix.files import read_json, to_json, write_text
 from regmix.hashing import fingerprint
-from regmix.tasks import MICRO, WORD, ChoiceTask, relative_to
+from regmix.tasks import MICRO, WORD, ChoiceTask
 
 SCORING = 1
 """Raised whenever the same questions would come to other figures."""
-_TASK, _QUESTIONS = "task.json", "questions.jsonl"
+TASK, _QUESTIONS = "task.json", "questions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,7 @@ class Questions:
     """Questions of which these are all, or a subsample."""
     seed: int | None = None
     """Of the subsample, if it is one."""
+    kind: ClassVar[str] = "choice"
 
     @property
     def fingerprint(self) -> str:
@@ -75,54 +72,40 @@ class Questions:
         subjects = {name: asdict(s) for name, s in self.subjects.items()}
         return fingerprint([SCORING, self.name, subjects, dict(self.groups), asked])
 
-    def sample(self, limit: int, seed: int) -> Questions:
-        """At most so many questions, of all subjects alike as far as they have as many.
-
-        The sample's name, and so that of its metrics, says how large it is: ``mmlu-500``, and with
-        another seed than 0 ``mmlu-500-seed3``. A question's place in its subject's order is the
-        hash of its text and the seed, whatever the order of the rows; a smaller sample is a part of
-        every larger one.
+    def sample(self, limit: int, seed: int) -> Self:
+        """At most so many questions; see :func:`proxy_trainer.evals.sampling.drawn`.
 
         Raises:
-            UserError: fewer than two for every subject, which leaves a mean without an error.
+            UserError: fewer than two for every subject.
         """
-        if limit >= len(self.questions):
+        items = [(q.subject, q.text, q.choices) for q in self.questions]
+        kept = sampling.drawn(self.name, items, tuple(self.subjects), limit, seed)
+        if len(kept) == len(items):
             return self
-        if limit < 2 * len(self.subjects):
-            raise UserError(
-                f"task '{self.name}': a sample of {limit} questions; two of each of its "
-                f"{len(self.subjects)} subjects, {2 * len(self.subjects)}, are the least"
-            )
-        by_subject: dict[str, list[tuple[str, int]]] = {name: [] for name in self.subjects}
-        for index, q in enumerate(self.questions):
-            text = json.dumps([seed, q.subject, q.text, q.choices])
-            by_subject[q.subject].append((hashlib.sha256(text.encode()).hexdigest(), index))
-        rounds = [
-            (place, name, index)
-            for name, own in by_subject.items()
-            for place, (_, index) in enumerate(sorted(own))
-        ]
-        kept = sorted(index for _, _, index in sorted(rounds)[:limit])
-        name = f"{self.name}-{limit}" + (f"-seed{seed}" if seed else "")
-        asked = tuple(self.questions[i] for i in kept)
-        return replace(self, name=name, questions=asked, seed=seed)
+        return replace(
+            self,
+            name=sampling.named(self.name, limit, seed),
+            questions=tuple(self.questions[i] for i in kept),
+            seed=seed,
+        )
 
     def save(self, folder: Path) -> None:
         """Write them where :meth:`load` finds them."""
         lines = [json.dumps(asdict(q), ensure_ascii=False) + "\n" for q in self.questions]
         write_text(folder / _QUESTIONS, "".join(lines))
         rest = {key: value for key, value in asdict(self).items() if key != "questions"}
-        write_text(folder / _TASK, to_json({"fingerprint": self.fingerprint, **rest}))
+        found = {"fingerprint": self.fingerprint, "kind": self.kind, **rest}
+        write_text(folder / TASK, to_json(found))
 
     @classmethod
-    def load(cls, folder: Path) -> Questions:
+    def load(cls, folder: Path) -> Self:
         """Read what :meth:`save` wrote.
 
         Raises:
             UserError: it is not there, or was changed by hand.
         """
-        raw = read_json(folder / _TASK)
-        rows = [row for _, row in json_lines(folder / _QUESTIONS)]
+        raw = read_json(folder / TASK)
+        lines = [row for _, row in json_lines(folder / _QUESTIONS)]
         try:
             found = cls(
                 name=raw["name"],
@@ -131,7 +114,7 @@ class Questions:
                     for name, s in raw["subjects"].items()
                 },
                 groups={name: tuple(own) for name, own in raw["groups"].items()},
-                questions=tuple(_kept(row) for row in rows),
+                questions=tuple(_kept(line) for line in lines),
                 available=raw["available"],
                 seed=raw["seed"],
             )
@@ -199,87 +182,36 @@ def _check_groups(task: ChoiceTask, subjects: Sequence[str]) -> None:
 
 
 def _questions(task: ChoiceTask, folder: Path, files: Sequence[str]) -> Iterator[Question]:
-    for name in files:
-        for path in _expanded(task, relative_to(folder, name)):
-            own = path.relative_to(folder) if path.is_relative_to(folder) else path
-            for where, row in _rows(path, _columns(task)):
-                found = _question(task, f"{path}{where}", row)
-                yield replace(found, place=f"{own}{where}")
-
-
-def _expanded(task: ChoiceTask, path: Path) -> list[Path]:
-    found = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path))))
-    if not found:
-        raise UserError(f"task '{task.name}': no file at '{path}'")
-    for one in found:
-        if not one.name.endswith(JSON_LINES + PARQUET):
-            raise UserError(
-                f"task '{task.name}': '{one}' has none of the suffixes "
-                f"{', '.join(JSON_LINES + PARQUET)}"
-            )
-    return found
-
-
-def _columns(task: ChoiceTask) -> list[str]:
     own = task.fields
     keys = [own.question, own.choices, own.answer, own.subject or "", *WORD.findall(task.question)]
-    return sorted({key.split(".")[0] for key in keys if key})
+    return (_question(task, row) for row in rows.read(task.name, folder, files, keys))
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Where in the file each row stands, as it follows the file's name, and the row."""
-    if path.name.endswith(PARQUET):
-        for number, row in parquet_rows(path, columns):
-            yield f": row {number}", row
-        return
-    for number, record in json_lines(path):
-        if not isinstance(record, dict):
-            raise UserError(f"{path}:{number}: expected an object, found {record!r:.60}")
-        yield f":{number}", record
-
-
-def _question(task: ChoiceTask, place: str, row: Mapping[str, object]) -> Question:
+def _question(task: ChoiceTask, row: Row) -> Question:
     own = task.fields
     subject = task.name
     if own.subject is not None:
-        subject = _text(place, own.subject, _value(place, row, own.subject))
-        if not subject.strip() or "/" in subject:
+        subject = row.text(own.subject)
+        if "/" in subject:
             raise UserError(
-                f"{place}: {own.subject}: a subject is not empty and has no '/' (found {subject!r})"
+                f"{row.where}: {own.subject}: a subject is not empty and has no '/' "
+                f"(found {subject!r})"
             )
-    choices = _choices(place, own.choices, _value(place, row, own.choices))
-    answer = _answer(task, place, _value(place, row, own.answer), choices)
+    choices = _choices(row.where, own.choices, row.value(own.choices))
+    answer = _answer(task, row.where, row.value(own.answer), choices)
 
     def filled(name: str) -> str:
         if name == "subject":
             return _spaced(subject)
-        key = own.question if name == "question" else name
-        return _text(place, key, _value(place, row, key))
+        return row.text(own.question if name == "question" else name)
 
     return Question(
-        place=place,
+        place=row.place,
         subject=subject,
         text=WORD.sub(lambda word: filled(word[1]), task.question),
         choices=tuple(task.choice.replace("{choice}", choice) for choice in choices),
         answer=answer,
     )
-
-
-def _value(place: str, row: Mapping[str, object], key: str) -> object:
-    found: object = row
-    for part in key.split("."):
-        if not isinstance(found, Mapping) or part not in found:
-            keys = ", ".join(map(str, found)) if isinstance(found, Mapping) else repr(found)[:60]
-            raise UserError(f"{place}: no '{key}' (there is {keys})")
-        found = found[part]
-    return found
-
-
-def _text(place: str, key: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{place}: {key}: expected text (found {value!r:.60})")
-    utf8(value, f"{place}: {key}")
-    return value
 
 
 def _choices(place: str, key: str, value: object) -> list[str]:

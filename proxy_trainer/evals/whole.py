@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Self
+
 import torch
 from torch import Tensor
 
 from proxy_trainer.models.decoder import Decoder
 from proxy_trainer.models.folder import Weights
 from proxy_trainer.sharded.model import without_weights
+from regmix.families import Shape
 
 
 class WholeModel:
@@ -22,14 +26,26 @@ class WholeModel:
             UserError: the tensors are not those of its config.
         """
         self._model = without_weights(weights.shape, weights.vocab_size)
+        own = self._model.named_parameters()
+        weights.check(weights.shape, {name: tuple(p.shape) for name, p in own})
+        self._fill(weights)
+
+    @classmethod
+    def of(cls, shape: Shape, vocab_size: int, table: Mapping[str, Tensor]) -> Self:
+        """A model of tensors that are there, by the names of its parameters."""
+        found = cls.__new__(cls)
+        found._model = without_weights(shape, vocab_size)
+        found._fill(table.items())
+        return found
+
+    @torch.no_grad()
+    def _fill(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         for unit in self._model.units:
             self._model.fill_(unit, None)
         self._model.complete_()
         own = dict(self._model.named_parameters())
-        weights.check(weights.shape, {name: tuple(p.shape) for name, p in own.items()})
-        with torch.no_grad():
-            for name, tensor in weights:
-                own[name].copy_(tensor)
+        for name, tensor in tensors:
+            own[name].copy_(tensor)
 
     @property
     def decoder(self) -> Decoder:

@@ -1,4 +1,4 @@
-"""Claiming runs, and token shards: one worker at each, on whichever node, and nobody in charge.
+"""Claiming runs, what they are asked, token shards: one worker at each, and nobody in charge.
 
 The log and how it is read are in :mod:`regmix.claims`. What a worker owes it: it takes a run only
 by writing the log's next entry; renews its entry a few times before it would expire; and, unless it
@@ -23,12 +23,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from regmix import claims
 from regmix.claims import Entry, Failure, SharedClock, elapsed
 from regmix.errors import RegmixError
 from regmix.files import write_new
-from regmix.layout import RunLayout
+from regmix.layout import Piece
 
 
 def ask_again(log: Path) -> None:
@@ -127,20 +128,23 @@ class Claim:
             raise Lost(f"{self._title}: {how}")
 
 
-class RunClaim(Claim):
-    """A run that is this process's own."""
+P = TypeVar("P", bound=Piece)
 
-    def __init__(self, run: RunLayout, entry: Entry) -> None:
-        super().__init__(f"run {run.run_id}", entry)
-        self.run = run
+
+class PieceClaim(Claim, Generic[P]):
+    """A piece of work, such as a run, that is this process's own."""
+
+    def __init__(self, piece: P, entry: Entry) -> None:
+        super().__init__(piece.title, entry)
+        self.piece = piece
 
     @property
     def step(self) -> int:
-        """Of the run's checkpoint when it was claimed."""
+        """Of the run's checkpoint when it was claimed; 0 of what has none."""
         return self._entry.step
 
     def failures(self) -> list[Failure]:
-        """Attempts that came to nothing from where the run still is.
+        """Attempts that came to nothing from where it still is.
 
         A run that goes on a little with each attempt is not one that fails every time: nodes that
         are taken away again and again must not end it.
@@ -196,20 +200,20 @@ class Claimant:
         """What is this worker's now."""
         return tuple(self._held.values())
 
-    def take(self, run: RunLayout, step: int = 0) -> RunClaim | None:
-        """Claim a run; None if another worker has it, was faster, or has finished it.
+    def take(self, piece: P, step: int = 0) -> PieceClaim[P] | None:
+        """Claim a piece of work; None if another worker has it, was faster, or has finished it.
 
         Args:
-            step: of the run's checkpoint.
+            step: of a run's checkpoint.
 
         Raises:
             RegmixError: the disk is full, or the folder not writable.
         """
-        entry = self._next_entry(run.claims, step)
+        entry = self._next_entry(piece.claims, step)
         if entry is None:
             return None
-        claim = RunClaim(run, entry)
-        if run.done.exists() or run.failed.exists():  # since it was looked at
+        claim = PieceClaim(piece, entry)
+        if piece.done.exists() or piece.failed.exists():  # since it was looked at
             claim.release("closed already")
             return None
         self._held[claim.log] = claim

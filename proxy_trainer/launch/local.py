@@ -333,7 +333,7 @@ def _look(study: Path, job_id: str) -> Job:
     # The other machine may be gone for good, as containers go; what it holds tells.
     saved = (layout.launches / f"{job.submission}.json").stat().st_mtime
     fresh = glance.within(saved, submission.settings.claim_seconds)
-    last = (claims.last(layout.run(run_id).claims) for run_id in submission.runs)
+    last = (claims.last(piece.claims) for piece in submission.pieces(layout))
     held = any(e is not None and e.process.host == job.host and glance.holds(e) for e in last)
     return Job(job_id, "running" if fresh or held else "ended")
 

@@ -17,7 +17,7 @@ from regmix.claims import Glance
 from regmix.config import LaunchConfig
 from regmix.errors import RegmixError, UserError
 from regmix.files import read_json
-from regmix.layout import RunLayout, StudyLayout
+from regmix.layout import Piece, StudyLayout
 
 POLL_SECONDS = {"local": 0.05}
 """Between questions to a launcher; for the others there is the default below."""
@@ -42,16 +42,16 @@ class WorkersFailed(RegmixError):
 
 @dataclass
 class Outcome:
-    """How the runs of one command ended."""
+    """How the runs of one command ended; a run that was asked tasks may stand in several lists."""
 
     done: list[str] = field(default_factory=list)
-    """Trained by this command's workers."""
+    """Trained, or asked, by this command's workers."""
     failed: list[str] = field(default_factory=list)
     """Diverged, or failed too often; marked FAILED."""
     busy: list[str] = field(default_factory=list)
     """Held by another command, and not done when this one ended."""
     elsewhere: list[str] = field(default_factory=list)
-    """Done, but trained by another command meanwhile."""
+    """Done, but by another command meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -96,29 +96,32 @@ class Launch:
 
     def _outcome(self, jobs: list[Job]) -> Outcome:
         outcome, glance, left = Outcome(), Glance(self.study.runs), []
-        for run_id in self.submission.runs:
-            run = self.study.run(run_id)
-            if run.done.exists():
-                (outcome.done if self._is_own(run) else outcome.elsewhere).append(run_id)
-            elif run.failed.exists():
+        for piece in self.submission.pieces(self.study):
+            run_id = piece.root.name
+            if piece.done.exists():
+                (outcome.done if self._is_own(piece) else outcome.elsewhere).append(run_id)
+            elif piece.failed.exists():
                 outcome.failed.append(run_id)
-            elif (entry := claims.last(run.claims)) is not None and glance.holds(entry):
+            elif (entry := claims.last(piece.claims)) is not None and glance.holds(entry):
                 outcome.busy.append(run_id)
             else:
-                left.append(run_id)
+                left.append(piece)
         broken = [job.reason or f"job {job.job_id} failed" for job in jobs if job.state == "failed"]
         if broken:
             raise WorkersFailed("; ".join(broken))
         if left:
+            what = "runs open", "their checkpoints are kept"
+            if self.submission.tasks:
+                what = "answers open", "the others are kept"
             raise Cancelled(
-                f"the workers ended with {len(left)} runs open, as they do when told to; their "
-                "checkpoints are kept: run the same command again to go on"
+                f"the workers ended with {len(left)} {what[0]}, as they do when told to; "
+                f"{what[1]}: run the same command again to go on"
             )
         return outcome
 
-    def _is_own(self, run: RunLayout) -> bool:
-        """Whether one of this submission's workers, who are named for it, trained a run."""
-        worker = read_json(run.done).get("environment", {}).get("worker", "")
+    def _is_own(self, piece: Piece) -> bool:
+        """Whether one of this submission's workers, who are named for it, did a piece."""
+        worker = read_json(piece.done).get("environment", {}).get("worker", "")
         return str(worker).startswith(f"{self.submission.submission_id}.")
 
 
@@ -163,11 +166,15 @@ def prepare(
     workers: int,
     *,
     detached: bool = False,
+    tasks: Sequence[str] = (),
+    step: int | None = None,
 ) -> Launch:
     """Make sure that workers can be started, without starting any.
 
     Args:
         detached: the workers are to outlive the command.
+        tasks: fingerprints of what the runs are to be asked; none if they are to be trained.
+        step: after which they are asked, by their checkpoints; at their end if not given.
 
     Raises:
         UserError: the launcher is unknown or lacks its library, or cannot give what is asked.
@@ -176,7 +183,8 @@ def prepare(
     section: Any = getattr(settings, settings.launcher, None)
     launcher = registry.launcher(settings.launcher, section, where)
     new = Submission.new(study, run_ids, settings, workers)
-    submission = replace(new, order=replace(new.order, detached=detached))
+    order = replace(new.order, detached=detached)
+    submission = replace(new, order=order, tasks=tuple(tasks), step=step)
     launcher.check(submission.order)
     return Launch(study, submission, launcher)
 
@@ -246,8 +254,7 @@ def _cancel(launch: Launch) -> list[Job]:
 
 
 def _is_closed(study: StudyLayout, submission: Submission) -> bool:
-    runs = map(study.run, submission.runs)
-    return all(run.done.exists() or run.failed.exists() for run in runs)
+    return all(p.done.exists() or p.failed.exists() for p in submission.pieces(study))
 
 
 def logs(study: StudyLayout, tell: Callable[[RegmixError], object] | None = None) -> list[Path]:

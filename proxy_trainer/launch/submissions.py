@@ -16,12 +16,12 @@ from proxy_trainer.version import version
 from regmix.config import LaunchConfig
 from regmix.errors import UserError
 from regmix.files import read_json, write_json
-from regmix.layout import StudyLayout
+from regmix.layout import Piece, StudyLayout
 
 
 @dataclass(frozen=True)
 class Submission:
-    """Workers that were started for some runs of a study."""
+    """Workers that were started for some runs of a study: to train them, or to ask them tasks."""
 
     submission_id: str
     launcher: str
@@ -37,6 +37,10 @@ class Submission:
     cancelled: bool = False
     gang: bool = False
     """Its workers train the one run together, see :mod:`proxy_trainer.launch.gang`."""
+    tasks: tuple[str, ...] = ()
+    """Fingerprints of what the runs are asked; none if they are trained."""
+    step: int | None = None
+    """After which they are asked, by their checkpoints; at their end if not given."""
 
     @classmethod
     def new(
@@ -55,6 +59,12 @@ class Submission:
             regmix=version(),
             when=now,
         )
+
+    def pieces(self, study: StudyLayout) -> list[Piece]:
+        """What is claimed, each by one worker at a time, in the order in which it is begun."""
+        if self.tasks:
+            return [*study.asked(self.runs, self.tasks, self.step)]
+        return [study.run(run_id) for run_id in self.runs]
 
     def save(self, study: StudyLayout) -> None:
         """Write ``launch/<id>.json`` whole."""
@@ -82,6 +92,7 @@ class Submission:
                 "settings": LaunchConfig.model_validate_json(json.dumps(raw["settings"])),
                 "runs": tuple(raw["runs"]),
                 "jobs": tuple(raw["jobs"]),
+                "tasks": tuple(raw.get("tasks", ())),
             }
             return cls(**{**raw, **typed})
         except (KeyError, TypeError, ValueError) as exc:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from proxy_trainer.checkpoint import KEPT
 from proxy_trainer.sharded.ranks import Ranks
-from regmix.errors import RegmixError
+from regmix.errors import RegmixError, UserError
 from regmix.files import disk_errors, write_json
 
 _NAME = re.compile(r"step-(\d+)")
@@ -134,6 +136,28 @@ class _Writer(HuggingFaceStorageWriter):
         self._temporary.rename(self._final)
         for _, old in found(self._final.parent)[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def read_model(path: Path, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """A checkpoint's weights whole, in this process alone.
+
+    Args:
+        path: its folder.
+        sizes: of the model's parameters, by name.
+
+    Raises:
+        UserError: it is not whole, not of this model, or not there any more.
+    """
+    if _whole(path) is None:
+        raise UserError(f"{path}: not a whole checkpoint")
+    table = {f"model.{name}": torch.empty(size) for name, size in sizes.items()}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is meant
+            load(table, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+    except (CheckpointException, OSError) as exc:
+        raise UserError(f"{path}: not a checkpoint of this model ({exc})") from exc
+    return {name.removeprefix("model."): value for name, value in table.items()}
 
 
 def found(folder: Path) -> list[tuple[int, Path]]:

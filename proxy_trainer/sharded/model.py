@@ -69,6 +69,20 @@ class Losses(Decoder):
             nats_1N = token_nats(hidden_ND[None].float(), self._head_1DV, target_N[None])
             return by_row(nats_1N, keep_BT)[0]
 
+    def scored(
+        self, ids_BT: Tensor, seen_BTT: Tensor, place_BT: Tensor, at_N: Tensor, target_N: Tensor
+    ) -> Tensor:
+        """Nats of tokens, ``(N,)``.
+
+        Args:
+            seen_BTT: what each position sees of its row.
+            place_BT: where each position stands in its text.
+            at_N: positions of all rows, one row after the other, that say something of a token.
+        """
+        with self._autocast(ids_BT):
+            said_ND = self.hidden(ids_BT, seen_BTT[:, None], place_BT).flatten(0, 1)[at_N]
+            return token_nats(said_ND[None].float(), self._head_1DV, target_N[None])[0]
+
     @property
     def _head_1DV(self) -> Tensor:  # noqa: N802
         return self.head_VD.float().t()[None]
@@ -112,8 +126,7 @@ class ShardedModel:
                 over processes stay in single precision.
             compiled: compute blocks as torch.compile has them, gathering left outside.
         """
-        self._ranks = ranks
-        self._shape = shape
+        self.ranks, self.shape = ranks, shape
         self._policy = MixedPrecisionPolicy()
         if half_precision:
             self._policy = MixedPrecisionPolicy(
@@ -130,12 +143,12 @@ class ShardedModel:
                 self._shard(unit)
         model.complete_()
         self._shard(model)
-        for name in ("loss", "nats"):
+        for name in ("loss", "nats", "scored"):
             register_fsdp_forward_method(model, name)
         self.model = model
 
     def _shard(self, module: nn.Module) -> None:
-        fully_shard(module, mesh=self._ranks.mesh, mp_policy=self._policy)
+        fully_shard(module, mesh=self.ranks.mesh, mp_policy=self._policy)
 
     def parameters(self) -> dict[str, DTensor]:
         """This process's shards, by name."""
@@ -154,7 +167,7 @@ class ShardedModel:
                 missing, not known or of another size.
         """
         own = self.parameters()
-        weights.check(self._shape, {name: tuple(p.shape) for name, p in own.items()})
+        weights.check(self.shape, {name: tuple(p.shape) for name, p in own.items()})
         for name, whole in weights:
             fill(own[name], whole)
 
@@ -163,16 +176,31 @@ class ShardedModel:
         """What :class:`proxy_trainer.evals.bpb.Measured` asks for; windows are divided."""
         target_BT = torch.zeros_like(ids_BT)
         target_BT[keep_BT] = target_N
-        own = slice(self._ranks.rank, None, self._ranks.world)
+        own = slice(self.ranks.rank, None, self.ranks.world)
         ids, keep, target = ids_BT[own], keep_BT[own], target_BT[own]
         if not len(ids):  # the others need this process's shards
             ids, keep, target = ids_BT[:1], torch.zeros_like(keep_BT[:1]), target_BT[:1]
-        device = self._ranks.device
+        device = self.ranks.device
         found = self.model.nats(ids.to(device), keep.to(device), target[keep].to(device))
         self.free()
         total_B = torch.zeros(len(ids_BT), dtype=torch.float64, device=device)
         total_B[own] = found[: len(total_B[own])]
-        return values_of_all(total_B, self._ranks).sum(0)[None]
+        return values_of_all(total_B, self.ranks).sum(0)[None]
+
+    @torch.no_grad()
+    def scored(
+        self, ids_BT: Tensor, seen_BTT: Tensor, place_BT: Tensor, at_N: Tensor, target_N: Tensor
+    ) -> Tensor:
+        """As :meth:`Losses.scored`, in double precision, ``(1, N)``; rows are divided."""
+        rank, world, T = self.ranks.rank, self.ranks.world, ids_BT.shape[1]
+        own = slice(rank, None, world) if rank < len(ids_BT) else slice(1)  # others need its shards
+        mine_N = (at_N // T) % world == rank
+        at = (at_N // T // world * T + at_N % T)[mine_N]
+        found = self.model.scored(ids_BT[own], seen_BTT[own], place_BT[own], at, target_N[mine_N])
+        self.free()
+        total_N = torch.zeros(len(at_N), dtype=torch.float64, device=self.ranks.device)
+        total_N[mine_N] = found.double()
+        return values_of_all(total_N, self.ranks).sum(0)[None]
 
     def free(self) -> None:
         """Let go of whole parameters that a forward pass without gradients left behind."""
@@ -188,9 +216,9 @@ class ShardedModel:
         found = {}
         for name, parameter in self.parameters().items():
             whole = parameter.full_tensor().detach()
-            if self._ranks.first:
+            if self.ranks.first:
                 found[name] = whole.cpu()
-        if found and self._shape.tied_embeddings:
+        if found and self.shape.tied_embeddings:
             found["lm_head.weight"] = found["model.embed_tokens.weight"]
         return found
 

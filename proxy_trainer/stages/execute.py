@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from proxy_trainer import merging, steps
-from proxy_trainer.evals import afterwards
-from proxy_trainer.evals.choice_metrics import WHOLE
+from proxy_trainer.evals.results import WHOLE
 from proxy_trainer.stages import history, ledger, metrics
 from proxy_trainer.stages.resolve import Recipe, Stage
 from regmix.config import LaunchConfig
@@ -92,7 +91,7 @@ def execute(
             recipe.study.add_run(spec)
         with display([s.run_id for s in specs], stage.config.name) as poll:
             failures = _train(recipe, specs, settings, poll)
-        ended.append(_ended(recipe, stage, specs, failures))
+        ended.append(_ended(recipe, stage, specs, failures, settings))
         on_stage(ended[-1])
         start = Start(run=ended[-1].chosen.spec.run_id)
         _record(recipe, ended, position + 1 == len(recipe.stages))
@@ -139,9 +138,13 @@ def _train(
 
 
 def _ended(
-    recipe: Recipe, stage: Stage, specs: Sequence[RunSpec], failures: Mapping[str, str]
+    recipe: Recipe,
+    stage: Stage,
+    specs: Sequence[RunSpec],
+    failures: Mapping[str, str],
+    settings: LaunchConfig | None,
 ) -> Ended:
-    _ask(recipe, specs)
+    _ask(recipe, specs, settings)
     tried = tuple(_tried(recipe, spec, failures.get(spec.run_id, "")) for spec in specs)
     good = [t for t in tried if not t.failure]
     if not good:
@@ -156,7 +159,7 @@ def _ended(
                 f"stage '{stage.config.name}': an average of all runs is asked for, and {failed} "
                 "failed"
             )
-        chosen = _merged(recipe, [t.spec for t in good])
+        chosen = _merged(recipe, [t.spec for t in good], settings)
     else:
         chosen = min(good, key=lambda t: metrics.value(t.metrics, metric))
     return Ended(stage, tried, metric, chosen)
@@ -170,24 +173,25 @@ def _tried(recipe: Recipe, spec: RunSpec, failure: str = "") -> Tried:
         return Tried(spec, {}, failure)
     asked = {
         metric["name"]: float(metric["value"])
-        for found in record.evals()
+        for found in record.evals(at_end=True)
         for metric in found["metrics"]
         if metric["split"] == WHOLE
     }
     return Tried(spec, {**record.result()["metrics"], **asked})
 
 
-def _ask(recipe: Recipe, specs: Sequence[RunSpec]) -> None:
-    """Measure finished models on the study's tasks, whichever way they were trained."""
+def _ask(recipe: Recipe, specs: Sequence[RunSpec], settings: LaunchConfig | None) -> None:
+    """Ask finished models what they were not asked as they ended: averages, or a task since."""
     if recipe.tasks:
-        study = recipe.study.layout
-        records = [RunRecord(study.run(spec.run_id), spec) for spec in specs]
-        failed = afterwards.runs(study, records, recipe.tasks).failed
-        if failed:
-            raise RegmixError("; ".join(f"run {own}: {why}" for own, why in failed.items()))
+        ids = [spec.run_id for spec in specs]
+        found = steps.ask(recipe.study, recipe.tasks, run_ids=ids, settings=settings)
+        if found.failed:
+            raise RegmixError("; ".join(f"run {own}: {why}" for own, why in found.failed.items()))
+        if found.busy:
+            raise RegmixError(f"{', '.join(found.busy)}: being asked by another command")
 
 
-def _merged(recipe: Recipe, specs: Sequence[RunSpec]) -> Tried:
+def _merged(recipe: Recipe, specs: Sequence[RunSpec], settings: LaunchConfig | None) -> Tried:
     """The average of some runs: a run of its own, measured as they are."""
     if len(specs) == 1:
         return _tried(recipe, specs[0])
@@ -199,7 +203,7 @@ def _merged(recipe: Recipe, specs: Sequence[RunSpec]) -> Tried:
     )
     recipe.study.add_run(spec)
     merging.carry_out(recipe.study.layout, spec)
-    _ask(recipe, [spec])
+    _ask(recipe, [spec], settings)
     return _tried(recipe, spec)
 
 

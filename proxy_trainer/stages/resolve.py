@@ -15,7 +15,7 @@ from proxy_trainer.data.chat import build as chat_build
 from proxy_trainer.data.chat.sampler import ChatSampler, source_epochs
 from proxy_trainer.data.chat.shards import ChatManifest, open_sources
 from proxy_trainer.evals import kept_tasks
-from proxy_trainer.evals.questions import Questions
+from proxy_trainer.evals.task import Task
 from proxy_trainer.launch.local import cores
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.sharded.ranks import part
@@ -83,7 +83,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     held_out: ChatManifest | None = None
     """Conversations that are only measured."""
-    tasks: tuple[Questions, ...] = ()
+    tasks: tuple[Task, ...] = ()
     """What models are asked after every stage: the study's ``evaluate``."""
 
     def uses(self, chosen: Sequence[RunSpec] = ()) -> list[Use]:
@@ -304,6 +304,8 @@ class _Resolver:
             keep_model=True,
             held_out=self.held_out.fingerprint if self.held_out else "",
             start=Start(folder=self.taken[index]) if index in self.taken else None,
+            tasks=tuple(task.fingerprint for task in self.tasks),
+            tasks_at=self.study.config.evaluate.points,
         )
 
     def _mixture(

@@ -78,15 +78,42 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="JSON to write, of a model's folder.")
     ] = None,
+    checkpoint: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="STEP", help="Ask unfinished runs, by checkpoints of a step."),
+    ] = None,
+    launcher: Annotated[
+        str | None, typer.Option(help="local, slurm, ray: where workers are started.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers in all.")] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Instead: machines, with --gpus-per-node.")
+    ] = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(min=1, help="Devices of each machine; one a worker, or as set.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Submit and return; not with local.")
+    ] = False,
 ) -> None:
     """Measure finished models on tasks; what a study's models were asked before is kept."""
+    from proxy_trainer import steps
     from proxy_trainer.evals import afterwards, kept_tasks
-    from regmix import config, console
+    from regmix import console
     from regmix.errors import UserError
     from regmix.files import write_json
+    from regmix.study import Study
 
     asked = kept_tasks.Asked(tuple(tasks or ()), data, limit, seed)
     if not (models / "study.yaml").is_file():
+        if detach or any(
+            x is not None for x in (checkpoint, launcher, workers, nodes, gpus_per_node)
+        ):
+            raise UserError(
+                f"{models}: no study; a model's folder is asked by the command itself: "
+                "--checkpoint, --launcher, --workers, --nodes, --gpus-per-node and --detach are "
+                "for studies"
+            )
         wanted = asked.read(None)
         with console.TerminalDisplay().stage("Questions") as progress:
             results = [r.as_dict() for r in afterwards.folder(models, wanted, progress)]
@@ -96,11 +123,22 @@ def evaluate(
         return
     if output is not None:
         raise UserError("-o is for a model's folder; results of a study are kept in it")
-    study = config.find_study(models)
-    wanted = asked.read(study)
-    with console.TerminalDisplay().stage("Questions") as progress:
-        found = afterwards.study(study, wanted, progress)
-    console.show_study_metrics(found, [task.fingerprint for task in wanted])
+    study = Study.open(models)
+    settings = study.config.launch.overridden(
+        launcher=launcher, workers=workers, nodes=nodes, gpus_per_node=gpus_per_node, detach=detach
+    )
+    wanted = asked.read(study.layout)
+    if detach:
+        launch = steps.submit_asking(study, wanted, step=checkpoint, settings=settings)
+        if launch is None:
+            console.say("all models were asked before")
+            return
+        submission = launch.submission
+        console.show_submitted(submission.launcher, submission.jobs, study.layout.root)
+        return
+    with console.TerminalDisplay().stage("Answers") as progress:
+        found = steps.ask(study, wanted, step=checkpoint, settings=settings, on_poll=progress)
+    console.show_study_metrics(found)
 
 
 @app.command()

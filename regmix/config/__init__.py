@@ -9,7 +9,7 @@ from regmix.config.data import (
     TokenizerConfig,
 )
 from regmix.config.deciding import FitConfig, LimitsConfig, ObjectiveConfig
-from regmix.config.evaluating import EvaluateConfig
+from regmix.config.evaluating import EvaluateConfig, Points
 from regmix.config.launch import LaunchConfig, RayConfig, SlurmConfig
 from regmix.config.mixtures import GroupBound, RatioBound, SpaceConfig, SwarmConfig
 from regmix.config.read import (
@@ -21,7 +21,13 @@ from regmix.config.read import (
     name_from,
 )
 from regmix.config.study import StudyConfig
-from regmix.config.training import LadderConfig, ModelConfig, RunConfig, TrainConfig
+from regmix.config.training import (
+    LadderConfig,
+    ModelConfig,
+    ProxyConfig,
+    RunConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "TEXT_METRICS",
@@ -37,6 +43,8 @@ __all__ = [
     "LimitsConfig",
     "ModelConfig",
     "ObjectiveConfig",
+    "Points",
+    "ProxyConfig",
     "RatioBound",
     "RayConfig",
     "RunConfig",

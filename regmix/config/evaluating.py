@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from regmix.config.base import Names, Positive, Strict
+
+Points = Literal["last", "every"]
 
 
 class EvaluateConfig(Strict):
@@ -20,6 +22,8 @@ class EvaluateConfig(Strict):
     """Questions of each task: a subsample, drawn from all subjects alike; empty: all."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the subsample."""
+    points: Points = "last"
+    """``every``: also wherever bits per byte are measured on the way (``train.eval_points``)."""
 
     @field_validator("tasks")
     @classmethod

@@ -12,7 +12,7 @@ from regmix.config.deciding import FitConfig, ObjectiveConfig
 from regmix.config.evaluating import EvaluateConfig
 from regmix.config.launch import LaunchConfig
 from regmix.config.mixtures import SpaceConfig, SwarmConfig
-from regmix.config.training import LadderConfig, ModelConfig, RunConfig
+from regmix.config.training import LadderConfig, ModelConfig, ProxyConfig, RunConfig
 
 
 class StudyConfig(Strict):
@@ -22,7 +22,7 @@ class StudyConfig(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     domains: Annotated[tuple[Domain, ...], Field(min_length=1), AsTuple]
     data: DataConfig = DataConfig()
-    proxy: RunConfig = RunConfig()
+    proxy: ProxyConfig = ProxyConfig()
     target: RunConfig = RunConfig(model=ModelConfig(size="15m"))
     """The larger model that the mixture is for."""
     ladder: Annotated[tuple[LadderConfig, ...], AsTuple] = ()

@@ -66,7 +66,15 @@ class RunConfig(Strict):
     train: TrainConfig = TrainConfig()
 
 
-class LadderConfig(RunConfig):
+class ProxyConfig(RunConfig):
+    """A model that a mixture is chosen by."""
+
+    keep_model: bool = False
+    """Whether finished models are kept, to be asked tasks that are thought of later. A part of the
+    runs' identity: said after they were trained, it has them trained again."""
+
+
+class LadderConfig(ProxyConfig):
     """A size between proxy and target, at which some mixtures of the swarm are trained again."""
 
     mixtures: Annotated[int, Field(ge=4)] = 12

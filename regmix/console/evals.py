@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from rich.markup import escape
 
 from regmix.console.terminal import say, show, show_notes, table
+from regmix.files import read_json
 from regmix.records import RunRecord
 
 _SUBJECT = "subject"
@@ -17,35 +18,38 @@ class Evaluated(Protocol):
     """What was found of a study's models; `proxy_trainer.evals.afterwards` has it."""
 
     runs: list[RunRecord]
+    tasks: list[str]
+    step: int | None
     asked: int
     without: list[str]
     failed: dict[str, str]
+    busy: list[str]
     notes: list[str]
 
 
 def show_model_metrics(results: Sequence[Mapping[str, Any]]) -> None:
     """One model's: a row a metric of a task and of its groups."""
     for result in results:
-        shown = table(result["task"], "metric", "value", "± standard error", "questions")
+        shown = table(result["task"], "metric", "value", "± standard error", "of")
         for metric in result["metrics"]:
             if metric["split"] != _SUBJECT:
                 error = metric["std_error"]
                 shown.add_row(
                     escape(metric["name"]), f"{metric['value']:.4f}",
-                    "" if error is None else f"{error:.4f}", f"{metric['questions']:,}",
+                    "" if error is None else f"{error:.4f}", f"{metric['count']:,}",
                 )  # fmt: skip
         show(shown)
         show_notes(result["notes"])
 
 
-def show_study_metrics(found: Evaluated, fingerprints: Sequence[str]) -> None:
+def show_study_metrics(found: Evaluated) -> None:
     """A study's: a row a model, the metrics of the tasks alone."""
     rows = {
         f"{record.spec.name} {record.spec.run_id}": {
             metric["name"]: metric
-            for result in record.evals()
-            if result["fingerprint"] in fingerprints
-            for metric in result["metrics"]
+            for task in found.tasks
+            if (path := record.layout.asked(task, found.step).done).is_file()
+            for metric in read_json(path)["metrics"]
             if metric["name"].count("/") == 1
         }
         for record in found.runs
@@ -60,11 +64,17 @@ def show_study_metrics(found: Evaluated, fingerprints: Sequence[str]) -> None:
     for run_id, reason in found.failed.items():
         say(f"[red]failed[/red] {run_id}: {escape(reason)}")
     say(f"{found.asked} of {len(found.runs)} models asked now, the others were before")
+    if found.busy:
+        say(f"being asked by another command: {escape(', '.join(found.busy))}")
     if found.without:
         more = f" … ({len(found.without)} in all)" if len(found.without) > 6 else ""
+        whose = escape(", ".join(found.without[:6])) + more
+        if found.step is not None:
+            say(f"no checkpoint of step {found.step} is there of {whose}")
+            return
         say(
-            f"no model is kept of {escape(', '.join(found.without[:6]))}{more}; `evaluate:` in "
-            "study.yaml measures such runs as they end"
+            f"no model is kept of {whose}; `evaluate:` in study.yaml measures such runs as they "
+            "end, `proxy.keep_model` and `ladder.keep_model` keep their models"
         )
 
 

@@ -94,6 +94,28 @@ def write_study(root: Path, tokens: int = TOKENS) -> Study:
     return Study.open(root)
 
 
+TASKS = """\
+tasks:
+  - {name: sums, files: [questions.jsonl], question: "{question}"}
+"""
+
+
+@pytest.fixture(scope="session")
+def write_task() -> Callable[..., Path]:
+    """Writes a task of ``count`` sums into a folder; gives the file that describes it."""
+
+    def write(root: Path, count: int = 24) -> Path:
+        rows = [
+            {"question": f"{a} + {b} =", "choices": [str(a + b), str(a + b + 7)], "answer": 0}
+            for a, b in ((2 + i // 40, 1 + i % 40) for i in range(count))
+        ]
+        (root / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (root / "tasks.yaml").write_text(TASKS)
+        return root / "tasks.yaml"
+
+    return write
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """As workers train: one thread, so that figures are the same to the bit."""

@@ -206,6 +206,11 @@ def test_a_native_decoder_reads_as_the_array_does(tmp_path: Path, tokenizer_file
     theirs = choice.answers(DecoderReader(decoder), asked)
     for a, b in zip(ours.logprob, theirs.logprob, strict=True):
         assert a == pytest.approx(b, abs=1e-4)
+    own = sum(p.inputs for p in asked.all)
+    shared = [(len(ids), len(group)) for ids, group in asked.groups]
+    assert any(length and count > 1 for length, count in shared)
+    assert ours.tokens == own + sum(length for length, _ in shared)
+    assert theirs.tokens == own + sum(length * count for length, count in shared)
 
 
 @pytest.mark.parametrize("weights", [1, 10**5, 10**9])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
 from proxy_trainer.data.shards import IntArray
-from proxy_trainer.evals import choice_metrics
+from proxy_trainer.evals import choice_metrics, multiple_choice
 from proxy_trainer.evals.choice import Answers
 from proxy_trainer.evals.choice_metrics import METRICS
 from proxy_trainer.evals.prompts import Prompt, Prompts
@@ -38,7 +38,7 @@ def task(sizes: dict[str, int], groups: dict[str, tuple[str, ...]] | None = None
 
 def answered(asked: Questions, logprob: np.ndarray) -> tuple[Prompts, Answers]:
     own = [Prompt(i, NONE, (), 0, 0) for i in range(len(asked.questions))]
-    return Prompts([(NONE, own)]), Answers(own, [row[None] for row in logprob])
+    return Prompts([(NONE, own)]), Answers(own, [row[None] for row in logprob], 0)
 
 
 def random(count: int, seed: int = 0) -> np.ndarray:
@@ -82,7 +82,7 @@ def test_metrics_of_any_question(logprob: list[float], data: st.DataObject) -> N
 def test_characters_and_bytes_are_counted_without_the_leading_space() -> None:
     asked = task({"one": 2})  # " béé": 3 characters, 5 bytes
     prompts, answers = answered(asked, np.asarray([[-4.0, -11.9, -12.1], [-2.0, -5.9, -9.0]]))
-    table = Result.of(asked, prompts, answers, 0).items
+    table = multiple_choice.result(asked, prompts, answers, 0).items
     assert table["bpb"].tolist() == pytest.approx([4 / math.log(2), 5.9 / 5 / math.log(2)])
     # per character −4, −3.97, −4.03; per byte −4, −2.38, −4.03
     assert table["acc_norm"].tolist() == [0.0, 1.0]
@@ -91,7 +91,7 @@ def test_characters_and_bytes_are_counted_without_the_leading_space() -> None:
 def test_subjects_count_the_same_and_micro_counts_questions() -> None:
     asked = task({"big": 60, "small": 4, "other": 9}, {"two": ("small", "other")})
     prompts, answers = answered(asked, random(73))
-    result = Result.of(asked, prompts, answers, 0)
+    result = multiple_choice.result(asked, prompts, answers, 0)
     found, by_subject = values(result), result.items.groupby("subject")
     for metric in METRICS:
         mean = by_subject[metric].mean()
@@ -108,7 +108,7 @@ def test_subjects_count_the_same_and_micro_counts_questions() -> None:
 def test_standard_errors_are_those_of_questions_drawn_anew_within_their_subjects() -> None:
     asked = task({"big": 300, "small": 40}, {"all": ("big", "small")})
     prompts, answers = answered(asked, random(340, 4))
-    result = Result.of(asked, prompts, answers, 0)
+    result = multiple_choice.result(asked, prompts, answers, 0)
     rng = np.random.default_rng(1)
     for metric in ("acc", "bpb"):
         means = []
@@ -126,7 +126,7 @@ def test_standard_errors_are_those_of_questions_drawn_anew_within_their_subjects
 def test_one_question_has_no_error() -> None:
     asked = task({"one": 1, "two": 5})
     prompts, answers = answered(asked, random(6))
-    errors = {m.name: m.std_error for m in Result.of(asked, prompts, answers, 0).means}
+    errors = {m.name: m.std_error for m in multiple_choice.result(asked, prompts, answers, 0).means}
     assert errors["t/one/acc"] is None
     assert errors["t/acc"] is None
     assert errors["t/two/bpb"] is not None
@@ -140,10 +140,10 @@ def test_what_is_no_number_is_left_out_counted_and_named(tmp_path: Path) -> None
     prompts, answers = answered(asked, logprob)
     prompts.excluded[0] = "a choice without a token (' ')"
     answers.prompts.pop(0), answers.logprob.pop(0)
-    result = Result.of(asked, prompts, answers, 0)
+    result = multiple_choice.result(asked, prompts, answers, 0)
     assert set(result.excluded) == {"here:one:0", "here:one:1", "here:two:1"}
-    assert result.counted["excluded"] == 3
-    counts = {m.name: m.questions for m in result.means}
+    assert result.counts["excluded"] == 3
+    counts = {m.name: m.count for m in result.means}
     assert (counts["t/one/acc"], counts["t/two/acc"], counts["t/acc"]) == (2, 2, 4)
     result.save(tmp_path / "r.json", run_id="r")
     saved = read_json(tmp_path / "r.json")
@@ -159,4 +159,4 @@ def test_a_subject_of_which_nothing_is_left_is_an_error() -> None:
     logprob = random(5)
     logprob[:2] = math.nan
     with pytest.raises(RegmixError, match=r"task 't': subject 'one' has no question left"):
-        Result.of(asked, *answered(asked, logprob), 0)
+        multiple_choice.result(asked, *answered(asked, logprob), 0)

@@ -44,9 +44,9 @@ def claimant(study: StudyLayout, name: str = "w", seconds: float = SECONDS) -> I
         yield made
 
 
-def queue(study: StudyLayout, who: Claimant, workers: int = 1) -> Queue:
-    ids = sorted(p.name for p in study.runs.iterdir() if p.is_dir())
-    return Queue(study, ids, who, step=lambda _: 0, key=lambda _: "", workers=workers)
+def queue(study: StudyLayout, who: Claimant, workers: int = 1) -> Queue[RunLayout]:
+    runs = [RunLayout(p) for p in sorted(study.runs.iterdir()) if p.is_dir()]
+    return Queue(runs, who, step=lambda _: 0, key=lambda _: "", workers=workers)
 
 
 def elsewhere(run: RunLayout) -> Entry:
@@ -270,12 +270,12 @@ def test_a_queue_goes_in_order_and_joins_what_goes_together(study: StudyLayout) 
     with claimant(study) as who, claimant(study, "other") as other:
         assert other.take(study.run("r2"))
         made = Queue(
-            study, sorted(kinds), who,
+            map(study.run, sorted(kinds)), who,
             step=lambda run: 5 if run.run_id == "r3" else 0, key=lambda run: kinds[run.run_id],
         )  # fmt: skip
-        assert [c.run.run_id for c in made.claim(lambda _: 3)] == ["r0"], "r3 is at another step"
-        assert [c.run.run_id for c in made.claim(lambda _: 3)] == ["r1"]
-        assert [c.run.run_id for c in made.claim(lambda _: 3)] == ["r3"]
+        assert [c.piece.run_id for c in made.claim(lambda _: 3)] == ["r0"], "r3 is at another step"
+        assert [c.piece.run_id for c in made.claim(lambda _: 3)] == ["r1"]
+        assert [c.piece.run_id for c in made.claim(lambda _: 3)] == ["r3"]
         assert made.claim(lambda _: 3) == []
         assert made.left_to_others(), "the other lives"
 
@@ -303,7 +303,7 @@ def test_a_queue_takes_at_the_end_what_another_gave_back(study: StudyLayout) -> 
         assert made.claim(lambda _: 1) == []
         theirs.release("asked to end")
         assert not made.left_to_others()
-        assert [c.run.run_id for c in made.claim(lambda _: 1)] == ["r0"]
+        assert [c.piece.run_id for c in made.claim(lambda _: 1)] == ["r0"]
         assert made.left_to_others()
 
 
@@ -316,9 +316,9 @@ def race(root: str, name: str, go: float) -> None:
         while claimed := mine.claim(lambda _: 2):
             for claim in claimed:
                 claim.check()
-                with (claim.run.root / "by").open("a") as stream:
+                with (claim.piece.root / "by").open("a") as stream:
                     stream.write(name + "\n")
-                claim.run.done.write_text("{}")
+                claim.piece.done.write_text("{}")
                 claim.release("done")
             who.drop(claimed)
 

@@ -14,11 +14,10 @@ import pytest
 
 from proxy_trainer import steps
 from proxy_trainer.evals import afterwards, kept_tasks
-from proxy_trainer.evals.questions import Questions
+from proxy_trainer.evals.task import Task
 from proxy_trainer.launch.running import Outcome
 from regmix.errors import UserError
 from regmix.files import read_json
-from regmix.recipe import ParallelConfig
 from regmix.study import Study
 
 METRICS = ("acc", "acc_norm", "acc_bytes", "bpb", "choice_logprob", "choice_prob_norm")
@@ -71,7 +70,7 @@ def result(study: Study, run_id: str) -> dict[str, dict[str, float]]:
     return {m["name"]: m for m in read_json(path)["metrics"]}
 
 
-def tasks(study: Study) -> list[Questions]:
+def tasks(study: Study) -> list[Task]:
     return kept_tasks.Asked((), None, None, None).read(study.layout)
 
 
@@ -79,13 +78,6 @@ def test_a_run_without_tasks_is_the_run_that_it_was(study: Study) -> None:
     spec = study.propose().specs[0]
     assert "tasks" not in spec.to_dict()
     assert spec.tasks == ()
-
-
-def test_what_several_processes_train_is_asked_afterwards(measured: Study) -> None:
-    spec = measured.target_run("t", measured.references()["natural"])
-    measured.add_run(spec)
-    with pytest.raises(UserError, match=r"spec.yaml: tasks: a model that several processes train"):
-        steps.train_sharded(measured, [spec.run_id], ParallelConfig(processes=2))
 
 
 def test_a_run_that_can_say_nothing_has_failed(
@@ -145,14 +137,14 @@ def test_kept_models_are_asked_once_and_as_they_were_in_training(
     ids = [spec.run_id for spec in specs]
     train_runs(measured, ids)
     before = {run_id: result(measured, run_id) for run_id in ids}
-    again = afterwards.study(measured.layout, tasks(measured))
+    again = steps.ask(measured, tasks(measured))
     assert (len(again.runs), again.asked, again.failed) == (2, 0, {})
     for run_id in ids:
         [path] = measured.layout.run(run_id).evals.glob("*.json")
         path.unlink()
     measured.store.ingest()
     assert measured.store.query("select * from metrics where name = 'sums/bpb'").empty
-    again = afterwards.study(measured.layout, tasks(measured))
+    again = steps.ask(measured, tasks(measured))
     assert (len(again.runs), again.asked) == (2, 2)
     for run_id in ids:
         found = result(measured, run_id)
@@ -164,9 +156,57 @@ def test_kept_models_are_asked_once_and_as_they_were_in_training(
     for mean in alone.means:
         assert mean.value == pytest.approx(before[ids[0]][mean.name]["value"], abs=1e-5)
     sample = tasks(measured)[0].sample(10, 0)
-    assert afterwards.study(measured.layout, [sample]).asked == 2
+    assert steps.ask(measured, [sample]).asked == 2
     names = set(measured.store.query("select distinct name from metrics")["name"])
     assert {"sums/acc", "sums-10/acc"} <= names
+
+
+COLLECTION = """\
+tasks:
+  - {kind: texts, name: held, sources: {sums: [text/sums.jsonl], code: [text/code.jsonl]}}
+"""
+
+
+def test_a_study_asks_tasks_of_all_kinds_as_runs_end_and_afterwards(
+    measured: Study, train_runs: Callable[..., Outcome]
+) -> None:
+    root = measured.layout.root
+    (root / "held.yaml").write_text(COLLECTION)
+    config = measured.layout.config
+    config.write_text(config.read_text().replace("[tasks.yaml]", "[tasks.yaml, held.yaml]"))
+    study = Study.open(root)
+    steps.build_data(study)
+    specs = [study.target_run("t", study.references()["natural"], seed) for seed in (1, 2)]
+    for spec in specs:
+        study.add_run(spec)
+    ids = [spec.run_id for spec in specs]
+    train_runs(study, ids)
+    for run_id in ids:
+        assert {"sums/bpb", "held/bpb", "held/micro/bpb", "held/code/bpb"} <= set(
+            read_json(study.layout.run(run_id).done)["metrics"]
+        )
+    asked = tasks(study)
+    paths = [study.layout.run(run_id).eval_result(asked[1].fingerprint) for run_id in ids]
+    before = [read_json(path) for path in paths]
+    for path in paths:
+        path.unlink()
+    found = steps.ask(study, asked)
+    assert (found.asked, found.failed) == (2, {})
+    for path, then in zip(paths, before, strict=True):
+        now = read_json(path)
+        assert now["counts"] == then["counts"]
+        for old, new in zip(then["metrics"], now["metrics"], strict=True):
+            assert new["value"] == pytest.approx(old["value"], rel=1e-6)
+            assert new["std_error"] == pytest.approx(old["std_error"], rel=1e-4)
+    rows = study.store.query("select * from metrics where name = 'held/code/bpb'")
+    assert len(rows) == 2
+    assert rows["std_error"].notna().all()
+    assert {"held/bpb", "held/sums/bpb"} <= set(rows_of(study))
+
+
+def rows_of(study: Study) -> list[str]:
+    found = study.store.query("select distinct name from metrics where split = 'test'")
+    return [str(name) for name in found["name"]]
 
 
 def test_other_questions_of_one_name_are_refused(
@@ -178,7 +218,7 @@ def test_other_questions_of_one_name_are_refused(
     path = measured.layout.root / "questions.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(UserError, match=r"the run was asked other questions as 'sums'"):
-        afterwards.study(measured.layout, tasks(measured))
+        steps.ask(measured, tasks(measured))
 
 
 def test_the_command(
@@ -208,9 +248,9 @@ def test_the_command(
     folder = measured.layout.run(spec.run_id).model
     text = output(folder, "--tasks", root / "tasks.yaml", "--limit", 12, "--seed", 4, "-o", written)
     assert "sums-12-seed4/small/bpb" in text
-    assert "12 of 21 questions, drawn with seed 4" in text
+    assert "12 of 21, drawn with seed 4" in text
     [saved] = read_json(written)["results"]
-    assert saved["questions"]["asked"] == 12
+    assert saved["counts"]["asked"] == 12
     assert "none is asked for; there are mmlu" in output(folder, code=2)
     assert "unknown task 'mmul'" in output(folder, "--tasks", "mmul", code=2)
     assert "no such folder" in output(tmp_path / "no", "--tasks", root / "tasks.yaml", code=2)

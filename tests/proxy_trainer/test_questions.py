@@ -161,6 +161,16 @@ def test_what_a_task_asks_for_has_to_be_there(
         ("name: a, files: [q], groups: {micro: [b]}", "'micro' stands for all questions"),
         ("name: a, files: []", "tasks.0.files: "),
         ("name: a, files: [q], shot: 3", "unknown key 'shot'; did you mean 'shots'?"),
+        ("name: a, files: [q], fields: {ask: q}", "tasks.0.fields.ask: unknown key 'ask'"),
+        ("name: bpb, files: [q]", "metrics of the name 'bpb/…' are those of the study's own text"),
+        ("kind: texts, name: chat, sources: {a: [q]}", "'chat/…' are those of the study's own"),
+        ("kind: text, name: a, sources: {a: [q]}", "tasks.0.kind: unknown kind 'text'; did you"),
+        ("kind: 3, name: a, sources: {a: [q]}", "tasks.0.kind: unknown kind '3'"),
+        ("kind: texts, name: a, files: [q]", "unknown key 'files'. Valid: kind, name, sources"),
+        ("kind: texts, name: a, sources: {}", "tasks.0.sources: "),
+        ("kind: texts, name: a, sources: {b: []}", "tasks.0.sources.b: "),
+        ("kind: texts, name: a, sources: {micro: [q]}", "tasks.0.sources: a source's name"),
+        ("kind: texts, name: a, sources: {b/c: [q]}", "tasks.0.sources: a source's name"),
     ],
 )
 def test_a_description_is_strict(tmp_path: Path, text: str, told: str) -> None:
@@ -178,6 +188,20 @@ def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").write_text("tasks: [{name: same, files: [q.jsonl]}]\n")
     with pytest.raises(UserError, match=r"b.yaml: task 'same' is in .*a.yaml too"):
         kept_tasks.read(["a.yaml", "b.yaml"], folder=tmp_path, data=None, where="here")
+
+
+def test_a_sample_has_no_name_that_another_task_has(tmp_path: Path) -> None:
+    many = [{**ROW, "question": f"Which of {i}?"} for i in range(30)]
+    write_rows(tmp_path / "many.jsonl", *many)
+    write_rows(tmp_path / "few.jsonl", *many[:10])
+    for name, file in (("x", "many"), ("x-10", "few")):
+        (tmp_path / f"{file}.yaml").write_text(
+            f"tasks: [{{name: {name}, files: [{file}.jsonl], fields: {{subject: subject}}}}]\n"
+        )
+    asked = {"folder": tmp_path, "data": None, "where": "here"}
+    assert len(kept_tasks.read(["many.yaml", "few.yaml"], **asked)) == 2
+    with pytest.raises(UserError, match=r"few.yaml: task 'x-10' is in .*many.yaml too"):
+        kept_tasks.read(["many.yaml", "few.yaml"], **asked, limit=10)
 
 
 def test_a_task_that_is_not_known_or_has_no_data(tmp_path: Path) -> None:
@@ -217,7 +241,7 @@ def test_a_sample_takes_of_all_subjects_alike_and_is_part_of_a_larger_one(
 
 
 def test_a_sample_too_small_for_an_error_is_refused() -> None:
-    with pytest.raises(UserError, match="two of each of its 3 subjects, 6, are the least"):
+    with pytest.raises(UserError, match="two of each of its 3 subjects or sources, 6, are"):
         made([5, 5, 5]).sample(5, 0)
     assert made([50]).sample(10, 0).questions != made([50]).sample(10, 1).questions
 

@@ -224,11 +224,14 @@ def test_a_study_trained_by_ray_is_the_one_trained_here(
     copy_study: Callable[..., Study],
     regmix: Callable[..., subprocess.Popen[str]],
     monkeypatch: pytest.MonkeyPatch,
+    write_task: Callable[..., Path],
 ) -> None:
     """The command line and real workers, on the cluster that RAY_ADDRESS names."""
     here, there = copy_study("here"), copy_study("there")
     for made in (here, there):
-        made.propose()
+        config = made.layout.config
+        config.write_text(config.read_text().replace("proxy:\n", "proxy:\n  keep_model: true\n"))
+        Study.open(made.layout.root).propose()
     _, errors = regmix("train", here.layout.root).communicate(timeout=PATIENCE)
     assert not errors
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
@@ -240,3 +243,8 @@ def test_a_study_trained_by_ray_is_the_one_trained_here(
         for made in (there, here)
     )
     assert ours == theirs
+    root = there.layout.root
+    told = regmix("eval", root, "--tasks", write_task(root), "--launcher", "ray", "--workers", 2)
+    output, errors = told.communicate(timeout=2 * PATIENCE)
+    assert told.returncode == 0, errors
+    assert "9 of 9 models asked now" in output

@@ -14,13 +14,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from proxy_trainer.data import tokenizer as tokenizers
+from proxy_trainer.evals import checkpoints
+from proxy_trainer.evals.multiple_choice import MultipleChoice
+from proxy_trainer.evals.results import Result
 from proxy_trainer.launch.claims import Claimant
-from proxy_trainer.sharded.checkpoint import found
+from proxy_trainer.sharded.checkpoint import found, read_model
+from proxy_trainer.sharded.model import without_weights
 from proxy_trainer.train import train
 from regmix import claims
 from regmix.config import ModelConfig
@@ -29,6 +35,7 @@ from regmix.records import read_events
 from regmix.runs import RunSpec
 from regmix.sizes import shape
 from regmix.study import Study
+from regmix.tasks import ChoiceTask
 
 pytestmark = pytest.mark.slow
 STEPS, BATCH = 50, 4
@@ -165,6 +172,65 @@ def test_two_processes_train_as_one_does(study: Study, start: Start, name: str) 
     for key, value in ours.items():
         # Adam takes the sign of a gradient that is all rounding as seriously as any other.
         torch.testing.assert_close(value, theirs[key], rtol=0, atol=1e-4)
+
+
+def asked(run: RunLayout, folder: str) -> dict[str, dict[str, float]]:
+    """Metrics of every result, by its file."""
+    found = {p.name: json.loads(p.read_text()) for p in (run.root / folder).glob("*.json")}
+    return {name: {m["name"]: m["value"] for m in r["metrics"]} for name, r in found.items()}
+
+
+def test_two_processes_ask_tasks_as_one_does(study: Study, start: Start, tmp_path: Path) -> None:
+    """At every evaluation point; and their checkpoint, whole again, is what its shards are."""
+    from safetensors.torch import load_file
+
+    rows = [
+        {"question": f"{a} + {b} =", "choices": [f" {a + b}", f" {a * b + 17}"], "answer": b % 2}
+        for a in range(2, 9)
+        for b in (1, 4, 9)
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    described = ChoiceTask(
+        name="sums", files=("q.jsonl",), question="{question}", choice="{choice}"
+    )
+    task = MultipleChoice.read(described, tmp_path)
+    task.save(study.layout.evals / task.fingerprint)
+    own = {"keep_model": True, "tasks": (task.fingerprint,), "tasks_at": "every"}
+    spec = planned(study, model=shaped("grouped"), **own)
+    expected = alone(study, spec)
+    run = study.layout.run(spec.run_id)
+    run.evals.rename(run.root / "alone")
+    processes = start(study, spec, 2, "--checkpoint-seconds", ALWAYS)
+    wait_for_step(run, 10)
+    for process in processes:
+        process.kill()
+    ended(processes)
+    step, path = found(run.checkpoints)[0]
+    sizes = {
+        n: tuple(x.shape)
+        for n, x in without_weights(spec.model, spec.vocab_size).named_parameters()
+    }
+    whole = read_model(path, sizes)
+    shards = [load_file(file) for file in sorted(path.glob("*.safetensors"))]
+    assert len(shards) == 2
+    for name, value in whole.items():
+        assert value.shape == sizes[name]
+        parts = [s[f"model.{name}"] for s in shards if f"model.{name}" in s]
+        torch.testing.assert_close(value, torch.cat(parts), rtol=0, atol=0)
+    tokenizer = tokenizers.load(study.layout.tokenizer)
+    [there] = task.ask(checkpoints.load([run], [spec], step, tokenizer, 0))
+    assert isinstance(there, Result)
+    assert ended(start(study, spec, 2, "--checkpoint-seconds", NEVER)) == [0, 0]
+    same(logged(run), expected)
+    names = {f"{task.fingerprint}.json", f"{task.fingerprint}@{STEPS // 2}.json"}
+    ours, theirs = asked(run, "evals"), asked(run, "alone")
+    assert set(ours) == set(theirs) == names
+    for name, metrics in theirs.items():
+        assert ours[name] == pytest.approx(metrics, abs=1e-4)
+    values = [there.metrics["sums/bpb"], *(x["sums/bpb"] for x in theirs.values())]
+    assert len(set(values)) == 3, "the model has learned"
+    done = json.loads(run.done.read_text())["metrics"]
+    assert done["sums/bpb"] == ours[f"{task.fingerprint}.json"]["sums/bpb"]
 
 
 def test_shards_of_uneven_size_recomputed_and_in_parts(study: Study, start: Start) -> None:

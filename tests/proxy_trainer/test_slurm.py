@@ -363,7 +363,10 @@ def test_a_study_trained_by_slurm_is_the_one_trained_here(
 
 @pytest.mark.slow
 def test_the_command_line_waits_for_slurm_and_shows_its_logs(
-    cluster: Path, study_there: Study, regmix: Callable[..., subprocess.Popen[str]]
+    cluster: Path,
+    study_there: Study,
+    regmix: Callable[..., subprocess.Popen[str]],
+    write_task: Callable[..., Path],
 ) -> None:
     root = study_there.layout.root
     told = regmix("train", root, "--launcher", "slurm", "--workers", 2)
@@ -372,6 +375,10 @@ def test_the_command_line_waits_for_slurm_and_shows_its_logs(
     assert {r.status for r in study_there.runs()} == {"done"}
     output, _ = regmix("logs", root, study_there.runs()[0].spec.run_id).communicate(timeout=60)
     assert "done" in output
+    told = regmix("eval", root, "--tasks", write_task(root), "--launcher", "slurm", "--workers", 1)
+    output, errors = told.communicate(timeout=2 * PATIENCE)
+    assert told.returncode == 0, errors
+    assert "9 of 9 models asked now" in output
     wrong = regmix("train", root, "--launcher", "slurm", "--retry-failed")
     assert wrong.communicate(timeout=60)[1] == ""  # nothing is left to do, and nothing is submitted
     launch_with(study_there, "partition: debgu")
@@ -386,6 +393,9 @@ def test_the_command_line_waits_for_slurm_and_shows_its_logs(
 @pytest.fixture
 def study_there(copy_study: Callable[..., Study]) -> Study:
     made = copy_study("there")
+    config = made.layout.config
+    config.write_text(config.read_text().replace("proxy:\n", "proxy:\n  keep_model: true\n"))
+    made = Study.open(made.layout.root)
     made.propose()
     launch_with(made, "hours: 0.1, signal_seconds: 60")
     return made

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy_trainer import checkpoint, worker
+from proxy_trainer import checkpoint, work
 from proxy_trainer.exits import OK, REFUSED, REQUEUE
 from proxy_trainer.launch.claims import Claimant
 from proxy_trainer.launch.submissions import Submission
@@ -47,7 +47,7 @@ def made(study: Study, runs: Sequence[RunLayout], **settings: object) -> Worker:
 @pytest.fixture
 def train_array(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
     """Makes arrays with some runs in them fail; gives the arrays that were tried."""
-    real = worker.train_array
+    real = work.train_array
 
     def install(broken: Sequence[RunLayout], error: Callable[[], BaseException]) -> list[list[str]]:
         tried: list[list[str]] = []
@@ -58,7 +58,7 @@ def train_array(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]
                 raise error()
             return real(study, runs, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(worker, "train_array", stand_in)
+        monkeypatch.setattr(work, "train_array", stand_in)
         return tried
 
     return install
@@ -224,7 +224,7 @@ def test_a_claim_is_given_back_wherever_the_worker_ends(
     def trial(*_: object) -> int:
         raise error
 
-    monkeypatch.setattr(worker, "best_members", trial)
+    monkeypatch.setattr(work, "best_members", trial)
     runs = planned(study, 2)
     with pytest.raises(type(error)):
         made(study, runs, members="auto").run()
@@ -238,7 +238,7 @@ def test_a_trial_that_fails_costs_company_and_not_the_runs(
     def trial(*_: object) -> int:
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr(worker, "best_members", trial)
+    monkeypatch.setattr(work, "best_members", trial)
     runs = planned(study, 2)
     tried = train_array([], RuntimeError)
     assert made(study, runs, members="auto").run() == OK
@@ -260,7 +260,7 @@ def test_told_to_end_a_worker_begins_no_further_part(
         own.end()
         return Outcome()
 
-    monkeypatch.setattr(worker, "train_array", stand_in)
+    monkeypatch.setattr(work, "train_array", stand_in)
     assert own.run() == REQUEUE
     assert [len(part) for part in begun] == [3, 1]
     for run in runs:

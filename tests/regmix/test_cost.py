@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,6 +39,38 @@ def test_evaluation_is_a_forward_pass_over_the_held_out_text(trained: Study) -> 
     assert found.roles["evaluation"].sum() == pytest.approx(count * each)
     share = each / (each + spec.flops)
     assert found.evaluation_share == pytest.approx(share)
+
+
+def result(**counts: int) -> dict[str, Any]:
+    return {"metrics": [], "step": 40, "tokens": 40_960, "counts": counts}
+
+
+def test_what_tasks_gave_to_read_counts_at_a_third_too(trained: Study) -> None:
+    before = trained.cost().roles["evaluation"].sum()
+    first, second = [r for r in trained.runs() if r.spec.role == "swarm"][:2]
+    for record, name, tokens in (
+        (first, "f1", 30_000), (first, "f2", 6_000), (second, "f1", 30_000),
+    ):  # fmt: skip
+        write_json(record.layout.eval_result(name), result(tokens_read=tokens))
+    found = trained.cost()
+    each = first.spec.flops / first.spec.tokens / 3
+    assert found.roles["evaluation"].sum() - before == pytest.approx(66_000 * each)
+    write_json(second.layout.eval_result("f1"), result())  # does not say
+    assert trained.cost().as_dict()["evaluation_share"] is None
+
+
+def test_larger_models_are_none_of_the_proxies(trained: Study, worker: Any) -> None:
+    """Neither the FLOPs nor the speed of ladder, stage and target belong beside RegMix's."""
+    before = trained.cost()
+    natural = trained.references()["natural"]
+    for seed, role in enumerate(("ladder", "stage", "target")):
+        spec = replace(trained.target_run(role, natural, seed), role=role)
+        trained.add_run(spec)
+        worker.finish(next(r for r in trained.runs() if r.spec.run_id == spec.run_id))
+    after = trained.cost()
+    assert set(after.roles.index) > {"ladder", "stage", "target", "swarm"}
+    assert after.ratio == before.ratio
+    assert after.regmix == before.regmix
 
 
 def test_a_process_is_a_device(trained: Study) -> None:

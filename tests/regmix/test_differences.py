@@ -19,6 +19,7 @@ from regmix.cli import main
 from regmix.differences import NOTHING, UNKNOWN
 from regmix.errors import UserError
 from regmix.mixture import Mixture, MixtureFile
+from regmix.runs import Start
 from regmix.study import Study
 
 Make = Callable[..., Study]
@@ -180,6 +181,31 @@ def test_larger_models_take_the_proxies_noise_until_they_are_repeated(
     planning.add_run(two, replace(spec, seed=99))
     fill(two, worker, np.random.default_rng(9))
     assert two.compare("target-a", "target-b").frame["freedom"].tolist() == [1] * 4
+
+
+def test_an_average_is_no_further_seed_nor_is_a_run_that_starts_elsewhere(
+    two: Study, worker: Any
+) -> None:
+    """Three runs of a stage 0.001 apart, their average 0.5 better, one from another start."""
+    for name in ("natural", "uniform"):
+        stage = replace(two.target_run("stage", two.mixture(name), 0), role="stage")
+        specs = [replace(stage, seed=seed, start=Start(run="before")) for seed in range(3)]
+        ids = tuple(spec.run_id for spec in specs)
+        specs += [
+            replace(specs[0], merge=ids),
+            replace(stage, seed=3, start=Start(run="other")),
+            replace(stage, seed=4, start=Start(run="before"), chat="talk"),
+        ]
+        for index, spec in enumerate(specs):
+            two.add_run(spec)
+            [record] = [r for r in two.runs() if r.spec.run_id == spec.run_id]
+            value = (2.000, 2.001, 2.002, 1.5, 1.0, 3.0)[index] + 0.1 * (name == "uniform")
+            worker.finish(record, {"bpb/web": value})
+    row = two.compare("natural", "uniform").frame.iloc[0]
+    assert row["seeds"] == 3
+    assert (row["first"], row["value"]) == pytest.approx((2.001, 2.101))
+    assert row["freedom"] == 4
+    assert row["std_error"] == pytest.approx(0.001 * math.sqrt(2 / 3))
 
 
 def test_without_repeats_nothing_is_claimed(import_study: Make, swarm_files: Any) -> None:
