@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from proxy_trainer.checkpoint import USUAL, Retention
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.environment import choose_device
 from proxy_trainer.events import EventLog
@@ -34,6 +35,7 @@ def train_array(
     checkpoint_seconds: float,
     keep_going: Callable[[], bool],
     trackers: Sequence[str] = (),
+    retention: Retention = USUAL,
 ) -> Outcome:
     """Train runs together; where memory does not allow it, in halves, which their logs record.
 
@@ -49,6 +51,7 @@ def train_array(
             checkpoint_seconds=checkpoint_seconds,
             keep_going=keep_going,
             trackers=trackers,
+            retention=retention,
         )
     except (RuntimeError, MemoryError) as exc:
         if not _lacks_memory(exc):
@@ -74,6 +77,7 @@ def train_array(
             checkpoint_seconds=checkpoint_seconds,
             keep_going=keep_going,
             trackers=trackers,
+            retention=retention,
         )
     return found
 

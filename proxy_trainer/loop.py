@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-from proxy_trainer import checkpoint, divergence
+from proxy_trainer import divergence
 from proxy_trainer.data.chat.hand_on import hand_on
 from proxy_trainer.data.chat.shards import ChatManifest
 from proxy_trainer.evals import bpb, final
@@ -64,6 +64,7 @@ def loop(
     while state.step < plan.steps and state.alive:
         stepped = _step(state)
         due = time.perf_counter() - saved > checkpoint_seconds
+        due = due or state.keeper.retention.stays(state.step)
         stop, due = state.keeper.agreed(not keep_going(), due)
         if state.step % log_every == 0 or state.step == plan.steps:
             divergence.note(state, study, manifest)
@@ -92,7 +93,7 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
     state.keeper.settle()
     for k, run in state.alive:
         if run.spec.keep_state:
-            _save_moments(state, k, run)  # gone before weights are gathered: twice their size
+            state.keeper.save_state(k, run)  # gone before weights are gathered: twice their size
         weights = state.trainee.array.member(k) if run.spec.keep_model else None
         if not state.keeper.writes:
             continue
@@ -108,12 +109,6 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
                 hand_on(study.chat_data(run.spec.chat), run.layout.model)
         _finish(state, k, run)
     return _ended(state, done=tuple(run.spec.run_id for _, run in state.alive))
-
-
-def _save_moments(state: State, member: int, run: Run) -> None:
-    moments = state.trainee.moments(member)
-    if state.keeper.writes:
-        moments.save(run.layout.state)
 
 
 def _chat(study: StudyLayout, spec: RunSpec) -> ChatManifest | None:
@@ -197,5 +192,5 @@ def _finish(state: State, member: int, run: Run) -> None:
         "environment": state.keeper.environment(),
     }
     write_new(run.layout.done, to_json(result))  # of two workers sure to have the run, one
-    checkpoint.clear(run.layout.checkpoints)
+    state.keeper.retention.clear(run.layout.checkpoints)
     shutil.rmtree(run.layout.before, ignore_errors=True)  # of an attempt that failed

@@ -219,6 +219,9 @@ def _gangs(
             **spread.model_dump(),
             checkpoint_seconds=settings.checkpoint_seconds,
             watch=settings.watch,
+            keep_last=settings.keep_last,
+            keep_every=settings.keep_every,
+            timeout_seconds=settings.timeout_seconds,
         )
         for run_id in run_ids
     ]

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from proxy_trainer import checkpoint
 from proxy_trainer.arrays import best_members, train_array
+from proxy_trainer.checkpoint import Retention
 from proxy_trainer.environment import WORKER
 from proxy_trainer.exits import BROKEN, OK, REFUSED, REQUEUE
 from proxy_trainer.launch.claims import Claimant, Lost, RunClaim, Stall
@@ -206,6 +207,7 @@ class Worker:
                 checkpoint_seconds=self._task.settings.checkpoint_seconds,
                 keep_going=self._keep_going,
                 trackers=self._task.settings.watch,
+                retention=Retention(self._task.settings.keep_last, self._task.settings.keep_every),
             )
             self.claimant.check()
             for run_id, why in outcome.diverged.items():  # and would again

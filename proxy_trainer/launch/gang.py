@@ -44,6 +44,12 @@ class Gang:
     checkpoint_seconds: float
     watch: tuple[str, ...] = ()
     """Trackers that show the run, beside TensorBoard."""
+    keep_last: int = 2
+    """Checkpoints that are kept."""
+    keep_every: int | None = None
+    """Steps: checkpoints at their multiples stay."""
+    timeout_seconds: float = 600.0
+    """A process that is silent for so long is given up."""
 
     @property
     def world(self) -> int:

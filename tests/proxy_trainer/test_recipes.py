@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,17 +18,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from proxy_trainer import moments, steps
+from proxy_trainer import checkpoint, moments, steps
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
 from proxy_trainer.stages import execute, tables
 from proxy_trainer.stages.execute import Ended
 from proxy_trainer.stages.resolve import resolve
 from regmix.config import ModelConfig, TrainConfig
-from regmix.layout import StudyLayout
+from regmix.layout import RunLayout, StudyLayout
 from regmix.records import read_events
 from regmix.sizes import plan, shape
 from regmix.study import Study
+from regmix.testing.launchers import until
 
 
 @contextmanager
@@ -193,17 +195,74 @@ def test_a_model_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     assert train(fresh, range(8, 16)) != rest
 
 
+def stepped(run: RunLayout) -> dict[int, float]:
+    """The loss of every step, later attempts replacing earlier ones."""
+    events = read_events(run.events) if run.events.exists() else []
+    return {e["step"]: e["loss"] for e in events if e["type"] == "step"}
+
+
+def killed(command: subprocess.Popen[str], run: RunLayout) -> None:
+    """Kill a command and what trains the run for it, in the midst of the run."""
+
+    def underway() -> bool:
+        assert command.poll() is None, command.communicate()
+        return len(stepped(run)) > 10 and checkpoint.saved_step(run.checkpoints) > 5
+
+    until(underway)
+    own = [pid for pid in children(command.pid) if pid != command.pid]
+    for pid in (command.pid, *own):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    command.wait()
+    assert not run.done.exists(), "was too quick to be killed"
+
+
+def children(pid: int) -> list[int]:
+    """A process and all below it."""
+    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(own for child in below for own in children(int(child)))]
+
+
 @pytest.mark.slow
-def test_two_processes_come_to_what_one_comes_to(recipe: Callable[..., Path], study: Study) -> None:
-    """All three stages sharded: moments and weights go from stage to stage through files."""
-    _, alone = carried_out(recipe())
+def test_killed_and_gone_on_with_by_another_number_of_processes(
+    recipe: Callable[..., Path], study: Study, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Two processes in mid-training, then one; one in SFT, then two: what one comes to.
+
+    Pretraining is sharded too: moments and weights go from stage to stage through files.
+    """
+    path = recipe()
+    long = (
+        path.read_text().replace("tokens: 2560", "tokens: 51200").replace("epochs: 2", "epochs: 50")
+    )
+    alone = long.replace("sweep: {lr: [0.001, 0.003]},", "")
+    path.write_text(alone)
+    _, expected = carried_out(path)
     for own in study.runs():
-        shutil.rmtree(own.layout.root)
-    _, sharded = carried_out(recipe("seed: 3", "seed: 3\nparallel: {processes: 2}"))
-    for one, two in zip(alone, sharded, strict=True):
-        assert [t.spec for t in one.tried] == [t.spec for t in two.tried]
-        for own, other in zip(one.tried, two.tried, strict=True):
-            assert other.metrics == pytest.approx(own.metrics, rel=1e-5)
+        own.layout.root.rename(study.layout.root / f"expected-{own.spec.run_id}")
+    pretrain, midtrain, sft = (e.chosen.spec for e in expected)
+    two = alone.replace("seed: 3", "seed: 3\nparallel: {processes: 2}")
+
+    path.write_text(two)
+    killed(regmix("run", path), study.layout.run(midtrain.run_id))
+    path.write_text(alone)
+    killed(regmix("run", path), study.layout.run(sft.run_id))
+    path.write_text(two)
+    last = regmix("run", path)
+    _, errors = last.communicate(timeout=240)
+    assert last.returncode == 0, errors
+
+    for spec, begins, by in ((pretrain, 1, 2), (midtrain, 2, 1), (sft, 2, 2)):
+        run = study.layout.run(spec.run_id)
+        before = RunLayout(study.layout.root / f"expected-{spec.run_id}")
+        started = [e for e in read_events(run.events) if e["type"] == "start"]
+        assert len(started) == begins
+        assert started[0]["step"] == 0
+        assert all(e["step"] > 0 for e in started[1:]), "began anew"
+        assert started[-1]["environment"].get("processes", 1) == by
+        assert stepped(run) == pytest.approx(stepped(before), abs=1e-5, rel=0)
+        ours, theirs = (json.loads(r.done.read_text())["metrics"] for r in (run, before))
+        assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 OLMO2 = {

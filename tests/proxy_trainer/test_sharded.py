@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import torch
 
+from proxy_trainer.checkpoint import found
 from proxy_trainer.launch.claims import Claimant
-from proxy_trainer.sharded.checkpoint import found
 from proxy_trainer.train import train
 from regmix import claims
 from regmix.config import ModelConfig
