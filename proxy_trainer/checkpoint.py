@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def found(folder: Path) -> list[tuple[int, Path]]:
     """Step and path of a run's checkpoints, the last first; they may be cut short."""
     named = ((_step(path), path) for path in folder.glob("step-*"))
     return sorted(((step, path) for step, path in named if step is not None), reverse=True)
+
+
+def at(folder: Path, step: int) -> Path | None:
+    """The checkpoint of a step, if there is one that can be read."""
+    for own, path in found(folder):
+        if own == step:
+            with suppress(*UNREADABLE):
+                noted(path)
+                return path
+    return None
 
 
 def _step(path: Path) -> int | None:

@@ -16,7 +16,7 @@ from proxy_trainer.evals.choice import Answers, ArrayReader, DecoderReader, Read
 from proxy_trainer.evals.prompts import Prompts
 from proxy_trainer.evals.questions import Questions
 from proxy_trainer.evals.results import Result
-from proxy_trainer.evals.whole import WholeModel
+from proxy_trainer.evals.whole import WholeModel, free_on, needed_for
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.models.folder import Weights, load_folder
 from proxy_trainer.sharded.model import without_weights
@@ -92,7 +92,7 @@ def runs(
         _check_names(record, tasks)
     missing = {r.spec.run_id: _missing(r, tasks) for r in done}
     todo = [r for r in kept if missing[r.spec.run_id]]
-    arrays = list(_alike(todo, missing))
+    arrays = [part for own in _alike(todo, missing) for part in _fitting(own)]
     steps = _steps(progress, sum(len(missing[own[0].spec.run_id]) for own in arrays))
     tokenizer = tokenizers.load(layout.tokenizer) if todo else None
     failed: dict[str, str] = {}
@@ -147,6 +147,14 @@ def _alike(
         yield from (own[i : i + step] for i in range(0, len(own), step))
 
 
+def _fitting(alike: list[RunRecord]) -> Iterator[list[RunRecord]]:
+    """As many together as fit into the device's memory, and one at least."""
+    first = alike[0]
+    weights = load_folder(first.layout.model, first.spec.model.context)[1]
+    count = max(1, free_on(choose_device()) // needed_for(weights))
+    yield from (alike[i : i + count] for i in range(0, len(alike), count))
+
+
 def _steps(progress: Progress | None, stages: int) -> Callable[[], Progress | None]:
     """Progress over several stages, each of a thousand steps; called for the next one's."""
     ended = iter(range(stages))
@@ -182,7 +190,7 @@ def _ask(
 def _reader(models: Sequence[Weights]) -> Reader:
     first = models[0]
     if not isinstance(first.shape, ModelShape):
-        return DecoderReader(WholeModel(first).decoder.to(choose_device()))
+        return DecoderReader(WholeModel(first).decoder)
     array = ModelArray(first.shape, first.vocab_size, len(models))
     own = without_weights(first.shape, first.vocab_size).named_parameters()
     sizes = {name: tuple(p.shape) for name, p in own}

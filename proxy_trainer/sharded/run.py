@@ -10,7 +10,7 @@ from torch import Tensor
 
 from proxy_trainer import starts
 from proxy_trainer.checkpoint import USUAL, Progress, Retention
-from proxy_trainer.environment import describe
+from proxy_trainer.environment import HALF, PRECISION, describe
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome, loop
 from proxy_trainer.sharded.checkpoint import Checkpoints, Stands, write
@@ -142,7 +142,12 @@ class _Together:
         return EventLog(layout.events) if self.writes else _Silent()
 
     def environment(self) -> dict[str, str | int]:
-        placed = {"processes": self.ranks.world, "replicas": self.ranks.replicas}
+        half = self.trainee.array.model.half_precision
+        placed: dict[str, str | int] = {
+            "processes": self.ranks.world,
+            "replicas": self.ranks.replicas,
+            PRECISION: HALF if half else "float32",
+        }
         return describe(self.ranks.device) | placed
 
     def agreed(self, stop: bool, due: bool) -> tuple[bool, bool]:

@@ -91,7 +91,7 @@ def execute(
         for spec in specs:
             recipe.study.add_run(spec)
         with display([s.run_id for s in specs], stage.config.name) as poll:
-            failures = _train(recipe, specs, settings, poll)
+            failures = _train(recipe, stage, specs, settings, poll)
         ended.append(_ended(recipe, stage, specs, failures))
         on_stage(ended[-1])
         start = Start(run=ended[-1].chosen.spec.run_id)
@@ -110,29 +110,30 @@ def check(recipe: Recipe, settings: LaunchConfig | None = None) -> None:
     """
     for stage in recipe.stages:
         ids = [spec.run_id for spec in stage.variants]
-        if _sharded(recipe):
-            steps.check_sharded(recipe.study, ids, recipe.config.parallel, settings)
+        if _sharded(recipe, stage):
+            steps.check_sharded(recipe.study, ids, stage.parallel, settings)
         else:
             steps.check(recipe.study, ids, settings)
 
 
-def _sharded(recipe: Recipe) -> bool:
+def _sharded(recipe: Recipe, stage: Stage) -> bool:
     """Whether runs are trained as gangs: spread, in a way that workers have not, or not native."""
-    spread = recipe.config.parallel
+    spread = stage.parallel
     asked = spread.recompute or spread.compiled or spread.rows is not None
-    return recipe.world > 1 or asked or not isinstance(recipe.shape, ModelShape)
+    return stage.world > 1 or asked or not isinstance(recipe.shape, ModelShape)
 
 
 def _train(
     recipe: Recipe,
+    stage: Stage,
     specs: Sequence[RunSpec],
     settings: LaunchConfig | None,
     poll: Callable[[], None],
 ) -> dict[str, str]:
     """Train a stage's runs; why some could not go on that are not marked as failed."""
     ids = [s.run_id for s in specs]
-    if _sharded(recipe):
-        return steps.train_sharded(recipe.study, ids, recipe.config.parallel, poll, settings)
+    if _sharded(recipe, stage):
+        return steps.train_sharded(recipe.study, ids, stage.parallel, poll, settings)
     if steps.train(recipe.study, ids, poll, settings).busy:
         raise RegmixError(f"{', '.join(ids)}: being trained by another command")
     return {}
@@ -141,7 +142,7 @@ def _train(
 def _ended(
     recipe: Recipe, stage: Stage, specs: Sequence[RunSpec], failures: Mapping[str, str]
 ) -> Ended:
-    _ask(recipe, specs)
+    _ask(recipe, stage, specs)
     tried = tuple(_tried(recipe, spec, failures.get(spec.run_id, "")) for spec in specs)
     good = [t for t in tried if not t.failure]
     if not good:
@@ -156,7 +157,7 @@ def _ended(
                 f"stage '{stage.config.name}': an average of all runs is asked for, and {failed} "
                 "failed"
             )
-        chosen = _merged(recipe, [t.spec for t in good])
+        chosen = _merged(recipe, stage, [t.spec for t in good])
     else:
         chosen = min(good, key=lambda t: metrics.value(t.metrics, metric))
     return Ended(stage, tried, metric, chosen)
@@ -177,17 +178,17 @@ def _tried(recipe: Recipe, spec: RunSpec, failure: str = "") -> Tried:
     return Tried(spec, {**record.result()["metrics"], **asked})
 
 
-def _ask(recipe: Recipe, specs: Sequence[RunSpec]) -> None:
+def _ask(recipe: Recipe, stage: Stage, specs: Sequence[RunSpec]) -> None:
     """Measure finished models on the study's tasks, whichever way they were trained."""
-    if recipe.tasks:
+    if stage.tasks:
         study = recipe.study.layout
         records = [RunRecord(study.run(spec.run_id), spec) for spec in specs]
-        failed = afterwards.runs(study, records, recipe.tasks).failed
+        failed = afterwards.runs(study, records, stage.tasks).failed
         if failed:
             raise RegmixError("; ".join(f"run {own}: {why}" for own, why in failed.items()))
 
 
-def _merged(recipe: Recipe, specs: Sequence[RunSpec]) -> Tried:
+def _merged(recipe: Recipe, stage: Stage, specs: Sequence[RunSpec]) -> Tried:
     """The average of some runs: a run of its own, measured as they are."""
     if len(specs) == 1:
         return _tried(recipe, specs[0])
@@ -199,7 +200,7 @@ def _merged(recipe: Recipe, specs: Sequence[RunSpec]) -> Tried:
     )
     recipe.study.add_run(spec)
     merging.carry_out(recipe.study.layout, spec)
-    _ask(recipe, [spec])
+    _ask(recipe, stage, [spec])
     return _tried(recipe, spec)
 
 

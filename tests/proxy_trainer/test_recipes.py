@@ -16,17 +16,20 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from proxy_trainer import checkpoint, moments, steps
+from proxy_trainer import checkpoint, moments, starts, steps
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
-from proxy_trainer.stages import execute, tables
+from proxy_trainer.stages import execute, ledger, tables
 from proxy_trainer.stages.execute import Ended
 from proxy_trainer.stages.resolve import resolve
 from regmix.config import ModelConfig, TrainConfig
+from regmix.errors import UserError
 from regmix.layout import RunLayout, StudyLayout
 from regmix.records import read_events
+from regmix.runs import Start
 from regmix.sizes import plan, shape
 from regmix.study import Study
 from regmix.testing.launchers import until
@@ -153,17 +156,69 @@ def test_a_run_of_a_sweep_that_could_not_go_on_is_left_out_and_says_why(
     ]
 
 
+def one_stage(recipe: Callable[..., Path], kind: str = "pretrain", **stage: Any) -> Path:
+    """The recipe with its first stage alone, changed."""
+    path = recipe()
+    found = yaml.safe_load(path.read_text())
+    train = {**found["stages"][0]["train"], "lr": 0.008}
+    found["stages"] = [{**found["stages"][0], "name": kind, "kind": kind, "train": train, **stage}]
+    path.write_text(yaml.safe_dump(found))
+    return path
+
+
 @pytest.mark.slow
-def test_a_folder_can_be_started_from(recipe: Callable[..., Path], study: Study) -> None:
-    """The first loss is that of the model as it was saved, wherever it was trained."""
-    _, ended = carried_out(recipe())
-    folder = study.layout.run(ended[0].chosen.spec.run_id).model
-    path = recipe("kind: pretrain, ", f"kind: pretrain, start: {folder}, ")
-    _, again = carried_out(path)
+def test_a_folder_a_run_and_a_checkpoint_can_be_started_from(
+    recipe: Callable[..., Path], study: Study
+) -> None:
+    """The first loss is that of the model as it was then, wherever it was trained."""
+    settings = study.config.launch.model_copy(update={"keep_every": 8, "keep_last": 1})
+    path = one_stage(recipe)
+    first: list[Ended] = []
+    execute.execute(resolve(path), settings=settings, display=unseen, on_stage=first.append)
+    own = first[0].chosen.spec
+    run = study.layout.run(own.run_id)
+    assert [step for step, _ in checkpoint.found(run.checkpoints)] == [16, 8]
+    begun = losses(study, own.run_id)
+
+    _, again = carried_out(one_stage(recipe, start=str(run.model)))
     spec = again[0].chosen.spec
     assert spec.start is not None
     assert (study.layout.starts / spec.start.folder / "config.json").exists()
-    assert losses(study, spec.run_id)[0] < losses(study, ended[0].chosen.spec.run_id)[0] - 0.5
+    from_folder = losses(study, spec.run_id)[0]
+    assert from_folder < begun[0] - 0.4
+
+    path = one_stage(recipe, "midtrain", start={"run": own.run_id})
+    with pytest.raises(UserError, match=r"stages\.0\.start\.run: .*not there.*optimiser: fresh"):
+        resolve(path)
+    path = one_stage(recipe, start={"run": own.run_id})
+    found = resolve(path)
+    assert found.stages[0].variants[0].start == Start(run=own.run_id)
+    totals = ledger.totals(found.uses)
+    assert totals == pytest.approx(
+        {k: 2 * v for k, v in ledger.totals(first[0].stage.uses).items()}
+    )
+    _, fresh = carried_out(path)
+    assert losses(study, fresh[0].chosen.spec.run_id)[0] == from_folder
+
+    start = {"run": own.run_id, "step": 8}
+    path = one_stage(recipe, "midtrain", start=start, parallel={"processes": 2}, evaluate=[])
+    found = resolve(path)
+    spec = found.stages[0].variants[0]
+    assert spec.start == Start(run=own.run_id, step=8, optimiser=True)
+    assert tables.plan(found)["from"].tolist() == [f"run {own.run_id}, step 8"]
+    assert ledger.totals(found.uses) == pytest.approx({k: 0.7 * v for k, v in totals.items()})
+    weights = dict(starts.weights(study.layout, spec.start, spec.model.context))
+    moments = starts.moments(study.layout, spec.start)
+    assert moments is not None
+    assert moments.step == 8
+    kept = checkpoint.load(run.checkpoints)
+    assert kept is not None
+    assert not torch.equal(weights["lm_head.weight"], kept.tensors["model.lm_head.weight"])
+    _, midtrain = carried_out(path)
+    went_on = losses(study, midtrain[0].chosen.spec.run_id)
+    assert from_folder < went_on[0] < begun[0] - 0.1, "not from the middle"
+    kept = checkpoint.load(study.layout.run(midtrain[0].chosen.spec.run_id).checkpoints)
+    assert kept is None, "kept without being asked to"
 
 
 def test_a_model_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
@@ -232,10 +287,8 @@ def test_killed_and_gone_on_with_by_another_number_of_processes(
     Pretraining is sharded too: moments and weights go from stage to stage through files.
     """
     path = recipe()
-    long = (
-        path.read_text().replace("tokens: 2560", "tokens: 51200").replace("epochs: 2", "epochs: 50")
-    )
-    alone = long.replace("sweep: {lr: [0.001, 0.003]},", "")
+    alone = path.read_text().replace("sweep: {lr: [0.001, 0.003]},", "")
+    alone = alone.replace("tokens: 2560", "tokens: 30720").replace("epochs: 2", "epochs: 50")
     path.write_text(alone)
     _, expected = carried_out(path)
     for own in study.runs():
