@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from proxy_trainer.checkpoint import USUAL, Retention
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.environment import choose_device
 from proxy_trainer.events import EventLog
@@ -36,6 +37,7 @@ def train_array(
     checkpoint_seconds: float,
     keep_going: Callable[[], bool],
     trackers: Sequence[str] = (),
+    retention: Retention = USUAL,
 ) -> Outcome:
     """Train runs together; where memory does not allow it, in halves, which their logs record.
 
@@ -52,6 +54,7 @@ def train_array(
         checkpoint_seconds=checkpoint_seconds,
         keep_going=keep_going,
         trackers=trackers,
+        retention=retention,
     )
     return _in_memory(attempt, runs, None)
 

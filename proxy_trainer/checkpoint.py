@@ -1,6 +1,9 @@
-"""Exact checkpoints of an unfinished run: weights, optimiser state, step. No pickle.
+"""Exact checkpoints of a run: weights, optimiser state, step. No pickle.
 
-One file a run, whatever array it is trained in: members can go on in other company.
+A member of an array has a file, whatever the array: members can go on in other company. A sharded
+run has a folder with a file a process (:mod:`proxy_trainer.sharded.checkpoint`). Both hold the same
+tensors under the same names (:mod:`proxy_trainer.kept`), and a run goes on from either, however it
+is trained now.
 """
 
 from __future__ import annotations
@@ -9,65 +12,116 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from regmix.errors import UserError
+from proxy_trainer.kept import Kept
 from regmix.files import write_whole
 
-KEPT = 2
-"""The last one and, in case that is cut short, the one before."""
-_PARTS = ("model", "optimiser", "guard")
-_NAME = re.compile(r"step-(\d+)\.safetensors")
+PROGRESS = "progress.json"
+"""Of a folder: how far the run had come, and the sizes of the other files."""
+UNREADABLE = (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError)
+"""What reading a checkpoint raises that was damaged."""
+_NAME = re.compile(r"step-(\d+)(\.safetensors)?")
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints of a run are kept; no part of what the run is."""
+
+    last: int = 2
+    """So many: the last one and, in case that is damaged, the one before."""
+    every: int | None = None
+    """Steps: at each multiple there is a checkpoint, and it stays when the run is done."""
+
+    def stays(self, step: int) -> bool:
+        """Whether the checkpoint of a step stays for good."""
+        return self.every is not None and step % self.every == 0
+
+    def drop(self, folder: Path) -> None:
+        """Remove a run's older checkpoints, of either kind."""
+        for step, path in found(folder)[self.last :]:
+            if not self.stays(step):
+                _remove(path)
+
+    def clear(self, folder: Path) -> None:
+        """Remove all that a finished run does not keep."""
+        for left in folder.glob("*"):
+            step = _step(left)
+            if step is None or not self.stays(step):
+                _remove(left)
+
+
+USUAL = Retention()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run had come."""
+
+    step: int = 0
+    """Steps done."""
+    seconds: float = 0.0
+    """Seconds of training and evaluation so far, over all attempts that were kept."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """One run at one step."""
 
-    step: int
-    """Steps done."""
-    seconds: float
-    """Seconds of training and evaluation so far, over all attempts that were kept."""
-    model: dict[str, Tensor]
-    optimiser: dict[str, Tensor]
-    guard: dict[str, Tensor]
-    """What the spike guard has seen."""
+    progress: Progress
+    tensors: Mapping[str, Tensor]
+    """By the names of :mod:`proxy_trainer.kept`; of a file or folder, read when asked for."""
+    path: Path | None = None
+    """Where it was read from."""
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a run's checkpoint whole, and drop the one before the last."""
-    tensors = {
-        f"{part}.{name}": tensor.contiguous()
-        for part in _PARTS
-        for name, tensor in getattr(checkpoint, part).items()
-    }
-    progress = {"step": checkpoint.step, "seconds": checkpoint.seconds}
-    path = folder / f"step-{checkpoint.step:09d}.safetensors"
-    write_tensors(path, tensors, {"progress": json.dumps(progress)})
-    for _, old in found(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+def save(folder: Path, checkpoint: Checkpoint, retention: Retention) -> None:
+    """Write a run's checkpoint whole, as a file, and drop older ones."""
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+    path = folder / f"{name_of(checkpoint.progress.step)}.safetensors"
+    write_tensors(path, tensors, {"progress": json.dumps(vars(checkpoint.progress))})
+    retention.drop(folder)
+
+
+def name_of(step: int) -> str:
+    """What the folder of a step's checkpoint is called; a file has an ending."""
+    return f"step-{step:09d}"
 
 
 def found(folder: Path) -> list[tuple[int, Path]]:
-    """Step and file of a run's checkpoints, the last first; they may be cut short."""
-    named = ((_NAME.fullmatch(p.name), p) for p in folder.glob("step-*.safetensors"))
-    return sorted(((int(m[1]), p) for m, p in named if m), reverse=True)
+    """Step and path of a run's checkpoints, the last first; they may be cut short."""
+    named = ((_step(path), path) for path in folder.glob("step-*"))
+    return sorted(((step, path) for step, path in named if step is not None), reverse=True)
 
 
-def clear(folder: Path) -> None:
-    """Drop all checkpoints of a run, sharded ones too; others may be at the same."""
-    for left in folder.glob("*"):
-        if left.is_dir():
-            with suppress(FileNotFoundError):
-                shutil.rmtree(left)
-        else:
-            left.unlink(missing_ok=True)
+def at(folder: Path, step: int) -> Path | None:
+    """The checkpoint of a step, if there is one that can be read."""
+    for own, path in found(folder):
+        if own == step:
+            with suppress(*UNREADABLE):
+                noted(path)
+                return path
+    return None
+
+
+def _step(path: Path) -> int | None:
+    named = _NAME.fullmatch(path.name)
+    return int(named[1]) if named and path.is_dir() == (named[2] is None) else None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -91,48 +145,52 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def load(folder: Path) -> Checkpoint | None:
-    """The last checkpoint of a run that can be read; None if there is none.
+    """The last checkpoint of a run that can be read, file or folder; None if there is none.
 
-    A file cut short gives way to the one before: the result is the same, only later.
+    One cut short gives way to the one before: the result is the same, only later.
     """
     for _, path in found(folder):
         try:
-            return _read(path)
-        except (SafetensorError, KeyError, TypeError, ValueError):
+            return read(path)
+        except UNREADABLE:
             continue
     return None
 
 
 def saved_step(folder: Path) -> int:
     """The step that :func:`load` would go on from; 0 if there is nothing that can be read."""
-    for step, path in found(folder):
+    for _, path in found(folder):
         try:
-            with safe_open(path, framework="pt"):
-                return step
-        except (OSError, SafetensorError):
+            return noted(path).step
+        except UNREADABLE:
             continue
     return 0
 
 
-def read_model(path: Path) -> dict[str, Tensor]:
-    """A checkpoint's weights alone, as :attr:`Checkpoint.model`.
+def read(path: Path) -> Checkpoint:
+    """A checkpoint, file or folder.
 
-    Raises:
-        UserError: the file is not whole, or not there any more.
+    Raises: one of :data:`UNREADABLE` if it is damaged.
     """
-    try:
+    return Checkpoint(noted(path), Kept(path), path)
+
+
+def noted(path: Path) -> Progress:
+    """How far a checkpoint is, if its files are as they were written.
+
+    Raises: one of :data:`UNREADABLE` if they are not.
+    """
+    if not path.is_dir():
         with safe_open(path, framework="pt") as file:
-            keys = [key for key in file.keys() if key.startswith("model.")]  # noqa: SIM118
-            return {key.removeprefix("model."): file.get_tensor(key) for key in keys}
-    except (OSError, SafetensorError) as exc:
-        raise UserError(f"{path}: not a checkpoint that can be read ({exc})") from exc
+            return _progress(json.loads(file.metadata()["progress"]))
+    told = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+    for name, size in told["files"].items():
+        if (path / name).stat().st_size != size:
+            raise ValueError(f"{path / name}: not as it was written")
+        with safe_open(path / name, framework="pt") as file:
+            file.keys()
+    return _progress(told)
 
 
-def _read(path: Path) -> Checkpoint:
-    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
-    with safe_open(path, framework="pt") as file:
-        progress = json.loads(file.metadata()["progress"])
-        for key in file.keys():  # noqa: SIM118
-            part, _, name = key.partition(".")
-            parts[part][name] = file.get_tensor(key)
-    return Checkpoint(int(progress["step"]), float(progress["seconds"]), **parts)
+def _progress(told: dict[str, Any]) -> Progress:
+    return Progress(int(told["step"]), float(told["seconds"]))

@@ -70,10 +70,14 @@ def _save_model(state: State, k: int, run: Run, study: StudyLayout, manifest: Da
         return ""
     folder = run.layout.before
     weights = state.trainee.array.member(k)
-    if state.keeper.writes:
+
+    def write() -> str:
         try:
-            hf.save(weights, run.spec.model, folder, study.tokenizer, manifest.eod_id)
+            if state.keeper.writes:
+                hf.save(weights, run.spec.model, folder, study.tokenizer, manifest.eod_id)
         except RegmixError as exc:  # the run fails for its own reason, not for this one
             shutil.rmtree(folder, ignore_errors=True)
             return f"; its model could not be saved ({exc})"
-    return f" in a stage that starts from its model, {folder}"
+        return f" in a stage that starts from its model, {folder}"
+
+    return state.keeper.together(write)  # of which the others hear at the next log point

@@ -15,6 +15,9 @@ from proxy_trainer.version import version
 WORKER = "REGMIX_WORKER"
 """Environment variable with the name of the worker that this process is."""
 
+PRECISION, HALF = "precision", "bfloat16"
+"""What the processes of a gang say that they compute in; others measure in single precision."""
+
 
 def choose_device() -> torch.device:
     """The accelerator if there is one."""

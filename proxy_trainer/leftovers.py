@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 
-from proxy_trainer import checkpoint
+from proxy_trainer.checkpoint import Retention
 from regmix import claims
-from regmix.files import disk_errors
+from regmix.files import disk_errors, read_json
 from regmix.layout import RunLayout, StudyLayout
 
 
-def clear(run: RunLayout) -> None:
-    """Drop a run's checkpoints, and what was kept of an attempt that diverged."""
-    checkpoint.clear(run.checkpoints)
+def clear(run: RunLayout, retention: Retention) -> None:
+    """Drop a run's checkpoints but those that stay, and what was kept of a diverged attempt."""
+    retention.clear(run.checkpoints)
     shutil.rmtree(run.before, ignore_errors=True)
 
 
@@ -30,8 +30,10 @@ def sweep(study: StudyLayout) -> None:
             continue
         last = claims.last(run.claims)
         if last is None or not glance.holds(last):
+            # What stays is what stayed when it ended, whatever the study says today.
+            kept = Retention(every=read_json(run.done).get("keep_every"))
             with disk_errors(run.checkpoints):
-                clear(run)
+                clear(run, kept)
 
 
 def _any(folder: os.PathLike[str]) -> bool:

@@ -63,6 +63,7 @@ def loop(
     while state.step < plan.steps and state.alive:
         stepped = _step(state)
         due = time.perf_counter() - saved > checkpoint_seconds
+        due = due or state.keeper.retention.stays(state.step)
         stop, due = state.keeper.agreed(not keep_going(), due)
         if state.step % log_every == 0 or state.step == plan.steps:
             divergence.note(state, study, manifest)
@@ -91,7 +92,7 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
     state.keeper.settle()
     for k, run in state.alive:
         if run.spec.keep_state:
-            _save_moments(state, k, run)  # gone before weights are gathered: twice their size
+            state.keeper.save_state(k, run)  # gone before weights are gathered: twice their size
         weights = state.trainee.array.member(k) if run.spec.keep_model else None
         if not state.keeper.writes:
             continue
@@ -109,12 +110,6 @@ def _completed(state: State, study: StudyLayout, manifest: DataManifest) -> Outc
                 inherit(starts.model_folder(study, run.spec.start), run.layout.model)
         _finish(state, k, run)
     return _ended(state, done=tuple(run.spec.run_id for _, run in state.alive))
-
-
-def _save_moments(state: State, member: int, run: Run) -> None:
-    moments = state.trainee.moments(member)
-    if state.keeper.writes:
-        moments.save(run.layout.state)
 
 
 def _chat(study: StudyLayout, spec: RunSpec) -> ChatManifest | None:
@@ -202,6 +197,7 @@ def _finish(state: State, member: int, run: Run) -> None:
         "metrics": run.metrics,
         "domains": [asdict(r) for r in state.feed.realised(member)],
         "environment": state.keeper.environment(),
+        "keep_every": state.keeper.retention.every,
     }
     write_new(run.layout.done, to_json(result))  # of two workers sure to have the run, one
-    leftovers.clear(run.layout)
+    leftovers.clear(run.layout, state.keeper.retention)

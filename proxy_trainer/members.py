@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from proxy_trainer.checkpoint import Checkpoint
+from proxy_trainer.checkpoint import Checkpoint, Progress
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.execution import (
     Execution,
@@ -16,6 +16,7 @@ from proxy_trainer.execution import (
     default_execution,
     rows_at_once,
 )
+from proxy_trainer.kept import Part
 from proxy_trainer.loss import cross_entropy
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.models.kernels import document_mask, documents
@@ -138,17 +139,20 @@ class Members:
         return document_mask(documents(batch.tokens[..., :-1].flatten(0, 1), self._separator))
 
     def checkpoint(self, member: int, step: int, seconds: float) -> Checkpoint:
-        """One member as it stands."""
-        model = {n: p.detach()[member] for n, p in self.array.named_parameters()}
-        return Checkpoint(
-            step, seconds, model, self._optimiser.state(member), self._guard.state(member)
-        )
+        """One member as it stands, under the names that all checkpoints have."""
+        weights = self._untied(self.array.member(member))
+        tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
+        tensors |= self.moments(member).tensors()
+        guard = {f"guard.{name}": x for name, x in self._guard.state(member).items()}
+        return Checkpoint(Progress(step, seconds), tensors | guard)
 
-    def begin(self, member: int, weights: dict[str, Tensor], moments: Moments | None) -> None:
+    def begin(self, member: int, weights: Mapping[str, Tensor], moments: Moments | None) -> None:
         """Start from another model's weights and, if given, its optimiser's moments."""
         self.array.load_member(member, weights)
-        if moments is None:
-            return
+        if moments is not None:
+            self._take_over(member, moments)
+
+    def _take_over(self, member: int, moments: Moments) -> None:
         state = {"step": torch.tensor(moments.step)}
         for kind in MOMENTS:
             arranged = self.array.arranged(getattr(moments, kind))
@@ -159,20 +163,30 @@ class Members:
         """The optimiser's of one member, in transformers' names; copies."""
         state = self._optimiser.state(member)
         named = {
-            kind: self.array.named(
-                {n: state[f"{n}.{kind}"] for n, _ in self.array.named_parameters()}
+            kind: self._untied(
+                self.array.named(
+                    {n: state[f"{n}.{kind}"] for n, _ in self.array.named_parameters()}
+                )
             )
             for kind in MOMENTS
         }
         return Moments(float(state["step"]), **named)
 
     def load(self, member: int, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint."""
-        with torch.no_grad():
-            for name, parameter in self.array.named_parameters():
-                parameter[member].copy_(checkpoint.model[name])
-        self._optimiser.load(member, checkpoint.optimiser)
-        self._guard.load(member, checkpoint.guard)
+        """Go on from a checkpoint, of whichever kind.
+
+        Raises:
+            KeyError: it lacks tensors of this model.
+        """
+        self.array.load_member(member, Part(checkpoint.tensors, "model."))
+        self._take_over(member, Moments.of(checkpoint.tensors))
+        self._guard.load(member, Part(checkpoint.tensors, "guard."))
+
+    def _untied(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A table without a head that is the embedding."""
+        if self.array.shape.tied_embeddings:
+            del named["lm_head.weight"]
+        return named
 
 
 def _by_block(nats_KN: Tensor, batch: Batch) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from proxy_trainer.data.chat.shards import ChatManifest
 from proxy_trainer.data.sampler import Realised
-from proxy_trainer.environment import describe
+from proxy_trainer.environment import HALF, PRECISION, choose_device, describe
 from proxy_trainer.evals import bpb, documents
 from proxy_trainer.evals.bpb import Reading, load_eval_sets
 from proxy_trainer.evals.chat import load_chat_sets
@@ -197,7 +197,7 @@ def _make(study: StudyLayout, spec: RunSpec, run: RunLayout, claim: Claim) -> No
     claim.check()
     documents.save(run, readings, 0)
     with EventLog(run.events) as log:
-        log.write("start", step=0, members=1, environment=describe(torch.device("cpu")))
+        log.write("start", step=0, members=1, environment=describe(choose_device()))
         for reading in readings:
             log.write("metric", step=0, tokens=0, **reading.fields(0))
     result = {
@@ -210,7 +210,7 @@ def _make(study: StudyLayout, spec: RunSpec, run: RunLayout, claim: Claim) -> No
         "skipped_steps": 0,
         "metrics": {r.name: r.value(0) for r in readings},
         "domains": [],
-        "environment": describe(torch.device("cpu")),
+        "environment": describe(choose_device()),
     }
     write_new(run.done, to_json(result))
 
@@ -236,7 +236,14 @@ def _measured(study: StudyLayout, spec: RunSpec, weights: Weights) -> list[Readi
     )
     if spec.held_out:
         sets += load_chat_sets(study, spec.held_out, spec.plan.eval_bytes)
-    return bpb.read(WholeModel(weights), sets)
+    half = any(_precision(study.run(own)) == HALF for own in spec.merge)
+    return bpb.read(WholeModel(weights, half_precision=half), sets)
+
+
+def _precision(run: RunLayout) -> str | None:
+    """What a run was measured in, if its processes say it."""
+    found: str | None = read_json(run.done)["environment"].get(PRECISION)
+    return found
 
 
 def _verified(folder: Path, merged: Average) -> Verification:

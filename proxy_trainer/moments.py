@@ -1,22 +1,27 @@
-"""The optimiser's moments of a finished model, beside it, for a later stage to go on from."""
+"""The optimiser's moments of a finished model, beside it, for a later stage to go on from.
+
+Under the names of checkpoints (:mod:`proxy_trainer.kept`): a file of one process, or a folder's
+worth of files, one of each process of a sharded run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from proxy_trainer.checkpoint import write_tensors
+from proxy_trainer import checkpoint
+from proxy_trainer.kept import Kept, Part
 from regmix.errors import UserError
 
 FILE = "optimiser.safetensors"
-_STEP = "step"
-_KINDS = ("exp_avg", "exp_avg_sq")
+KINDS = ("exp_avg", "exp_avg_sq")
+_OPTIMISER = "optimiser."
+_STEP = "optimiser.step"
 
 
 @dataclass(frozen=True)
@@ -28,62 +33,50 @@ class Moments:
     exp_avg: Mapping[str, Tensor]
     exp_avg_sq: Mapping[str, Tensor]
 
-    def save(self, folder: Path) -> None:
-        """Write them whole."""
-        tensors = {
-            f"{kind}.{name}": tensor.contiguous()
-            for kind in _KINDS
+    def tensors(self) -> dict[str, Tensor]:
+        """As they are called in checkpoints."""
+        found = {
+            f"{_OPTIMISER}{name}.{kind}": tensor.contiguous()
+            for kind in KINDS
             for name, tensor in getattr(self, kind).items()
         }
-        tensors[_STEP] = torch.tensor(self.step, dtype=torch.float64)
-        write_tensors(folder / FILE, tensors, {})
+        return found | {_STEP: torch.tensor(self.step)}
+
+    def save(self, folder: Path) -> None:
+        """Write them whole; what an earlier attempt left goes."""
+        shutil.rmtree(folder, ignore_errors=True)
+        checkpoint.write_tensors(folder / FILE, self.tensors(), {})
+
+    @classmethod
+    def of(cls, table: Mapping[str, Tensor]) -> Moments:
+        """Those among a checkpoint's tensors.
+
+        Raises:
+            KeyError, ValueError: there are none, or one of two is missing.
+        """
+        step = float(table[_STEP])
+        kinds = [Part(table, _OPTIMISER, f".{kind}") for kind in KINDS]
+        for name in sorted(kinds[0].keys() ^ kinds[1].keys()):
+            raise ValueError(f"'{name}' has one moment of two")
+        return cls(step, *kinds)
 
     @classmethod
     def load(cls, folder: Path) -> Moments:
-        """What :meth:`save` has written; each tensor is read when it is asked for, and not kept.
+        """What a run has left; each tensor is read when it is asked for, and not kept.
 
         Both moments are twice the model: no process of many holds them whole.
 
         Raises:
             UserError: there are none, or they cannot be read.
         """
-        path = folder / FILE
-        if not path.exists():
+        if not folder.is_dir() or not any(folder.iterdir()):
             raise UserError(
-                f"{path}: not there, so that the optimiser cannot go on; was the run trained to be "
-                "gone on from? `optimiser: fresh` starts without"
+                f"{folder}: not there, so that the optimiser cannot go on; was the run trained to "
+                "be gone on from? `optimiser: fresh` starts without"
             )
-        names: dict[str, set[str]] = {kind: set() for kind in _KINDS}
         try:
-            file: Any = safe_open(path, framework="pt")  # closed with its last reader
-            step = float(file.get_tensor(_STEP))
-            for key in file.keys():  # noqa: SIM118
-                kind, _, name = key.partition(".")
-                if name:
-                    names[kind].add(name)
-        except (SafetensorError, KeyError) as exc:
-            raise UserError(f"{path}: not an optimiser's state ({exc})") from exc
-        for name in sorted(names["exp_avg"] ^ names["exp_avg_sq"]):
-            raise UserError(f"{path}: not an optimiser's state ('{name}' has one moment of two)")
-        return cls(step, *(_Saved(file, kind, frozenset(names[kind])) for kind in _KINDS))
-
-
-@dataclass(frozen=True)
-class _Saved(Mapping[str, Tensor]):
-    """One moment of every parameter, in an open file."""
-
-    file: Any
-    kind: str
-    names: frozenset[str]
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.names:
-            raise KeyError(name)
-        found: Tensor = self.file.get_tensor(f"{self.kind}.{name}")
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self.names))
-
-    def __len__(self) -> int:
-        return len(self.names)
+            if (folder / checkpoint.PROGRESS).exists():
+                checkpoint.noted(folder)  # all files of all processes are there
+            return cls.of(Kept(folder))
+        except checkpoint.UNREADABLE as exc:
+            raise UserError(f"{folder}: not an optimiser's state ({exc})") from exc

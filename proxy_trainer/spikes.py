@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -53,7 +55,7 @@ class SpikeGuard:
             return {}
         return {"seen": self._seen_WKX[:, member], "skipped": self.skipped_K[member]}
 
-    def load(self, member: int, state: dict[str, Tensor]) -> None:
+    def load(self, member: int, state: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`state` gave."""
         if self._sigma:
             self._seen_WKX[:, member] = state["seen"].to(self._seen_WKX.device)

@@ -6,19 +6,25 @@ import errno
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from proxy_trainer import checkpoint
+from proxy_trainer.checkpoint import Checkpoint
 from proxy_trainer.data.chat import template
+from proxy_trainer.kept import Part
 from proxy_trainer.models.folder import Weights, load_folder
 from proxy_trainer.moments import Moments
 from proxy_trainer.sharded.model import without_weights
+from regmix.errors import UserError
 from regmix.families import Shape
 from regmix.files import disk_errors
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
-from regmix.runs import Start
+from regmix.runs import RunSpec, Start
 
 _TAKEN = (
     "config.json", "generation_config.json", "tokenizer.json", *template.FILES, "*.safetensors",
@@ -39,6 +45,8 @@ def weights(study: StudyLayout, start: Start, context: int) -> Weights:
     Raises:
         UserError: they are not there, or cannot be read.
     """
+    if start.step:
+        return _of_checkpoint(study, start)
     return load_folder(model_folder(study, start), context)[1]
 
 
@@ -48,7 +56,40 @@ def moments(study: StudyLayout, start: Start) -> Moments | None:
     Raises:
         UserError: they are not there, or cannot be read.
     """
-    return Moments.load(study.run(start.run).state) if start.optimiser else None
+    if not start.optimiser:
+        return None
+    if start.step:
+        return Moments.of(_checkpoint(study, start).tensors)
+    return Moments.load(study.run(start.run).state)
+
+
+def _checkpoint(study: StudyLayout, start: Start) -> Checkpoint:
+    folder = study.run(start.run).checkpoints
+    path = checkpoint.at(folder, start.step)
+    if path is None:
+        raise UserError(f"{folder}: the checkpoint of step {start.step} is not there any more")
+    return checkpoint.read(path)
+
+
+def _of_checkpoint(study: StudyLayout, start: Start) -> Weights:
+    spec, found = RunSpec.load(study.run(start.run).spec), _checkpoint(study, start)
+    assert found.path is not None
+    table = Part(found.tensors, "model.")
+    sizes = {name: tuple(tensor.shape) for name, tensor in table.items()}
+    return _Checkpointed(found.path, spec.model, spec.vocab_size, {}, sizes, table)
+
+
+@dataclass(frozen=True)
+class _Checkpointed(Weights):
+    """The weights in a checkpoint."""
+
+    tensors: Mapping[str, Tensor]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(self.tensors.items())
+
+    def tensor(self, name: str) -> Tensor:
+        return self.tensors[name]
 
 
 def whole(found: Weights) -> dict[str, Tensor]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from proxy_trainer.checkpoint import Retention
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.data.chat.feed import ChatFeed
 from proxy_trainer.data.chat.sampler import ChatSampler
@@ -22,13 +23,14 @@ from proxy_trainer.domain_losses import DomainLosses
 from proxy_trainer.evals.bpb import EvalSet, Measured, load_eval_sets
 from proxy_trainer.evals.chat import load_chat_sets
 from proxy_trainer.execution import Stepped
-from proxy_trainer.moments import Moments
 from proxy_trainer.watch.machine import finish_work
 from proxy_trainer.watch.point import Point
 from proxy_trainer.watch.watcher import Watcher, watched
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
 from regmix.runs import RunSpec
+
+T = TypeVar("T")
 
 
 class Models(Measured, Protocol):
@@ -51,9 +53,6 @@ class Trainee(Protocol):
     @property
     def array(self) -> Models:
         """The models as they are now."""
-
-    def moments(self, member: int) -> Moments:
-        """One model's optimiser, to go on from; called in all processes, whole in the first."""
 
     def step(self, step: int, batch: Batch, lr: Sequence[float]) -> Stepped:
         """One optimiser step; losses and norms are the whole batch's, nats this process's part."""
@@ -80,6 +79,10 @@ class Keeper(Protocol):
     def processes(self) -> int:
         """How many train the models together, with a device each."""
 
+    @property
+    def retention(self) -> Retention:
+        """Which checkpoints are kept."""
+
     def log(self, layout: RunLayout) -> Log:
         """The run's events, or nowhere where this process writes none."""
 
@@ -96,6 +99,18 @@ class Keeper(Protocol):
 
         Args:
             step: after which the models were as they are.
+        """
+
+    def save_state(self, member: int, run: Run) -> None:
+        """Leave the optimiser of a finished run beside its model, whole when this returns."""
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What work comes to that may take any time, as disks do, once all processes have done it.
+
+        Each process does its own, and hears meanwhile that the others live.
+
+        Raises:
+            RegmixError: it could not be done in another process.
         """
 
     def sound(self, member: int) -> bool:

@@ -307,6 +307,9 @@ def _gangs(
             checkpoint_seconds=settings.checkpoint_seconds,
             claim_seconds=settings.claim_seconds,
             watch=settings.watch,
+            keep_last=settings.keep_last,
+            keep_every=settings.keep_every,
+            timeout_seconds=settings.timeout_seconds,
         )
         for run_id in run_ids
     ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
 from proxy_trainer import checkpoint, starts
-from proxy_trainer.checkpoint import Checkpoint
+from proxy_trainer.checkpoint import USUAL, Checkpoint, Retention
 from proxy_trainer.environment import choose_device, describe
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome, loop
@@ -21,6 +22,8 @@ from regmix.manifest import DataManifest
 from regmix.runs import NUMERICS, RunSpec
 from regmix.sizes import ModelShape
 
+T = TypeVar("T")
+
 
 def train(
     study: StudyLayout,
@@ -30,6 +33,7 @@ def train(
     keep_going: Callable[[], bool] = lambda: True,
     on_step: Callable[[int, int], None] | None = None,
     trackers: Sequence[str] = (),
+    retention: Retention = USUAL,
     rows: int | None = None,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
@@ -43,6 +47,7 @@ def train(
             leave checkpoints. What it raises ends them with nothing more written.
         on_step: called with (steps done, steps in all).
         trackers: that watched runs are shown by, beside TensorBoard.
+        retention: which checkpoints are kept.
         rows: sequences a run that are computed at once at most; by default as many as fit.
         on_rows: called with how many are, before the first step.
 
@@ -57,14 +62,14 @@ def train(
     by_step: dict[int, list[tuple[RunLayout, RunSpec, Checkpoint | None]]] = {}
     for run, spec in zip(runs, specs, strict=True):
         found = checkpoint.load(run.checkpoints)
-        by_step.setdefault(found.step if found else 0, []).append((run, spec, found))
+        by_step.setdefault(found.progress.step if found else 0, []).append((run, spec, found))
     outcome = Outcome()
     for step, group in by_step.items():  # members of an array are at one step
         members = _begun(study, manifest, group, rows)
         on_rows(members.rows)
-        begun = [(run, own, at.seconds if at else 0.0) for run, own, at in group]
+        begun = [(run, own, found.progress.seconds if found else 0.0) for run, own, found in group]
         state = assembled(
-            study, manifest, begun, step, choose_device(), members, Alone(members),
+            study, manifest, begun, step, choose_device(), members, Alone(members, retention),
             trackers=trackers,
         )  # fmt: skip
         try:
@@ -141,6 +146,7 @@ class Alone:
     """One process has it all to itself."""
 
     members: Members
+    retention: Retention
     writes: bool = True
     processes: int = 1
 
@@ -160,7 +166,15 @@ class Alone:
         """One file a run."""
         for k, run in runs:
             one = self.members.checkpoint(k, step, run.seconds)
-            checkpoint.save(run.layout.checkpoints, one)
+            checkpoint.save(run.layout.checkpoints, one, self.retention)
+
+    def save_state(self, member: int, run: Run) -> None:
+        """One file."""
+        self.members.moments(member).save(run.layout.state)
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Nobody else to wait for."""
+        return work()
 
     def sound(self, member: int) -> bool:
         """Whether all of a member's weights are numbers."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from proxy_trainer import checkpoint
 from proxy_trainer.arrays import best_members, train_array
+from proxy_trainer.checkpoint import Retention
 from proxy_trainer.launch.claims import P
 from proxy_trainer.version import version
 from regmix.arrays import array_key
@@ -97,6 +98,7 @@ class Training:
             checkpoint_seconds=self.settings.checkpoint_seconds,
             keep_going=keep_going,
             trackers=self.settings.watch,
+            retention=Retention(self.settings.keep_last, self.settings.keep_every),
         )
         return {self.study.run(run_id): why for run_id, why in outcome.diverged.items()}
 

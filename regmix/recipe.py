@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from regmix.chat import ChatData, Conversations
-from regmix.config.base import AsTuple, Name, Positive, PositiveFloat, Strict
+from regmix.config.base import AsTuple, Name, Names, Positive, PositiveFloat, Strict
 from regmix.config.training import ModelConfig, TrainConfig
 
 Kind = Literal["pretrain", "midtrain", "sft"]
@@ -39,6 +39,36 @@ class Sweep(Strict):
         return self
 
 
+class ParallelConfig(Strict):
+    """How a run is spread; none of it changes what it comes to."""
+
+    processes: Positive = 1
+    """Of one node, each with a device of its own; more than one shards the model (FSDP2)."""
+    nodes: Positive = 1
+    hybrid: bool = False
+    """Shard inside nodes and replicate over them (HSDP)."""
+    recompute: bool = False
+    """Compute activations again for the gradients instead of keeping them."""
+    compiled: bool = False
+    rows: Positive | None = None
+    """Sequences that a process computes at once; the gradients of the others are added."""
+
+    @model_validator(mode="after")
+    def _hybrid_over_nodes(self) -> Self:
+        if self.hybrid and self.nodes == 1:
+            raise ValueError("parallel.hybrid replicates over nodes, and there is 1")
+        return self
+
+
+class StartRun(Strict):
+    """A run of the study to start from: its model, or one of its checkpoints."""
+
+    run: Name
+    """Its id."""
+    step: Positive | None = None
+    """Steps after which the checkpoint was written; empty: the finished model."""
+
+
 class StageConfig(Strict):
     """One stage of a recipe."""
 
@@ -48,11 +78,11 @@ class StageConfig(Strict):
     """Mixture YAML of pretraining and mid-training, relative to the recipe."""
     data: ChatData | None = None
     """Conversations of SFT."""
-    start: str | None = None
-    """``scratch``, ``previous`` (the stage before) or a Hugging Face folder relative to the recipe;
-    empty: scratch for the first stage, previous for the others."""
+    start: str | StartRun | None = None
+    """``scratch``, ``previous`` (the stage before), a Hugging Face folder relative to the recipe,
+    or a run of the study; empty: scratch for the first stage, previous for the others."""
     optimiser: Literal["keep", "fresh"] | None = None
-    """Whether moments go on from the stage before; empty: kept in mid-training only."""
+    """Whether moments go on from the stage or the run before; empty: in mid-training only."""
     train: TrainConfig = TrainConfig()
     seed: Annotated[int, Field(ge=0)] | None = None
     """Of data order, and of initial weights at scratch; empty: the recipe's plus the stage's place
@@ -66,6 +96,10 @@ class StageConfig(Strict):
     metric: str | None = None
     """What runs are compared by, lower is better; empty: the mean bits per byte over domains, after
     SFT over the conversations that were held out."""
+    parallel: ParallelConfig | None = None
+    """How its runs are spread; empty: as the recipe says."""
+    evaluate: Names | None = None
+    """Names of the study's tasks that its models are asked; empty: all of them."""
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -116,27 +150,6 @@ class StageConfig(Strict):
         return self
 
 
-class ParallelConfig(Strict):
-    """How a run is spread; none of it changes what it comes to."""
-
-    processes: Positive = 1
-    """Of one node, each with a device of its own; more than one shards the model (FSDP2)."""
-    nodes: Positive = 1
-    hybrid: bool = False
-    """Shard inside nodes and replicate over them (HSDP)."""
-    recompute: bool = False
-    """Compute activations again for the gradients instead of keeping them."""
-    compiled: bool = False
-    rows: Positive | None = None
-    """Sequences that a process computes at once; the gradients of the others are added."""
-
-    @model_validator(mode="after")
-    def _hybrid_over_nodes(self) -> Self:
-        if self.hybrid and self.nodes == 1:
-            raise ValueError("parallel.hybrid replicates over nodes, and there is 1")
-        return self
-
-
 class RecipeConfig(Strict):
     """One model through its stages."""
 
@@ -155,6 +168,7 @@ class RecipeConfig(Strict):
     max_epochs: PositiveFloat | None = None
     """Refuse to start if a source would be repeated more often over all stages."""
     parallel: ParallelConfig = ParallelConfig()
+    """Of all stages that do not say otherwise."""
     held_out: Conversations | None = None
     """Conversations that are only measured: bits per byte of the assistant's turns."""
     stages: Annotated[tuple[StageConfig, ...], AsTuple, Field(min_length=1)]

@@ -32,6 +32,15 @@ class Start:
     """fingerprint of a Hugging Face folder that was taken into the study."""
     optimiser: bool = False
     """Whether the moments go on too."""
+    step: int = 0
+    """Of ``run``: the checkpoint after so many steps, in place of its finished model."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; what few have stands there only if it does."""
+        found = asdict(self)
+        if not self.step:
+            del found["step"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ class RunSpec:
         """What most runs do not have, and then does not stand in their identity."""
         found = {
             "keep_state": self.keep_state,
-            "start": asdict(self.start) if self.start else None,
+            "start": self.start.to_dict() if self.start else None,
             "chat": self.chat,
             "epochs": dict(self.epochs),
             "held_out": self.held_out,

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy_trainer.data import tokenizer as tokenizers
+from proxy_trainer.environment import choose_device
 from proxy_trainer.evals import checkpoints, kinds, models
 from proxy_trainer.evals.models import Models
 from proxy_trainer.evals.task import Task
+from proxy_trainer.evals.whole import free_on, needed_by
 from proxy_trainer.models.folder import load_folder
 from regmix.errors import RegmixError
 from regmix.layout import AskedLayout, RunLayout, StudyLayout
@@ -58,8 +60,12 @@ class Asking:
         return piece.fingerprint, spec.model, spec.vocab_size
 
     def members(self, piece: AskedLayout, share: int) -> int:
-        """Models of the families are asked one by one."""
-        return min(share, MEMBERS) if isinstance(self._spec(piece.run).model, ModelShape) else 1
+        """As many as fit into the device's memory; models of the families one by one."""
+        spec = self._spec(piece.run)
+        if not isinstance(spec.model, ModelShape):
+            return 1
+        fit = free_on(choose_device()) // needed_by(spec.model, spec.vocab_size)
+        return max(1, min(share, MEMBERS, fit))
 
     def carry_out(
         self, pieces: Sequence[AskedLayout], keep_going: Callable[[], bool]

@@ -65,7 +65,6 @@ def load(found: Sequence[Weights], tokenizer: Tokenizer) -> Models:
     if isinstance(first.shape, ModelShape):
         return Models.of_array(_array(found), tokenizer, opening)
     one = WholeModel(first)
-    one.decoder.to(choose_device())
     reader = DecoderReader(one.decoder)
     return Models(one, reader, tokenizer, first.shape.context, opening)
 

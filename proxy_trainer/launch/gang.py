@@ -50,6 +50,12 @@ class Gang:
     """Trackers that show the run, beside TensorBoard."""
     regmix: str = field(default_factory=version)
     """Version and source of the command; processes of another one refuse."""
+    keep_last: int = 2
+    """Checkpoints that are kept."""
+    keep_every: int | None = None
+    """Steps: checkpoints at their multiples stay."""
+    timeout_seconds: float = 600.0
+    """A process that is silent for so long is given up."""
 
     @property
     def world(self) -> int:

@@ -169,13 +169,15 @@ def _torchrun(gang: Gang, number: int, meeting: Meeting | None) -> list[str]:
 
 def _processes(gang: Gang, end_seconds: float) -> list[str]:
     flags = {"--hybrid": gang.hybrid, "--recompute": gang.recompute, "--compile": gang.compiled}
-    rows = [] if gang.rows is None else ["--rows", str(gang.rows)]
+    asked = {"--rows": gang.rows, "--keep-every": gang.keep_every}
+    numbers = [word for f, n in asked.items() if n is not None for word in (f, str(n))]
     watch = [word for name in gang.watch for word in ("--watch", name)]
     return [
         "-m", "proxy_trainer.sharded", str(gang.study), gang.run_id,
-        "--checkpoint-seconds", str(gang.checkpoint_seconds),
-        "--claim-seconds", str(gang.claim_seconds), *(f for f, on in flags.items() if on), *rows,
-        *watch, "--regmix", gang.regmix, "--until-eof", "--end-seconds", str(end_seconds),
+        "--checkpoint-seconds", str(gang.checkpoint_seconds), "--keep-last", str(gang.keep_last),
+        "--claim-seconds", str(gang.claim_seconds), "--timeout-seconds", str(gang.timeout_seconds),
+        *(f for f, on in flags.items() if on), *numbers, *watch, "--regmix", gang.regmix,
+        "--until-eof", "--end-seconds", str(end_seconds),
     ]  # fmt: skip
 
 

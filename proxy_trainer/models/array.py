@@ -155,7 +155,7 @@ class ModelArray(nn.Module):
         kept_KND = hidden_KND[:, keep_BT.flatten().to(device)]
         return by_row(token_nats(kept_KND, self.unembed_KDV, target_KN), keep_BT.to(device))
 
-    def load_member(self, member: int, state: dict[str, Tensor]) -> None:
+    def load_member(self, member: int, state: Mapping[str, Tensor]) -> None:
         """Set one member's weights from a state dict in transformers' names."""
         with torch.no_grad():
             for name, value in self.arranged(state).items():
@@ -252,4 +252,5 @@ def _to_llama(own: dict[str, Tensor], shape: ModelShape) -> dict[str, Tensor]:
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+    # By name first: of a table on disk only these are read.
+    return {n.removeprefix(prefix): state[n] for n in state if n.startswith(prefix)}

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import torch
 
+from proxy_trainer.checkpoint import Retention, saved_step
 from proxy_trainer.environment import WORKER
 from proxy_trainer.exits import BROKEN, BUSY, DIVERGED, OK, REFUSED, REQUEUE
 from proxy_trainer.launch.claims import Claim, Claimant
 from proxy_trainer.setup import set_up
-from proxy_trainer.sharded.checkpoint import found
 from proxy_trainer.sharded.ranks import Ranks, join
 from proxy_trainer.sharded.run import Settings, train_sharded
 from proxy_trainer.version import version
@@ -38,6 +38,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("study", type=Path, help="folder of the study")
     parser.add_argument("run_id", help="folder of the run in the study's runs/")
     parser.add_argument("--checkpoint-seconds", type=float, default=600.0)
+    parser.add_argument("--keep-last", type=int, default=2, help="checkpoints of the run")
+    parser.add_argument(
+        "--keep-every", type=int, metavar="STEPS", help="checkpoints that stay for good"
+    )
     parser.add_argument(
         "--claim-seconds", type=float, default=120.0,
         help="a first process that is silent for so long has lost the run to others",
@@ -81,8 +85,9 @@ def work(asked: argparse.Namespace, ranks: Ranks, stop: list[int]) -> int:
     if not run.spec.exists():
         raise UserError(f"{run.spec}: no such run")
     settings = Settings(
-        asked.checkpoint_seconds, asked.recompute, asked.compile, asked.rows, tuple(asked.watch)
-    )
+        asked.checkpoint_seconds, asked.recompute, asked.compile, asked.rows, tuple(asked.watch),
+        Retention(asked.keep_last, asked.keep_every),
+    )  # fmt: skip
     with ExitStack() as stack:
         mine = (
             stack.enter_context(_claimed(study, run, asked.claim_seconds))
@@ -178,7 +183,7 @@ def _take(claimant: Claimant, run: RunLayout) -> Claim | None:
         return None
     run.failed.unlink(missing_ok=True)  # it was asked for again
     before = claims.last(run.claims)
-    step = next((step for step, _ in found(run.checkpoints)), 0)
+    step = saved_step(run.checkpoints)
     while (claim := claimant.take(run, step)) is None and not run.done.exists():
         now = claims.last(run.claims)
         if before is None or now is None or now.process.here:

@@ -3,23 +3,19 @@
 A checkpoint is a folder of safetensors files (torch's distributed checkpoint in its Hugging Face
 layout, whose default would unpickle what it reads) and ``progress.json``, which names the files. It
 is written under a temporary name and renamed once all processes are done, so that what has its name
-is whole. Any number of processes can go on from it.
+is whole. Any number of processes can go on from it, one of an array too; and these from what that
+has left (:mod:`proxy_trainer.checkpoint`). While processes wait for a disk they hear of each other.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
@@ -28,33 +24,32 @@ from torch.distributed.checkpoint.hf_storage import (
 )
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.tensor import DTensor
 
-from proxy_trainer.checkpoint import KEPT
+from proxy_trainer import checkpoint
+from proxy_trainer.checkpoint import PROGRESS, USUAL, Progress, Retention
+from proxy_trainer.kept import Kept
+from proxy_trainer.sharded.model import fill
 from proxy_trainer.sharded.ranks import Ranks
-from regmix.errors import RegmixError, UserError
+from regmix.errors import RegmixError
 from regmix.files import disk_errors, write_json
 
-_NAME = re.compile(r"step-(\d+)")
-_PROGRESS = "progress.json"
 
+class Stands(NamedTuple):
+    """Where a run stands."""
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run had come."""
-
-    step: int = 0
-    """Steps done."""
-    seconds: float = 0.0
-    """Seconds of training and evaluation so far."""
+    progress: Progress
+    path: Path
+    """Its checkpoint, a folder or a file."""
 
 
 class Checkpoints:
     """The checkpoints of one run; every method is called in all processes."""
 
-    def __init__(self, folder: Path, ranks: Ranks) -> None:
-        self._folder, self._ranks = folder, ranks
+    def __init__(self, folder: Path, ranks: Ranks, retention: Retention = USUAL) -> None:
+        self._folder, self._ranks, self.retention = folder, ranks, retention
         self._pending: Future[Any] | None = None
         self._step = 0
 
@@ -70,7 +65,11 @@ class Checkpoints:
             self._folder.mkdir(parents=True, exist_ok=True)
         found = async_save(
             tensors,
-            storage_writer=_Writer(self._folder, progress),
+            storage_writer=_Writer(
+                self._folder / checkpoint.name_of(progress.step),
+                progress,
+                lambda: self.retention.drop(self._folder),
+            ),
             process_group=self._ranks.background,
         )
         assert isinstance(found, Future)
@@ -86,105 +85,97 @@ class Checkpoints:
             return
         pending, self._pending = self._pending, None
         try:
-            pending.result()
+            self._ranks.heard(pending)
         except CheckpointException as exc:
-            reason = next(iter(exc.failures.values()))[0]
-            with disk_errors(self._folder):
-                if isinstance(reason, OSError):
-                    raise reason from exc
-            raise RegmixError(
-                f"{self._folder}: the checkpoint of step {self._step} could not be written "
-                f"({reason})"
-            ) from exc
+            what = f"the checkpoint of step {self._step}"
+            raise _could_not(self._folder, what, exc) from exc
 
-    def newest(self) -> Progress | None:
+    def newest(self) -> Stands | None:
         """The last checkpoint that is whole; None if there is none. What is unfinished goes."""
-        step, seconds = -1, 0.0
-        if self._ranks.first:
-            _drop_unfinished(self._folder)
-            newest = next((p for _, path in found(self._folder) if (p := _whole(path))), None)
-            if newest is not None:
-                step, seconds = newest.step, newest.seconds
-        chosen, seconds = self._ranks.of_first(step, seconds)
-        if chosen < 0:
-            return None
-        return Progress(int(chosen), seconds)
 
-    def load(self, tensors: dict[str, Tensor], progress: Progress) -> None:
+        def look() -> tuple[float, float, float]:
+            if not self._ranks.first:
+                return 0, 0, 0
+            _drop_unfinished(self._folder)
+            newest = checkpoint.load(self._folder)
+            if newest is None:
+                return -1, 0, 0
+            assert newest.path is not None
+            return newest.progress.step, newest.progress.seconds, newest.path.is_dir()
+
+        step, seconds, sharded = self._ranks.of_first(*self._ranks.together(look))
+        if step < 0:
+            return None
+        name = checkpoint.name_of(int(step)) + ("" if sharded else ".safetensors")
+        return Stands(Progress(int(step), seconds), self._folder / name)
+
+    def load(self, tensors: dict[str, Tensor], stands: Stands) -> None:
         """Fill tensors in place from a checkpoint."""
-        reader = HuggingFaceStorageReader(str(_path(self._folder, progress.step)))
         with torch.no_grad():
-            load(tensors, storage_reader=reader, process_group=self._ranks.control)
+            if not stands.path.is_dir():
+                _fill_all(tensors, Kept(stands.path))
+                return
+            reader = HuggingFaceStorageReader(str(stands.path))
+            load(tensors, storage_reader=reader, process_group=self._ranks.background)
 
 
 class _Writer(HuggingFaceStorageWriter):
     """Writes each process's shards into a temporary folder; the last act renames it."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
-        self._final = _path(folder, progress.step)
-        self._temporary = folder / f".{self._final.name}.part"
-        self._progress = progress
+    def __init__(
+        self, final: Path, progress: Progress, then: Callable[[], object] = lambda: None
+    ) -> None:
+        """Nothing is written yet.
+
+        Args:
+            then: called in one process, once all is there.
+        """
+        self._final, self._progress, self._then = final, progress, then
+        self._temporary = final.with_name(f".{final.name}.part")
         super().__init__(str(self._temporary), save_distributed=True)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Called in one process, when all have written theirs."""
         super().finish(metadata, results)
         files = {p.name: p.stat().st_size for p in self._temporary.iterdir()}
-        write_json(self._temporary / _PROGRESS, {**vars(self._progress), "files": files})
+        write_json(self._temporary / PROGRESS, {**vars(self._progress), "files": files})
         if self._final.exists():  # damaged, or this run would have gone on from it
             shutil.rmtree(self._final)
         self._temporary.rename(self._final)
-        for _, old in found(self._final.parent)[KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
+        self._then()
 
 
-def read_model(path: Path, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """A checkpoint's weights whole, in this process alone.
-
-    Args:
-        path: its folder.
-        sizes: of the model's parameters, by name.
+def write(folder: Path, tensors: dict[str, Tensor], progress: Progress, ranks: Ranks) -> None:
+    """Write tensors as one folder, each process its shards; it is whole when this returns.
 
     Raises:
-        UserError: it is not whole, not of this model, or not there any more.
+        RegmixError: it could not be written, in whichever process that was.
     """
-    if _whole(path) is None:
-        raise UserError(f"{path}: not a whole checkpoint")
-    table = {f"model.{name}": torch.empty(size) for name, size in sizes.items()}
+    writer = _Writer(folder, progress)
+    group = ranks.background
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is meant
-            load(table, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
-    except (CheckpointException, OSError) as exc:
-        raise UserError(f"{path}: not a checkpoint of this model ({exc})") from exc
-    return {name.removeprefix("model."): value for name, value in table.items()}
+        ranks.together(lambda: save(tensors, storage_writer=writer, process_group=group))
+    except CheckpointException as exc:
+        raise _could_not(folder, folder.name, exc) from exc
 
 
-def found(folder: Path) -> list[tuple[int, Path]]:
-    """Step and folder of a run's sharded checkpoints, the last first; files may be cut short."""
-    named = ((_NAME.fullmatch(p.name), p) for p in folder.glob("step-*") if p.is_dir())
-    return sorted(((int(m[1]), p) for m, p in named if m), reverse=True)
+def _could_not(folder: Path, what: str, exc: CheckpointException) -> RegmixError:
+    reason = next(iter(exc.failures.values()))[0]
+    with disk_errors(folder):
+        if isinstance(reason, OSError):
+            raise reason from exc
+    return RegmixError(f"{folder}: {what} could not be written ({reason})")
 
 
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:09d}"
+def _fill_all(tensors: Mapping[str, Tensor], kept: Kept) -> None:
+    """From whole tensors, one by one; every process reads all."""
+    for name, into in tensors.items():
+        if isinstance(into, DTensor):
+            fill(into, kept[name])
+        else:
+            into.copy_(kept[name])
 
 
 def _drop_unfinished(folder: Path) -> None:
     for left in folder.glob(".step-*.part"):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _whole(path: Path) -> Progress | None:
-    """What a checkpoint's folder holds, if all of its files are as they were written."""
-    try:
-        noted = json.loads((path / _PROGRESS).read_text(encoding="utf-8"))
-        progress = Progress(int(noted["step"]), float(noted["seconds"]))
-        for name, size in noted["files"].items():
-            if (path / name).stat().st_size != size:
-                return None
-            with safe_open(path / name, framework="pt") as file:
-                file.keys()
-    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError):
-        return None
-    return progress

@@ -145,7 +145,7 @@ class ShardedModel:
         self._shard(model)
         for name in ("loss", "nats", "scored"):
             register_fsdp_forward_method(model, name)
-        self.model = model
+        self.model: Losses = model
 
     def _shard(self, module: nn.Module) -> None:
         fully_shard(module, mesh=self.ranks.mesh, mp_policy=self._policy)

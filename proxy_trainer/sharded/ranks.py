@@ -7,17 +7,28 @@ which checkpoint) over gloo, where nothing waits for a GPU.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Thread
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from regmix.errors import UserError
+from regmix.errors import RegmixError, UserError
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 """What torchrun tells every process."""
+_BEAT_SECONDS = 0.5
+"""At most so long apart processes hear of each other while they wait for a disk."""
+_LATE_BEATS = 60
+"""For the others to end theirs once one could not do what it had to."""
+_FOR_GOOD = timedelta(days=365)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,8 @@ class Ranks:
     control: dist.ProcessGroup
     """For decisions, on the main thread."""
     background: dist.ProcessGroup
-    """For checkpoints on their way to the disk, on a thread of their own."""
+    """For what goes to and from the disk, on threads of its own: without a limit, since meanwhile
+    processes hear of each other, see :meth:`heard`."""
 
     @property
     def first(self) -> bool:
@@ -61,6 +73,43 @@ class Ranks:
         found = torch.tensor(values, dtype=torch.float64)
         dist.broadcast(found, 0, self.control)
         return [float(x) for x in found.tolist()]
+
+    def together(self, work: Callable[[], T]) -> T:
+        """What work of any length comes to, each process its own, once all have done it.
+
+        Raises:
+            RegmixError: another process could not do its own.
+        """
+        own: Future[T] = Future()
+
+        def do() -> None:
+            try:
+                if self.device.type == "cuda":
+                    torch.cuda.set_device(self.device)  # a thread has its own
+                own.set_result(work())
+            except BaseException as exc:  # raised below
+                own.set_exception(exc)
+
+        Thread(target=do, daemon=True).start()
+        return self.heard(own)
+
+    def heard(self, own: Future[T]) -> T:
+        """Wait for work that every process has of its own; nobody waits in silence.
+
+        Raises:
+            RegmixError: another process could not do its own.
+        """
+        late = 0
+        while True:
+            wait([own], _BEAT_SECONDS)
+            broken = own.done() and own.exception() is not None
+            waits, broken = self.any(not own.done(), broken)
+            late += broken
+            if not waits or late > _LATE_BEATS:
+                break
+        if broken and not (own.done() and own.exception()):
+            raise RegmixError("another process could not read or write what it had to")
+        return own.result()
 
     def rows(self, batch: int) -> slice:
         """This process's part of a step's blocks; see :func:`part`."""
@@ -120,7 +169,8 @@ def join(*, hybrid: bool, timeout_seconds: float) -> Ranks:
         )
     else:
         mesh = init_device_mesh(kind, (world,), mesh_dim_names=("shard",))
-    control, background = (dist.new_group(backend="gloo") for _ in range(2))
+    limit = timedelta(seconds=timeout_seconds)
+    control, background = (dist.new_group(backend="gloo", timeout=t) for t in (limit, _FOR_GOOD))
     return Ranks(dist.get_rank(), world, device, mesh, control, background)
 
 

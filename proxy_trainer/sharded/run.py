@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from proxy_trainer import starts
-from proxy_trainer.environment import describe
+from proxy_trainer.checkpoint import USUAL, Progress, Retention
+from proxy_trainer.environment import HALF, PRECISION, describe
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome, loop
-from proxy_trainer.sharded.checkpoint import Checkpoints, Progress
+from proxy_trainer.sharded.checkpoint import Checkpoints, Stands, write
 from proxy_trainer.sharded.model import values_of_all
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.sharded.trainee import Sharded
@@ -20,6 +21,9 @@ from proxy_trainer.state import Log, Run, assembled
 from proxy_trainer.train import checked
 from regmix.layout import RunLayout, StudyLayout
 from regmix.manifest import DataManifest
+from regmix.runs import RunSpec
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Settings:
     """Sequences that a process computes at once; as many as fit if not given."""
     trackers: tuple[str, ...] = ()
     """That a watched run is shown by, beside TensorBoard."""
+    retention: Retention = USUAL
 
 
 def train_sharded(
@@ -62,7 +67,7 @@ def train_sharded(
     manifest = DataManifest.load(study.manifest)
     spec = checked(run, study, manifest)
     rows = ranks.rows(spec.plan.batch)
-    checkpoints = Checkpoints(run.checkpoints, ranks)
+    checkpoints = Checkpoints(run.checkpoints, ranks, settings.retention)
     begun = checkpoints.newest()
     trainee = Sharded(
         spec.model,
@@ -76,14 +81,8 @@ def train_sharded(
         rows=settings.rows,
         masked=bool(spec.chat),
     )
-    if begun is not None:
-        tensors = trainee.tensors()
-        checkpoints.load(tensors, begun)
-        trainee.restore(tensors)
-    elif spec.start is not None:
-        weights = starts.weights(study, spec.start, spec.model.context)
-        trainee.begin(weights, starts.moments(study, spec.start))
-    stands = begun or Progress()
+    ranks.together(lambda: _brought_to(trainee, begun, checkpoints, study, spec))
+    stands = Progress() if begun is None else begun.progress
     keeper = _Together(ranks, trainee, checkpoints)
     begun_at = [(run, spec, stands.seconds)]
     state = assembled(
@@ -95,6 +94,23 @@ def train_sharded(
     finally:
         for own in state.runs:
             own.close()
+
+
+def _brought_to(
+    trainee: Sharded,
+    begun: Stands | None,
+    checkpoints: Checkpoints,
+    study: StudyLayout,
+    spec: RunSpec,
+) -> None:
+    """Read what a run goes on from, or starts from."""
+    if begun is not None:
+        tensors = trainee.tensors()
+        checkpoints.load(tensors, begun)
+        trainee.restore(tensors)
+    elif spec.start is not None:
+        weights = starts.weights(study, spec.start, spec.model.context)
+        trainee.begin(weights, starts.moments(study, spec.start))
 
 
 class _Silent:
@@ -127,7 +143,12 @@ class _Together:
         return EventLog(layout.events) if self.writes else _Silent()
 
     def environment(self) -> dict[str, str | int]:
-        placed = {"processes": self.ranks.world, "replicas": self.ranks.replicas}
+        half = self.trainee.array.model.half_precision
+        placed: dict[str, str | int] = {
+            "processes": self.ranks.world,
+            "replicas": self.ranks.replicas,
+            PRECISION: HALF if half else "float32",
+        }
         return describe(self.ranks.device) | placed
 
     def agreed(self, stop: bool, due: bool) -> tuple[bool, bool]:
@@ -137,6 +158,17 @@ class _Together:
     def save(self, runs: Sequence[tuple[int, Run]], step: int) -> None:
         for _, run in runs:
             self.checkpoints.save(self.trainee.tensors(), Progress(step, run.seconds))
+
+    @property
+    def retention(self) -> Retention:
+        return self.checkpoints.retention
+
+    def save_state(self, member: int, run: Run) -> None:
+        stands = Progress(run.spec.plan.steps, run.seconds)
+        write(run.layout.state, self.trainee.moments(), stands, self.ranks)
+
+    def together(self, work: Callable[[], T]) -> T:
+        return self.ranks.together(work)
 
     def sound(self, member: int) -> bool:
         parameters = self.trainee.array.parameters().values()

@@ -12,7 +12,7 @@ from proxy_trainer.data.batch import Batch
 from proxy_trainer.execution import Stepped, rows_at_once
 from proxy_trainer.models.folder import Weights
 from proxy_trainer.models.kernels import document_mask, documents
-from proxy_trainer.moments import Moments
+from proxy_trainer.moments import KINDS, Moments
 from proxy_trainer.sharded.model import ShardedModel, fill, values_of_all
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.spikes import SpikeGuard
@@ -21,7 +21,6 @@ from regmix.sizes import TrainPlan
 
 _TRUNK = "_proj.weight"
 """How the names of parameters end that weight decay is for."""
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Sharded:
@@ -162,26 +161,16 @@ class Sharded:
             found[f"model.{name}"] = parameter.detach()
             state = self._optimiser.state[parameter]
             if not state:
-                state |= {key: torch.zeros_like(parameter.detach()) for key in _MOMENTS}
+                state |= {key: torch.zeros_like(parameter.detach()) for key in KINDS}
                 state["step"] = torch.zeros((), device=self._ranks.device)
-            found |= {f"optimiser.{name}.{key}": state[key] for key in _MOMENTS}
+            found |= {f"optimiser.{name}.{key}": state[key] for key in KINDS}
         # Steps are left out for all parameters or none, so that one count stands for all.
         found["optimiser.step"] = state["step"]
         return found | {f"guard.{key}": x for key, x in self._guard.state(0).items()}
 
-    def moments(self, member: int) -> Moments:
-        """The optimiser's, gathered one by one; whole in the first process, elsewhere empty."""
-        assert member == 0
-        whole: dict[str, dict[str, Tensor]] = {kind: {} for kind in _MOMENTS}
-        step = 0.0
-        for name, parameter in self._parameters.items():
-            state = self._optimiser.state[parameter]
-            step = float(state["step"])
-            for kind in _MOMENTS:
-                gathered = state[kind].full_tensor()
-                if self._ranks.first:
-                    whole[kind][name] = gathered.cpu()
-        return Moments(step, whole["exp_avg"], whole["exp_avg_sq"])
+    def moments(self) -> dict[str, Tensor]:
+        """The optimiser's part of :meth:`tensors`."""
+        return {n: tensor for n, tensor in self.tensors().items() if n.startswith("optimiser.")}
 
     @torch.no_grad()
     def begin(self, weights: Weights, moments: Moments | None) -> None:
@@ -195,7 +184,7 @@ class Sharded:
             return
         tensors = self.tensors()
         for name in self._parameters:
-            for kind in _MOMENTS:
+            for kind in KINDS:
                 into = tensors[f"optimiser.{name}.{kind}"]
                 assert isinstance(into, DTensor)
                 fill(into, getattr(moments, kind)[name])

@@ -90,7 +90,7 @@ def execute(
         for spec in specs:
             recipe.study.add_run(spec)
         with display([s.run_id for s in specs], stage.config.name) as poll:
-            failures = _train(recipe, specs, settings, poll)
+            failures = _train(recipe, stage, specs, settings, poll)
         ended.append(_ended(recipe, stage, specs, failures, settings))
         on_stage(ended[-1])
         start = Start(run=ended[-1].chosen.spec.run_id)
@@ -109,29 +109,30 @@ def check(recipe: Recipe, settings: LaunchConfig | None = None) -> None:
     """
     for stage in recipe.stages:
         ids = [spec.run_id for spec in stage.variants]
-        if _sharded(recipe):
-            steps.check_sharded(recipe.study, ids, recipe.config.parallel, settings)
+        if _sharded(recipe, stage):
+            steps.check_sharded(recipe.study, ids, stage.parallel, settings)
         else:
             steps.check(recipe.study, ids, settings)
 
 
-def _sharded(recipe: Recipe) -> bool:
+def _sharded(recipe: Recipe, stage: Stage) -> bool:
     """Whether runs are trained as gangs: spread, in a way that workers have not, or not native."""
-    spread = recipe.config.parallel
+    spread = stage.parallel
     asked = spread.recompute or spread.compiled or spread.rows is not None
-    return recipe.world > 1 or asked or not isinstance(recipe.shape, ModelShape)
+    return stage.world > 1 or asked or not isinstance(recipe.shape, ModelShape)
 
 
 def _train(
     recipe: Recipe,
+    stage: Stage,
     specs: Sequence[RunSpec],
     settings: LaunchConfig | None,
     poll: Callable[[], None],
 ) -> dict[str, str]:
     """Train a stage's runs; why some could not go on that are not marked as failed."""
     ids = [s.run_id for s in specs]
-    if _sharded(recipe):
-        return steps.train_sharded(recipe.study, ids, recipe.config.parallel, poll, settings)
+    if _sharded(recipe, stage):
+        return steps.train_sharded(recipe.study, ids, stage.parallel, poll, settings)
     if steps.train(recipe.study, ids, poll, settings).busy:
         raise RegmixError(f"{', '.join(ids)}: being trained by another command")
     return {}
@@ -144,7 +145,7 @@ def _ended(
     failures: Mapping[str, str],
     settings: LaunchConfig | None,
 ) -> Ended:
-    _ask(recipe, specs, settings)
+    _ask(recipe, stage, specs, settings)
     tried = tuple(_tried(recipe, spec, failures.get(spec.run_id, "")) for spec in specs)
     good = [t for t in tried if not t.failure]
     if not good:
@@ -159,7 +160,7 @@ def _ended(
                 f"stage '{stage.config.name}': an average of all runs is asked for, and {failed} "
                 "failed"
             )
-        chosen = _merged(recipe, [t.spec for t in good], settings)
+        chosen = _merged(recipe, stage, [t.spec for t in good], settings)
     else:
         chosen = min(good, key=lambda t: metrics.value(t.metrics, metric))
     return Ended(stage, tried, metric, chosen)
@@ -180,18 +181,22 @@ def _tried(recipe: Recipe, spec: RunSpec, failure: str = "") -> Tried:
     return Tried(spec, {**record.result()["metrics"], **asked})
 
 
-def _ask(recipe: Recipe, specs: Sequence[RunSpec], settings: LaunchConfig | None) -> None:
+def _ask(
+    recipe: Recipe, stage: Stage, specs: Sequence[RunSpec], settings: LaunchConfig | None
+) -> None:
     """Ask finished models what they were not asked as they ended: averages, or a task since."""
-    if recipe.tasks:
+    if stage.tasks:
         ids = [spec.run_id for spec in specs]
-        found = steps.ask(recipe.study, recipe.tasks, run_ids=ids, settings=settings)
+        found = steps.ask(recipe.study, stage.tasks, run_ids=ids, settings=settings)
         if found.failed:
             raise RegmixError("; ".join(f"run {own}: {why}" for own, why in found.failed.items()))
         if found.busy:
             raise RegmixError(f"{', '.join(found.busy)}: being asked by another command")
 
 
-def _merged(recipe: Recipe, specs: Sequence[RunSpec], settings: LaunchConfig | None) -> Tried:
+def _merged(
+    recipe: Recipe, stage: Stage, specs: Sequence[RunSpec], settings: LaunchConfig | None
+) -> Tried:
     """The average of some runs: a run of its own, measured as they are."""
     if len(specs) == 1:
         return _tried(recipe, specs[0])
@@ -203,7 +208,7 @@ def _merged(recipe: Recipe, specs: Sequence[RunSpec], settings: LaunchConfig | N
     )
     recipe.study.add_run(spec)
     merging.carry_out(recipe.study.layout, spec)
-    _ask(recipe, [spec], settings)
+    _ask(recipe, stage, [spec], settings)
     return _tried(recipe, spec)
 
 

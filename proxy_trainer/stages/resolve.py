@@ -19,7 +19,8 @@ from proxy_trainer.evals.task import Task
 from proxy_trainer.launch.local import cores
 from proxy_trainer.optim import learning_rate
 from proxy_trainer.sharded.ranks import part
-from proxy_trainer.stages import ledger, metrics
+from proxy_trainer.stages import earlier, ledger, metrics
+from proxy_trainer.stages.earlier import Earlier
 from proxy_trainer.stages.ledger import Use
 from proxy_trainer.stages.metrics import CHAT
 from regmix import sizes, strict
@@ -29,7 +30,7 @@ from regmix.errors import UserError, unknown_name
 from regmix.families import Shape, TransformersShape
 from regmix.manifest import DataManifest
 from regmix.mixture import Mixture, MixtureFile
-from regmix.recipe import RecipeConfig, StageConfig
+from regmix.recipe import ParallelConfig, RecipeConfig, StageConfig, StartRun
 from regmix.runs import RunSpec, Start
 from regmix.sizes import TrainPlan
 from regmix.study import Study
@@ -57,10 +58,18 @@ class Stage:
     optimiser: bool
     uses: tuple[Use, ...]
     """What its runs read; of a micro-anneal, those with its source."""
+    parallel: ParallelConfig
+    tasks: tuple[Task, ...]
+    """What its models are asked."""
     base_uses: tuple[Use, ...] = ()
     """Of a micro-anneal: what the runs on the mixture alone read."""
     chat: ChatManifest | None = None
     """What it reads, of SFT."""
+
+    @property
+    def world(self) -> int:
+        """Processes that train one run."""
+        return self.parallel.processes * self.parallel.nodes
 
     def reads(self, run: RunSpec) -> tuple[Use, ...]:
         """What one of its runs reads."""
@@ -83,8 +92,6 @@ class Recipe:
     stages: tuple[Stage, ...]
     held_out: ChatManifest | None = None
     """Conversations that are only measured."""
-    tasks: tuple[Task, ...] = ()
-    """What models are asked after every stage: the study's ``evaluate``."""
 
     def uses(self, chosen: Sequence[RunSpec] = ()) -> list[Use]:
         """What the final model reads: in the last stage from scratch and those after.
@@ -105,11 +112,6 @@ class Recipe:
         for stage, uses in zip(self.stages, [*known, *planned], strict=True):
             found = [*found, *uses] if stage.goes_on else list(uses)
         return found
-
-    @property
-    def world(self) -> int:
-        """Processes that train one run."""
-        return self.config.parallel.processes * self.config.parallel.nodes
 
 
 def resolve(path: Path, progress: chat_build.Progress | None = None) -> Recipe:
@@ -136,6 +138,8 @@ class _Resolver:
         self.manifest: DataManifest = self.study.as_configured()
         self.taken: dict[int, str] = {}
         """Fingerprints of the models from elsewhere, by the stage that starts from them."""
+        self.earlier: dict[int, Earlier] = {}
+        """Runs of the study that a stage starts from."""
         wanted = taken_in(self.study.layout, self.study.config.evaluate)
         self.tasks = tuple(kept_tasks.load(self.study.layout, wanted))
         self.vocab_size = self.manifest.vocab_size
@@ -149,28 +153,25 @@ class _Resolver:
         for index, config in enumerate(self.config.stages):
             stages.append(self._stage(index, config, stages))
         for index, after in enumerate(stages[1:]):
-            if after.optimiser:
+            if after.goes_on and after.optimiser:
                 kept = tuple(replace(v, keep_state=True) for v in stages[index].variants)
                 stages[index] = replace(stages[index], variants=kept)
-        found = Recipe(
-            self.path, self.config, self.study, self.shape, tuple(stages), self.held_out, self.tasks
-        )
+        found = Recipe(self.path, self.config, self.study, self.shape, tuple(stages), self.held_out)
         for uses in found.possible_uses() if self.config.max_epochs is not None else ():
             ledger.check(uses, self.config.max_epochs, str(self.path))
         for stage in found.stages:
-            part(stage.variants[0].plan.batch, 0, found.world)
+            part(stage.variants[0].plan.batch, 0, stage.world)
         return found
 
     def _stage(self, index: int, config: StageConfig, before: list[Stage]) -> Stage:
         goes_on = self._goes_on(index, config)
-        if config.orders > 1 and not goes_on and index not in self.taken:
+        elsewhere = index in self.taken or index in self.earlier
+        if config.orders > 1 and not goes_on and not elsewhere:
             raise self._wrong(index, "orders", "what starts from scratch cannot be averaged")
-        if config.optimiser == "keep" and not goes_on:
-            raise self._wrong(index, "optimiser", "there is none to keep: no stage is gone on from")
-        self._check_metric(index, config)
-        keeps = config.optimiser or ("keep" if config.kind == "midtrain" else "fresh")
-        optimiser = goes_on and keeps == "keep"
-        if optimiser and _averages(before[-1].config):
+        tasks = self._tasks(index, config)
+        self._check_metric(index, config, tasks)
+        optimiser = self._optimiser(index, config, goes_on)
+        if goes_on and optimiser and _averages(before[-1].config):
             raise self._wrong(
                 index, "optimiser",
                 f"stage '{before[-1].config.name}' ends in an average of runs, which has no "
@@ -190,20 +191,51 @@ class _Resolver:
         chat = self._chat(config.data) if config.data is not None else None
         if chat is not None and self.held_out is not None:
             self._check_apart(index, chat, self.held_out)
-        base_uses = base[0][1] if base else ()
-        return Stage(config, tuple(variants), goes_on, optimiser, made[0][1], base_uses, chat)
+        before_it = self._read_before(index)
+        return Stage(
+            config, tuple(variants), goes_on, optimiser, before_it + made[0][1],
+            config.parallel or self.config.parallel, tasks,
+            before_it + base[0][1] if base else (), chat,
+        )  # fmt: skip
 
-    def _check_metric(self, index: int, config: StageConfig) -> None:
+    def _optimiser(self, index: int, config: StageConfig, goes_on: bool) -> bool:
+        """Whether moments go on from what is before."""
+        own = self.earlier.get(index)
+        if config.optimiser == "keep" and not goes_on and own is None:
+            raise self._wrong(
+                index, "optimiser", "there is none to keep: no stage or run is gone on from"
+            )
+        keeps = config.optimiser or ("keep" if config.kind == "midtrain" else "fresh")
+        if keeps == "keep" and own is not None:
+            earlier.check_moments(self.study.layout, own, self._place(index, "start"))
+        return keeps == "keep" and (goes_on or own is not None)
+
+    def _read_before(self, index: int) -> tuple[Use, ...]:
+        own = self.earlier.get(index)
+        if own is None:
+            return ()
+        return earlier.uses(self.study.layout, self.manifest, own)
+
+    def _tasks(self, index: int, config: StageConfig) -> tuple[Task, ...]:
+        """What the stage's models are asked."""
+        if config.evaluate is None:
+            return self.tasks
+        known = {task.name: task for task in self.tasks}
+        for name in config.evaluate:
+            if name not in known:
+                raise unknown_name("task", name, list(known), self._place(index, "evaluate"))
+        return tuple(known[name] for name in config.evaluate)
+
+    def _check_metric(self, index: int, config: StageConfig, tasks: tuple[Task, ...]) -> None:
         """Refuse before anything is trained what could not be told once it is."""
         held_out = self.config.held_out
         valid = metrics.measured(
             self.study.domains,
             [s.name for s in held_out.sources] if held_out else [],
-            [task.name for task in self.tasks],
+            [task.name for task in tasks],
         )
         if config.metric is not None and config.metric not in valid:
-            where = strict.place(self.path, ("stages", index, "metric"))
-            raise unknown_name("metric", config.metric, valid, where)
+            raise unknown_name("metric", config.metric, valid, self._place(index, "metric"))
 
     def _shape(self) -> Shape:
         """The model of all stages: the recipe's, or that of the folder that they start from."""
@@ -214,7 +246,9 @@ class _Resolver:
         elif self.config.model is not None:
             found = sizes.shape(self.config.model)
         for index, stage in enumerate(self.config.stages):
-            if stage.start is not None and stage.start not in _WORDS:
+            if isinstance(stage.start, StartRun):
+                found = self._of_run(index, stage.start, found)
+            elif stage.start is not None and stage.start not in _WORDS:
                 found = self._taken_in(index, stage.start, found)
         if found is None:
             raise UserError(
@@ -243,6 +277,29 @@ class _Resolver:
             raise self._wrong(index, "start", f"not the recipe's model; {exc}") from exc
         return wanted or theirs.shape
 
+    def _of_run(self, index: int, start: StartRun, wanted: Shape | None) -> Shape:
+        """The shape of a model of the study."""
+        where = self._place(index, "start")
+        own = earlier.found(self.study.layout, self.manifest, start, where)
+        begins = starts.weights(self.study.layout, own.start, own.spec.model.context)
+        if not self.taken and not self.earlier:
+            self.vocab_size = own.spec.vocab_size
+        self.earlier[index] = own
+        try:
+            starts.check(begins, wanted or own.spec.model, self.vocab_size)
+        except UserError as exc:
+            raise self._wrong(index, "start", f"not the recipe's model; {exc}") from exc
+        return wanted or own.spec.model
+
+    def _begins(self, index: int, config: StageConfig) -> Start | None:
+        """What the stage's runs start from, other than the stage before."""
+        if index in self.taken:
+            return Start(folder=self.taken[index])
+        if index not in self.earlier:
+            return None
+        optimiser = self._optimiser(index, config, goes_on=False)
+        return replace(self.earlier[index].start, optimiser=optimiser)
+
     def _goes_on(self, index: int, config: StageConfig) -> bool:
         start = config.start or ("previous" if index else "scratch")
         if start == "previous" and not index:
@@ -267,11 +324,13 @@ class _Resolver:
 
     def _rate_before(self, index: int, before: Stage | None) -> float:
         """The learning rate that the stage before ends at."""
+        if before is None and index in self.earlier and self.earlier[index].rate:
+            return self.earlier[index].rate
         if before is None:
             raise self._wrong(
                 index, "train.lr",
-                "a model from elsewhere does not say where its learning rate ended; say what this "
-                "stage begins with",
+                "a model from elsewhere does not say where its learning rate ended, and a run may "
+                "have ended at 0; say what this stage begins with",
             )  # fmt: skip
         plans = [v.plan for v in before.variants]
         rates = sorted({learning_rate(plan, plan.steps - 1) for plan in plans})
@@ -303,8 +362,8 @@ class _Resolver:
             seed=seed,
             keep_model=True,
             held_out=self.held_out.fingerprint if self.held_out else "",
-            start=Start(folder=self.taken[index]) if index in self.taken else None,
-            tasks=tuple(task.fingerprint for task in self.tasks),
+            start=self._begins(index, config),
+            tasks=tuple(task.fingerprint for task in self._tasks(index, config)),
             tasks_at=self.study.config.evaluate.points,
         )
 
@@ -411,12 +470,15 @@ class _Resolver:
 
     def _base_folder(self) -> Path | None:
         """The model from elsewhere that is gone on from, whose chat template is its own."""
-        taken = next(iter(self.taken.values()), None)
-        return None if taken is None else self.study.layout.starts / taken
+        begins = [Start(folder=taken) for taken in self.taken.values()]
+        begins += [own.start for own in self.earlier.values() if not own.start.step]
+        return starts.model_folder(self.study.layout, begins[0]) if begins else None
 
     def _wrong(self, index: int, key: str, what: str) -> UserError:
-        place = strict.place(self.path, ("stages", index, *key.split(".")))
-        return UserError(f"{place}: {what}")
+        return UserError(f"{self._place(index, key)}: {what}")
+
+    def _place(self, index: int, key: str) -> str:
+        return strict.place(self.path, ("stages", index, *key.split(".")))
 
 
 def _averages(config: StageConfig) -> bool:

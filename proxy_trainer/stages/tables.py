@@ -13,6 +13,7 @@ from proxy_trainer.stages.execute import Ended
 from proxy_trainer.stages.metrics import of_text
 from proxy_trainer.stages.resolve import Recipe, Stage
 from regmix.quantities import amount, flops
+from regmix.recipe import StartRun
 
 
 def plan(recipe: Recipe) -> pd.DataFrame:
@@ -41,7 +42,10 @@ def plan(recipe: Recipe) -> pd.DataFrame:
 def _origin(stage: Stage) -> str:
     if stage.goes_on:
         return "the stage before"
-    return stage.config.start or "scratch"
+    start = stage.config.start
+    if not isinstance(start, StartRun):
+        return start or "scratch"
+    return f"run {start.run}" + (f", step {start.step}" if start.step else "")
 
 
 def epochs(recipe: Recipe) -> pd.DataFrame:

@@ -99,6 +99,13 @@ class LaunchConfig(Strict):
     """Runs that a worker trains together as one array."""
     checkpoint_seconds: PositiveFloat = 60.0
     """Between checkpoints of a run."""
+    keep_last: Positive = 2
+    """Checkpoints of a run; the one before the last is for when that is damaged."""
+    keep_every: Positive | None = None
+    """Steps: at each multiple of them a checkpoint is written, and stays when the run is done."""
+    timeout_seconds: PositiveFloat = 600.0
+    """A process of a gang that is silent for so long is given up, and all of the gang end. Reading
+    and writing may take longer: processes that do are heard of meanwhile."""
     claim_seconds: Annotated[float, Field(ge=0.5)] = 120.0
     """A worker that is not heard of for so long has lost its runs to the others."""
     stall_minutes: PositiveFloat = 30.0

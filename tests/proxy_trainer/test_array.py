@@ -152,7 +152,7 @@ def test_a_poisoned_batch_freezes_a_member_where_it_was() -> None:
     for name, parameter in members.array.named_parameters():
         assert torch.equal(parameter[1].nan_to_num(), before[name][1].nan_to_num())
         assert not torch.equal(parameter[0], before[name][0])
-    assert members.checkpoint(1, 2, 0.0).optimiser["step"] == 1
+    assert members.checkpoint(1, 2, 0.0).tensors["optimiser.step"] == 1
 
 
 def test_the_same_seed_has_the_same_initial_weights_in_every_place() -> None:

@@ -36,11 +36,8 @@ def train(members: Members, steps: range, seeds: Sequence[int] = (0,)) -> None:
 
 def same(a: Members, b: Members, place: int = 0) -> bool:
     one, other = a.checkpoint(0, 0, 0.0), b.checkpoint(place, 0, 0.0)
-    return all(
-        torch.equal(value, getattr(other, part)[name])
-        for part in ("model", "optimiser", "guard")
-        for name, value in getattr(one, part).items()
-    )
+    assert one.tensors.keys() == other.tensors.keys()
+    return all(torch.equal(value, other.tensors[name]) for name, value in one.tensors.items())
 
 
 @pytest.mark.parametrize("skip_sigma", [0.0, 6.0])
@@ -50,10 +47,10 @@ def test_training_goes_on_to_the_bit(tmp_path: Path, tied: bool, skip_sigma: flo
     train(whole, range(12))
     first = fresh(tied=tied, skip_sigma=skip_sigma)
     train(first, range(5))
-    checkpoint.save(tmp_path, first.checkpoint(0, 5, 1.25))
+    checkpoint.save(tmp_path, first.checkpoint(0, 5, 1.25), checkpoint.USUAL)
     found = checkpoint.load(tmp_path)
     assert found is not None
-    assert (found.step, found.seconds) == (5, 1.25)
+    assert found.progress == checkpoint.Progress(5, 1.25)
     second = fresh(1, tied=tied, skip_sigma=skip_sigma)
     second.load(0, found)
     assert same(first, second)
@@ -67,7 +64,7 @@ def test_a_member_goes_on_in_other_company(tmp_path: Path) -> None:
     three = fresh(0, 1, 2)
     train(three, range(4), [0, 1, 2])
     for k in range(3):
-        checkpoint.save(tmp_path / str(k), three.checkpoint(k, 4, 0.0))
+        checkpoint.save(tmp_path / str(k), three.checkpoint(k, 4, 0.0), checkpoint.USUAL)
     two = fresh(5, 6)
     for place, k in enumerate([2, 0]):
         found = checkpoint.load(tmp_path / str(k))
@@ -81,10 +78,10 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     members = fresh()
     for step in (1, 2, 3, 4):
         train(members, range(step - 1, step))
-        checkpoint.save(tmp_path, members.checkpoint(0, step, 0.0))
+        checkpoint.save(tmp_path, members.checkpoint(0, step, 0.0), checkpoint.USUAL)
     found = checkpoint.load(tmp_path)
     assert found is not None
-    assert found.step == 4
+    assert found.progress.step == 4
     assert [step for step, _ in checkpoint.found(tmp_path)] == [4, 3]
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -98,12 +95,12 @@ def test_a_shortened_file_gives_way_to_the_one_before(tmp_path: Path, keep: int)
     members = fresh()
     for step in (3, 6):
         train(members, range(step - 3, step))
-        checkpoint.save(tmp_path, members.checkpoint(0, step, 0.0))
+        checkpoint.save(tmp_path, members.checkpoint(0, step, 0.0), checkpoint.USUAL)
     (_, last), (_, before) = checkpoint.found(tmp_path)
     os.truncate(last, keep if keep >= 0 else last.stat().st_size + keep)
     found = checkpoint.load(tmp_path)
     assert found is not None
-    assert found.step == 3
+    assert found.progress.step == 3
     os.truncate(before, 10)
     assert checkpoint.load(tmp_path) is None
 

@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM
 from proxy_trainer import checkpoint, loop, members, starts
 from proxy_trainer.execution import Stepped
 from proxy_trainer.models.array import ModelArray
-from proxy_trainer.sharded import checkpoint as sharded_checkpoint
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.sharded.run import Settings, train_sharded
 from proxy_trainer.sharded.trainee import Sharded
@@ -51,12 +50,10 @@ def left(run: RunLayout) -> checkpoint.Checkpoint:
 
 
 def same(one: checkpoint.Checkpoint, two: checkpoint.Checkpoint) -> None:
-    assert one.step == two.step
-    for part in ("model", "optimiser", "guard"):
-        ours, theirs = getattr(one, part), getattr(two, part)
-        assert ours.keys() == theirs.keys()
-        for name, value in theirs.items():
-            assert torch.equal(ours[name], value), f"{part}.{name}"
+    assert one.progress.step == two.progress.step
+    assert one.tensors.keys() == two.tensors.keys()
+    for name, value in two.tensors.items():
+        assert torch.equal(one.tensors[name], value), name
 
 
 @pytest.fixture
@@ -88,7 +85,7 @@ def test_the_checkpoint_is_that_of_the_step_before_however_late_it_is_noticed(
     asked = iter(range(1, STEPS))
     go(whole, spec, keep_going=lambda: next(asked) < BROKEN - 1)
     expected = left(whole.layout.run(spec.run_id))
-    assert expected.step == BROKEN - 1
+    assert expected.progress.step == BROKEN - 1
 
     poison(BROKEN)
     outcome = go(broken, spec)
@@ -169,7 +166,7 @@ def test_weights_that_are_no_numbers_are_not_saved(
         f"{BROKEN - 1}, from before it, is kept: "
     )
     assert checkpoint.found(run.checkpoints)[0][0] == BROKEN - 1
-    assert all(t.isfinite().all() for t in left(run).model.values())
+    assert all(t.isfinite().all() for t in left(run).tensors.values())
     assert not run.before.exists()
 
 
@@ -245,8 +242,8 @@ def test_a_sharded_run_keeps_its_last_sound_step_too(
         f"step {BROKEN} of {STEPS}; the checkpoint of step {BROKEN - 1}",
         outcome.diverged[spec.run_id],
     )
-    (ours,) = sharded_checkpoint.found(run.checkpoints)
-    (theirs,) = sharded_checkpoint.found(whole.layout.run(spec.run_id).checkpoints)
+    (ours,) = checkpoint.found(run.checkpoints)
+    (theirs,) = checkpoint.found(whole.layout.run(spec.run_id).checkpoints)
     assert ours[0] == theirs[0] == BROKEN - 1
     for path in theirs[1].glob("*.safetensors"):
         expected, found = load_file(path), load_file(ours[1] / path.name)

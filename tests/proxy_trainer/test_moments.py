@@ -13,12 +13,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from proxy_trainer import kept
 from proxy_trainer import moments as module
+from proxy_trainer.checkpoint import Progress
 from proxy_trainer.members import Members
 from proxy_trainer.models import hf
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.models.folder import load_folder
 from proxy_trainer.moments import Moments
+from proxy_trainer.sharded.checkpoint import write
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.sharded.trainee import Sharded
 from proxy_trainer.train import train
@@ -34,7 +37,7 @@ SHAPE = ModelShape(16, 2, 2, 2, 48, 32, False, False)
 def read(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Tensor]]:
     """The tensors that are read from files of moments, as long as they live."""
     found: list[weakref.ref[Tensor]] = []
-    opened = module.safe_open
+    opened = kept.safe_open
 
     class Watched:
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -43,14 +46,20 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Tensor]]:
         def keys(self) -> list[str]:
             return list(self.file.keys())
 
+        def metadata(self) -> Any:
+            return self.file.metadata()
+
+        def get_slice(self, name: str) -> Any:
+            return self.file.get_slice(name)
+
         def get_tensor(self, name: str) -> Tensor:
             tensor: Tensor = self.file.get_tensor(name)
-            if name != "step":
+            if name != "optimiser.step":
                 found.append(weakref.ref(tensor))
                 assert sum(ref() is not None for ref in found) <= 2, "tensors are kept"
             return tensor
 
-    monkeypatch.setattr(module, "safe_open", Watched)
+    monkeypatch.setattr(kept, "safe_open", Watched)
     return found
 
 
@@ -91,11 +100,17 @@ def test_a_sharded_run_holds_one_moment_at_a_time(
     found = Moments.load(tmp_path / "state")
     trainee.begin(load_folder(tmp_path / "model")[1], found)
     assert len(read) == 2 * len(weights)
-    gathered = trainee.moments(0)
-    assert gathered.step == 7.0
+    again = tmp_path / "again"
+    write(again, trainee.moments(), Progress(8), ranks)
+    written = Moments.load(again)
+    assert written.step == 7.0
     for kind, table in own.items():
         for name, tensor in table.items():
-            assert torch.equal(getattr(gathered, kind)[name], tensor)
+            assert torch.equal(getattr(written, kind)[name], tensor)
+    shard = next(again.glob("*.safetensors"))
+    shard.rename(tmp_path / "lost.safetensors")
+    with pytest.raises(UserError, match="not an optimiser's state"):
+        Moments.load(again)
 
 
 def test_moments_are_written_and_gone_before_weights_are_gathered(
@@ -104,19 +119,19 @@ def test_moments_are_written_and_gone_before_weights_are_gathered(
     spec = replace(study.propose().specs[0], keep_model=True, keep_state=True)
     study.add_run(spec)
     run = study.layout.run(spec.run_id)
-    kept: list[weakref.ref[Tensor]] = []
+    held: list[weakref.ref[Tensor]] = []
     gather: Callable[[Members, int], Moments] = Members.moments
     weights = ModelArray.member
 
     def moments(self: Members, member: int) -> Moments:
         found = gather(self, member)
-        kept.extend(weakref.ref(t) for t in found.exp_avg.values())
+        held.extend(weakref.ref(t) for t in found.exp_avg.values())
         return found
 
     def member(self: ModelArray, member: int) -> dict[str, Tensor]:
         assert (run.state / module.FILE).exists()
-        assert kept
-        assert not any(ref() is not None for ref in kept), "moments are held still"
+        assert held
+        assert not any(ref() is not None for ref in held), "moments are held still"
         return weights(self, member)
 
     monkeypatch.setattr(Members, "moments", moments)
@@ -128,11 +143,11 @@ def test_moments_are_written_and_gone_before_weights_are_gathered(
 def test_what_are_no_moments_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="optimiser: fresh"):
         Moments.load(tmp_path)
-    one = {"step": torch.tensor(1.0), "exp_avg.w": torch.zeros(2)}
+    one = {"optimiser.step": torch.tensor(1.0), "optimiser.w.exp_avg": torch.zeros(2)}
     save_file(one, tmp_path / module.FILE)
     with pytest.raises(UserError, match="'w' has one moment of two"):
         Moments.load(tmp_path)
-    save_file({"step": torch.tensor(1.0), "other.w": torch.zeros(2)}, tmp_path / module.FILE)
+    save_file({"step": torch.tensor(1.0), "w.other": torch.zeros(2)}, tmp_path / module.FILE)
     with pytest.raises(UserError, match="not an optimiser's state"):
         Moments.load(tmp_path)
     (tmp_path / module.FILE).write_bytes(b"cut")

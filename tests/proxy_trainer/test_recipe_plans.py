@@ -94,6 +94,37 @@ def test_a_decay_of_no_steps_is_none(recipe: Callable[..., Path]) -> None:
     assert learning_rate(plan, plan.steps - 1) == 0.005 == midtrain.variants[0].plan.lr
 
 
+def test_a_stage_is_spread_and_asked_as_it_says(recipe: Callable[..., Path]) -> None:
+    path = recipe("seed: 3", "seed: 3\nparallel: {processes: 2}")
+    written = path.read_text()
+    path.write_text(written.replace("kind: sft,", "kind: sft, parallel: {nodes: 4, rows: 1},"))
+    assert [s.world for s in resolve(path).stages] == [2, 2, 4]
+    path.write_text(written.replace("kind: sft,", "kind: sft, parallel: {nodes: 3},"))
+    with pytest.raises(UserError, match="4 sequences cannot be divided among 3 processes"):
+        resolve(path)
+    path.write_text(written.replace("kind: sft,", "kind: sft, evaluate: [mmlu],"))
+    with pytest.raises(UserError, match=r"stages\.2\.evaluate: unknown task 'mmlu'"):
+        resolve(path)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("{run: nobody}", r"stages\.0\.start\.run: unknown run 'nobody'"),
+        ("{run: %s}", r"start\.run: run %s has left no model, .*`step` starts from"),
+        ("{run: %s, step: 5}", r"start\.step: run %s has no checkpoint of step 5 .*it has none"),
+    ],
+)
+def test_a_run_that_cannot_be_started_from_is_refused(
+    recipe: Callable[..., Path], study: Study, start: str, message: str
+) -> None:
+    spec = study.propose().specs[0]
+    study.add_run(spec)
+    start, message = (text.replace("%s", spec.run_id) for text in (start, message))
+    with pytest.raises(UserError, match=message):
+        resolve(recipe("kind: pretrain, ", f"kind: pretrain, start: {start}, "))
+
+
 def test_words_that_no_token_has_are_kept(recipe: Callable[..., Path], study: Study) -> None:
     """Embeddings of published models have rows beyond the tokenizer's words."""
     assert study.manifest is not None

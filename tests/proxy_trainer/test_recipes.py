@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import shutil
+import signal
 import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from proxy_trainer import moments, steps
+from proxy_trainer import checkpoint, moments, starts, steps
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
-from proxy_trainer.stages import execute, tables
+from proxy_trainer.stages import execute, ledger, tables
 from proxy_trainer.stages.execute import Ended
 from proxy_trainer.stages.resolve import resolve
 from regmix.config import ModelConfig, TrainConfig
-from regmix.layout import StudyLayout
+from regmix.errors import UserError
+from regmix.layout import RunLayout, StudyLayout
 from regmix.records import read_events
+from regmix.runs import Start
 from regmix.sizes import plan, shape
 from regmix.study import Study
+from regmix.testing.launchers import until
 
 
 @contextmanager
@@ -153,17 +158,69 @@ def test_a_run_of_a_sweep_that_could_not_go_on_is_left_out_and_says_why(
     ]
 
 
+def one_stage(recipe: Callable[..., Path], kind: str = "pretrain", **stage: Any) -> Path:
+    """The recipe with its first stage alone, changed."""
+    path = recipe()
+    found = yaml.safe_load(path.read_text())
+    train = {**found["stages"][0]["train"], "lr": 0.008}
+    found["stages"] = [{**found["stages"][0], "name": kind, "kind": kind, "train": train, **stage}]
+    path.write_text(yaml.safe_dump(found))
+    return path
+
+
 @pytest.mark.slow
-def test_a_folder_can_be_started_from(recipe: Callable[..., Path], study: Study) -> None:
-    """The first loss is that of the model as it was saved, wherever it was trained."""
-    _, ended = carried_out(recipe())
-    folder = study.layout.run(ended[0].chosen.spec.run_id).model
-    path = recipe("kind: pretrain, ", f"kind: pretrain, start: {folder}, ")
-    _, again = carried_out(path)
+def test_a_folder_a_run_and_a_checkpoint_can_be_started_from(
+    recipe: Callable[..., Path], study: Study
+) -> None:
+    """The first loss is that of the model as it was then, wherever it was trained."""
+    settings = study.config.launch.model_copy(update={"keep_every": 8, "keep_last": 1})
+    path = one_stage(recipe)
+    first: list[Ended] = []
+    execute.execute(resolve(path), settings=settings, display=unseen, on_stage=first.append)
+    own = first[0].chosen.spec
+    run = study.layout.run(own.run_id)
+    assert [step for step, _ in checkpoint.found(run.checkpoints)] == [16, 8]
+    begun = losses(study, own.run_id)
+
+    _, again = carried_out(one_stage(recipe, start=str(run.model)))
     spec = again[0].chosen.spec
     assert spec.start is not None
     assert (study.layout.starts / spec.start.folder / "config.json").exists()
-    assert losses(study, spec.run_id)[0] < losses(study, ended[0].chosen.spec.run_id)[0] - 0.5
+    from_folder = losses(study, spec.run_id)[0]
+    assert from_folder < begun[0] - 0.4
+
+    path = one_stage(recipe, "midtrain", start={"run": own.run_id})
+    with pytest.raises(UserError, match=r"stages\.0\.start\.run: .*not there.*optimiser: fresh"):
+        resolve(path)
+    path = one_stage(recipe, start={"run": own.run_id})
+    found = resolve(path)
+    assert found.stages[0].variants[0].start == Start(run=own.run_id)
+    totals = ledger.totals(found.uses)
+    assert totals == pytest.approx(
+        {k: 2 * v for k, v in ledger.totals(first[0].stage.uses).items()}
+    )
+    _, fresh = carried_out(path)
+    assert losses(study, fresh[0].chosen.spec.run_id)[0] == from_folder
+
+    start = {"run": own.run_id, "step": 8}
+    path = one_stage(recipe, "midtrain", start=start, parallel={"processes": 2}, evaluate=[])
+    found = resolve(path)
+    spec = found.stages[0].variants[0]
+    assert spec.start == Start(run=own.run_id, step=8, optimiser=True)
+    assert tables.plan(found)["from"].tolist() == [f"run {own.run_id}, step 8"]
+    assert ledger.totals(found.uses) == pytest.approx({k: 0.7 * v for k, v in totals.items()})
+    weights = dict(starts.weights(study.layout, spec.start, spec.model.context))
+    moments = starts.moments(study.layout, spec.start)
+    assert moments is not None
+    assert moments.step == 8
+    kept = checkpoint.load(run.checkpoints)
+    assert kept is not None
+    assert not torch.equal(weights["lm_head.weight"], kept.tensors["model.lm_head.weight"])
+    _, midtrain = carried_out(path)
+    went_on = losses(study, midtrain[0].chosen.spec.run_id)
+    assert from_folder < went_on[0] < begun[0] - 0.1, "not from the middle"
+    kept = checkpoint.load(study.layout.run(midtrain[0].chosen.spec.run_id).checkpoints)
+    assert kept is None, "kept without being asked to"
 
 
 def test_a_model_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
@@ -195,17 +252,72 @@ def test_a_model_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     assert train(fresh, range(8, 16)) != rest
 
 
+def stepped(run: RunLayout) -> dict[int, float]:
+    """The loss of every step, later attempts replacing earlier ones."""
+    events = read_events(run.events) if run.events.exists() else []
+    return {e["step"]: e["loss"] for e in events if e["type"] == "step"}
+
+
+def killed(command: subprocess.Popen[str], run: RunLayout) -> None:
+    """Kill a command and what trains the run for it, in the midst of the run."""
+
+    def underway() -> bool:
+        assert command.poll() is None, command.communicate()
+        return len(stepped(run)) > 10 and checkpoint.saved_step(run.checkpoints) > 5
+
+    until(underway)
+    own = [pid for pid in children(command.pid) if pid != command.pid]
+    for pid in (command.pid, *own):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    command.wait()
+    assert not run.done.exists(), "was too quick to be killed"
+
+
+def children(pid: int) -> list[int]:
+    """A process and all below it."""
+    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(own for child in below for own in children(int(child)))]
+
+
 @pytest.mark.slow
-def test_two_processes_come_to_what_one_comes_to(recipe: Callable[..., Path], study: Study) -> None:
-    """All three stages sharded: moments and weights go from stage to stage through files."""
-    _, alone = carried_out(recipe())
+def test_killed_and_gone_on_with_by_another_number_of_processes(
+    recipe: Callable[..., Path], study: Study, regmix: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Two processes in mid-training, then one; one in SFT, then two: what one comes to.
+
+    Pretraining is sharded too: moments and weights go from stage to stage through files.
+    """
+    path = recipe()
+    alone = path.read_text().replace("sweep: {lr: [0.001, 0.003]},", "")
+    alone = alone.replace("tokens: 2560", "tokens: 30720").replace("epochs: 2", "epochs: 50")
+    path.write_text(alone)
+    _, expected = carried_out(path)
     for own in study.runs():
-        shutil.rmtree(own.layout.root)
-    _, sharded = carried_out(recipe("seed: 3", "seed: 3\nparallel: {processes: 2}"))
-    for one, two in zip(alone, sharded, strict=True):
-        assert [t.spec for t in one.tried] == [t.spec for t in two.tried]
-        for own, other in zip(one.tried, two.tried, strict=True):
-            assert other.metrics == pytest.approx(own.metrics, rel=1e-5)
+        own.layout.root.rename(study.layout.root / f"expected-{own.spec.run_id}")
+    pretrain, midtrain, sft = (e.chosen.spec for e in expected)
+    two = alone.replace("seed: 3", "seed: 3\nparallel: {processes: 2}")
+
+    path.write_text(two)
+    killed(regmix("run", path), study.layout.run(midtrain.run_id))
+    path.write_text(alone)
+    killed(regmix("run", path), study.layout.run(sft.run_id))
+    path.write_text(two)
+    last = regmix("run", path)
+    _, errors = last.communicate(timeout=240)
+    assert last.returncode == 0, errors
+
+    for spec, begins, by in ((pretrain, 1, 2), (midtrain, 2, 1), (sft, 2, 2)):
+        run = study.layout.run(spec.run_id)
+        before = RunLayout(study.layout.root / f"expected-{spec.run_id}")
+        started = [e for e in read_events(run.events) if e["type"] == "start"]
+        assert len(started) == begins
+        assert started[0]["step"] == 0
+        assert all(e["step"] > 0 for e in started[1:]), "began anew"
+        assert started[-1]["environment"].get("processes", 1) == by
+        assert stepped(run) == pytest.approx(stepped(before), abs=1e-5, rel=0)
+        ours, theirs = (json.loads(r.done.read_text())["metrics"] for r in (run, before))
+        assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 ANNEAL_AND_MERGE = """\

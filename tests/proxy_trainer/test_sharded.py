@@ -19,13 +19,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from proxy_trainer import checkpoint
+from proxy_trainer.checkpoint import found
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.evals import checkpoints
 from proxy_trainer.evals.multiple_choice import MultipleChoice
 from proxy_trainer.evals.results import Result
+from proxy_trainer.kept import Part
 from proxy_trainer.launch.claims import Claimant
-from proxy_trainer.sharded.checkpoint import found, read_model
+from proxy_trainer.moments import Moments
 from proxy_trainer.sharded.model import without_weights
 from proxy_trainer.train import train
 from regmix import claims
@@ -33,6 +37,7 @@ from regmix.config import ModelConfig
 from regmix.layout import RunLayout
 from regmix.records import read_events
 from regmix.runs import RunSpec
+from regmix.runs import Start as Begin
 from regmix.sizes import shape
 from regmix.study import Study
 from regmix.tasks import ChoiceTask
@@ -126,8 +131,9 @@ def alone(study: Study, spec: RunSpec) -> dict[tuple[str, int, str], float]:
     assert len([k for k in figures if k[0] == "step"]) == 3 * STEPS
     for path in (run.events, run.done):
         path.unlink()
-    if run.model.exists():
-        run.model.rename(run.root / "expected")
+    for path, name in ((run.model, "expected"), (run.state, "expected-state")):
+        if path.exists():
+            path.rename(run.root / name)
     return figures
 
 
@@ -154,8 +160,6 @@ def wait_for_step(run: RunLayout, step: int) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_two_processes_train_as_one_does(study: Study, start: Start, name: str) -> None:
     """Losses, norms and bits per byte to 1e-5 over 50 steps in single precision."""
-    from safetensors.torch import load_file
-
     spec = planned(study, model=shaped(name), keep_model=True)
     expected = alone(study, spec)
     run = study.layout.run(spec.run_id)
@@ -167,6 +171,11 @@ def test_two_processes_train_as_one_does(study: Study, start: Start, name: str) 
     result = json.loads(run.done.read_text())
     assert result["environment"]["processes"] == 2
     assert not run.checkpoints.exists() or not list(run.checkpoints.iterdir())
+    close_weights(run)
+
+
+def close_weights(run: RunLayout) -> None:
+    """The model that a run has left is that which one process had."""
     ours, theirs = (load_file(run.root / p / "model.safetensors") for p in ("model", "expected"))
     assert ours.keys() == theirs.keys()
     for key, value in ours.items():
@@ -210,7 +219,8 @@ def test_two_processes_ask_tasks_as_one_does(study: Study, start: Start, tmp_pat
         n: tuple(x.shape)
         for n, x in without_weights(spec.model, spec.vocab_size).named_parameters()
     }
-    whole = read_model(path, sizes)
+    whole = Part(checkpoint.read(path).tensors, "model.")
+    assert whole.keys() == sizes.keys()
     shards = [load_file(file) for file in sorted(path.glob("*.safetensors"))]
     assert len(shards) == 2
     for name, value in whole.items():
@@ -243,12 +253,43 @@ def test_shards_of_uneven_size_recomputed_and_in_parts(study: Study, start: Star
 
 
 def test_replicas_over_nodes(study: Study, start: Start) -> None:
-    spec = planned(study)
-    expected = alone(study, spec)
-    assert ended(start(study, spec, 4, "--hybrid", nodes=2)) == [0] * 4
+    """They start from a run with its moments, are killed and resumed, and leave what one does."""
+    before = planned(study, keep_model=True, keep_state=True)
+    train(study.layout, [study.layout.run(before.run_id)], checkpoint_seconds=math.inf)
+    spec = replace(before, start=Begin(run=before.run_id, optimiser=True), seed=before.seed + 1)
+    study.add_run(spec)
     run = study.layout.run(spec.run_id)
+    expected = alone(study, spec)
+    processes = start(study, spec, 4, "--hybrid", "--checkpoint-seconds", ALWAYS, nodes=2)
+    wait_for_step(run, 10)
+    for process in processes:
+        process.kill()
+    ended(processes)
+    assert not run.done.exists()
+    begun = found(run.checkpoints)[0][0]
+    assert ended(start(study, spec, 4, "--hybrid", nodes=2)) == [0] * 4
+    starts = [e["step"] for e in read_events(run.events) if e["type"] == "start"]
+    assert starts == [0, begun]
     same(logged(run), expected)
     assert json.loads(run.done.read_text())["environment"]["replicas"] == 2
+    close_weights(run)
+    ours, theirs = (Moments.load(p) for p in (run.state, run.root / "expected-state"))
+    assert ours.step == theirs.step == 2 * STEPS
+    assert ours.exp_avg_sq.keys() == theirs.exp_avg_sq.keys()
+    for name, value in theirs.exp_avg.items():
+        torch.testing.assert_close(ours.exp_avg[name], value, rtol=0, atol=1e-5)
+
+
+def test_compiled_blocks_come_to_the_same(study: Study, start: Start) -> None:
+    """By the compiler that is used where nothing else is said, for two processes."""
+    spec = planned(study, plan={"steps": 4, "eval_steps": (4,)})
+    run = study.layout.run(spec.run_id)
+    train(study.layout, [run], checkpoint_seconds=math.inf)
+    expected = logged(run)
+    run.done.unlink()
+    run.events.unlink()
+    assert ended(start(study, spec, 2, "--compile", "--checkpoint-seconds", NEVER)) == [0, 0]
+    same(logged(run), expected)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])

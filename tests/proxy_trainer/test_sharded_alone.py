@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from proxy_trainer import checkpoint
+from proxy_trainer.checkpoint import Progress, found
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
 from proxy_trainer.models.gpt import GPT
 from proxy_trainer.optim import learning_rate
-from proxy_trainer.sharded.checkpoint import Checkpoints, Progress, found
+from proxy_trainer.sharded.checkpoint import Checkpoints
 from proxy_trainer.sharded.ranks import Ranks, join
 from proxy_trainer.sharded.trainee import Sharded
 from regmix.config import ModelConfig, TrainConfig
@@ -110,13 +112,46 @@ def test_a_checkpoint_is_a_copy_of_the_moment_it_was_asked_for(
     assert [step for step, _ in found(tmp_path)] == [10, 9]
     (tmp_path / ".step-000000011.part").mkdir()
     newest = Checkpoints(tmp_path, ranks).newest()
-    assert newest == Progress(10, 1.5)
+    assert newest == (Progress(10, 1.5), found(tmp_path)[0][1])
     other = Sharded(small(), VOCAB, made, None, ranks, separator=0)
     tensors = other.tensors()
     checkpoints.load(tensors, newest)
     other.restore(tensors)
     assert losses(other, made, range(10, 20)) == rest
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000009", "step-000000010"]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_run_goes_on_from_what_the_other_way_of_training_it_has_left(
+    ranks: Ranks, tmp_path: Path, name: str
+) -> None:
+    """From a file of an array's member to shards, and from shards to a member."""
+    made = replace(planned(), skip_sigma=6.0)
+    dims = small(name)
+    member = Members(dims, VOCAB, made, [4], device=ranks.device, separator=0)
+    losses(member, made, range(10))
+    checkpoint.save(tmp_path / "file", member.checkpoint(0, 10, 1.5), checkpoint.USUAL)
+    expected = losses(member, made, range(10, 30))
+    sharded = Sharded(dims, VOCAB, made, None, ranks, separator=0)
+    checkpoints = Checkpoints(tmp_path / "file", ranks)
+    stands = checkpoints.newest()
+    assert stands is not None
+    assert stands.progress == Progress(10, 1.5)
+    tensors = sharded.tensors()
+    checkpoints.load(tensors, stands)
+    sharded.restore(tensors)
+    assert losses(sharded, made, range(10, 20)) == pytest.approx(expected[:10], abs=1e-5, rel=0)
+
+    shards = Checkpoints(tmp_path / "shards", ranks)
+    shards.save(sharded.tensors(), Progress(20, 2.5))
+    shards.settle()
+    found = checkpoint.load(tmp_path / "shards")
+    assert found is not None
+    assert found.progress == Progress(20, 2.5)
+    other = Members(dims, VOCAB, made, [0], device=ranks.device, separator=0)
+    other.load(0, found)
+    assert losses(other, made, range(20, 30)) == pytest.approx(expected[10:], abs=1e-5, rel=0)
+    assert other.checkpoint(0, 0, 0.0).tensors.keys() == found.tensors.keys()
 
 
 def test_a_missing_shard_or_a_changed_note_gives_way_to_the_one_before(
@@ -129,7 +164,7 @@ def test_a_missing_shard_or_a_changed_note_gives_way_to_the_one_before(
     checkpoints.settle()
     last = found(tmp_path)[0][1]
     next(last.glob("*.safetensors")).unlink()
-    assert checkpoints.newest() == Progress(1, 0.0)
+    assert checkpoints.newest() == (Progress(1, 0.0), found(tmp_path)[1][1])
     (found(tmp_path)[1][1] / "progress.json").write_text('{"step": ')
     assert checkpoints.newest() is None
 
