@@ -20,6 +20,8 @@ FloatArray = npt.NDArray[np.float64]
 
 EXACT = 1e-12
 """How far a mixture's weights sum from 1 at most."""
+TOLERANCE = 1e-9
+"""How far a mixture may be beyond a limit, be it a bound of a space or a cap on epochs."""
 SUM_TOLERANCE = 1e-5
 """How far written weights may sum from 1: what six printed decimals of 20 domains lose."""
 

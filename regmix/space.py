@@ -11,10 +11,9 @@ import numpy.typing as npt
 
 from regmix.config import Domain, GroupBound, SpaceConfig
 from regmix.errors import UserError, unknown_name
-from regmix.mixture import FloatArray, Mixture
+from regmix.mixture import TOLERANCE, FloatArray, Mixture
 from regmix.polytope import Polytope
 
-TOLERANCE = 1e-9
 _MAX_ROUNDS = 20
 _MIN_DRAWS = 1000
 """Draws that are tried at least, however few mixtures are wanted."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from regmix.errors import UserError
-from regmix.space import TOLERANCE
+from regmix.mixture import TOLERANCE
 
 
 @dataclass(frozen=True)

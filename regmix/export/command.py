@@ -15,9 +15,8 @@ from regmix.export.inputs import check_outputs
 from regmix.export.registry import exporter
 from regmix.export.shares import in_tokens, in_unit
 from regmix.files import TEXT_SUFFIXES, write_text
-from regmix.mixture import Mixture, MixtureFile, check_names
+from regmix.mixture import TOLERANCE, Mixture, MixtureFile, check_names
 from regmix.places import Place, Places
-from regmix.space import TOLERANCE
 
 _INDEXED = (".bin", ".idx")
 _TOKENS = (".json", ".npy", ".ds", *_INDEXED)
