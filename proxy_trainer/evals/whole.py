@@ -48,6 +48,9 @@ class WholeModel:
         with torch.no_grad():
             for name, tensor in weights:
                 own[name].copy_(tensor)
+        if half_precision:
+            for parameter in self._model.parameters():  # as they are gathered, block by block
+                parameter.data = parameter.data.bfloat16()
         self._model.half_precision = half_precision
         self.device = choose_device()
         if needed > free_on(self.device):

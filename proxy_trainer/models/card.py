@@ -192,7 +192,8 @@ def _loading(checked: Verification, model: str = "the trained model") -> str:
         told = (
             "Checked when it was saved: logits that transformers computes from this folder differ "
             f"from those of {model} by at most {checked.difference:.2g}, at "
-            f"{checked.positions} positions in single precision.\n"
+            f"{checked.positions} positions in single precision; the largest is "
+            f"{checked.largest:.3g}.\n"
         )
     return _section("Loading", code + told)
 

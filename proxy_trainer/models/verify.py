@@ -20,7 +20,8 @@ from regmix.families import Shape
 from regmix.sizes import ModelShape
 
 TOLERANCE = 1e-4
-"""Largest difference between logits, in single precision."""
+"""Largest difference between logits in single precision: absolute where they are below 1, of the
+largest where they are not, since rounding grows with them."""
 ROWS, LENGTH, COMPARED = 2, 64, 64
 """Of the batch: texts, their tokens beyond a window, and positions at whose logits is looked."""
 _COPIES = 3
@@ -37,6 +38,8 @@ class Verification:
     """At whose logits was looked, all texts together."""
     reason: str = ""
     """Why it could not be made."""
+    largest: float = 0.0
+    """Logit, by its size."""
 
 
 def verify(
@@ -52,7 +55,7 @@ def verify(
         free: bytes of memory that may be taken; what the system says is free if not given.
 
     Raises:
-        RegmixError: they differ by more than :data:`TOLERANCE`, or are no numbers.
+        RegmixError: they differ by more than :data:`TOLERANCE` allows, or are no numbers.
     """
     too_large = beyond_memory(sum(tensor.numel() for tensor in weights.values()), free)
     if too_large is not None:
@@ -67,12 +70,14 @@ def verify(
         ours_BTV = ours_BTD @ weights["lm_head.weight"].float().T
         theirs_BTV = _loaded(folder)(input_ids=ids_BT, logits_to_keep=last, use_cache=False).logits
     difference = (ours_BTV - theirs_BTV).abs().max().item()
-    if not difference <= TOLERANCE:  # no number compares
+    largest = ours_BTV.abs().max().item()
+    limit = TOLERANCE * max(1.0, largest)
+    if not difference <= limit:  # no number compares
         raise RegmixError(
             f"{folder}: transformers computes other logits than the model that was trained: they "
-            f"differ by up to {difference:.3g}, more than {TOLERANCE:g}"
+            f"differ by up to {difference:.3g}, more than {limit:.3g}; the largest is {largest:.3g}"
         )
-    return Verification(difference, ROWS * last)
+    return Verification(difference, ROWS * last, largest=largest)
 
 
 def beyond_memory(elements: int, free: int | None = None) -> Verification | None:

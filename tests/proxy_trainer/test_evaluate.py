@@ -6,8 +6,9 @@ import json
 import math
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from proxy_trainer import steps
 from proxy_trainer.evals import afterwards, kept_tasks
 from proxy_trainer.evals.questions import Questions
 from proxy_trainer.launch.running import Outcome
+from proxy_trainer.models.folder import Weights
 from regmix.errors import UserError
 from regmix.files import read_json
 from regmix.recipe import ParallelConfig
@@ -137,7 +139,7 @@ def test_proxies_are_measured_as_they_end(
 
 
 def test_kept_models_are_asked_once_and_as_they_were_in_training(
-    measured: Study, train_runs: Callable[..., Outcome]
+    measured: Study, train_runs: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     specs = [measured.target_run("t", measured.references()["natural"], seed) for seed in (1, 2)]
     for spec in specs:
@@ -164,7 +166,17 @@ def test_kept_models_are_asked_once_and_as_they_were_in_training(
     for mean in alone.means:
         assert mean.value == pytest.approx(before[ids[0]][mean.name]["value"], abs=1e-5)
     sample = tasks(measured)[0].sample(10, 0)
+    together: list[int] = []
+    ask = afterwards._ask
+
+    def counted(models: Sequence[Weights], *rest: Any) -> Any:
+        together.append(len(models))
+        return ask(models, *rest)
+
+    monkeypatch.setattr(afterwards, "_ask", counted)
+    monkeypatch.setattr(afterwards, "free_on", lambda _: 0)
     assert afterwards.study(measured.layout, [sample]).asked == 2
+    assert together == [1, 1], "without memory for two they are asked together"
     names = set(measured.store.query("select distinct name from metrics")["name"])
     assert {"sums/acc", "sums-10/acc"} <= names
 

@@ -152,10 +152,27 @@ def test_a_folder_that_computes_something_else_is_not_left_to_be_loaded(
     own = weights(made)
     right = hf.config(made, VOCAB, EOD)
     monkeypatch.setattr(hf, "config", lambda *_: {**right, "rms_norm_eps": 0.5})
-    with pytest.raises(RegmixError, match=r"other logits than .* by up to \d.*, more than 0\.0001"):
+    with pytest.raises(RegmixError, match=r"other logits than .* by up to \d.*, more than 0\.000"):
         hf.save(own, made, tmp_path, tokenizer, EOD)
     assert not (tmp_path / "config.json").exists()
     assert not (tmp_path / "README.md").exists()
+
+
+def test_what_differs_by_rounding_may_differ_more_where_logits_are_large(
+    tmp_path: Path, tokenizer: Path
+) -> None:
+    """By the same part of them; the card says how large they are. A real difference is refused."""
+    made = family("olmo2")
+    own = weights(made)
+    own["lm_head.weight"] = own["lm_head.weight"] * 1000
+    found = hf.save(own, made, tmp_path, tokenizer, EOD)
+    assert found.largest > 1000
+    assert found.difference is not None
+    assert found.difference <= TOLERANCE * found.largest
+    assert f"the largest is {found.largest:.3g}." in (tmp_path / "README.md").read_text()
+    other = {**own, "model.norm.weight": own["model.norm.weight"] * 1.001}
+    with pytest.raises(RegmixError, match="other logits than"):
+        verify.verify(tmp_path, other, made)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -244,7 +261,7 @@ def body(text: str) -> str:
 
 def test_the_card_has_the_figures_of_the_run() -> None:
     made = origin(["web", "code"], {"bpb/web": 1.25, "bpb/code": 0.5})
-    text = card.text(small(), VOCAB, Verification(3e-6, 96), made)
+    text = card.text(small(), VOCAB, Verification(3e-6, 96, largest=12.5), made)
     shown = body(text)
     _, training, mixture, data, metrics, versions = tables(shown)
     assert ["run", made.spec.run_id] in training
@@ -256,6 +273,7 @@ def test_the_card_has_the_figures_of_the_run() -> None:
     assert ["torch", "2.13"] in versions
     assert "secret-host" not in text
     assert "at most 3e-06, at 96 positions" in shown
+    assert "the largest is 12.5." in shown
     assert made.spec.mixture.id in text
     assert made.data.fingerprint in text
 
