@@ -96,6 +96,11 @@ def name_of(step: int) -> str:
     return f"step-{step:09d}"
 
 
+def unfinished(path: Path) -> Path:
+    """Where a folder is written before it gets its name."""
+    return path.with_name(f".{path.name}.part")
+
+
 def found(folder: Path) -> list[tuple[int, Path]]:
     """Step and path of a run's checkpoints, the last first; they may be cut short."""
     named = ((_step(path), path) for path in folder.glob("step-*"))

@@ -44,7 +44,8 @@ class Moments:
 
     def save(self, folder: Path) -> None:
         """Write them whole; what an earlier attempt left goes."""
-        shutil.rmtree(folder, ignore_errors=True)
+        for left in (folder, checkpoint.unfinished(folder)):
+            shutil.rmtree(left, ignore_errors=True)
         checkpoint.write_tensors(folder / FILE, self.tensors(), {})
 
     @classmethod

@@ -46,6 +46,9 @@ class WholeModel:
         own = self._model.named_parameters()
         weights.check(weights.shape, {name: tuple(p.shape) for name, p in own})
         self._fill(weights)
+        if half_precision:
+            for parameter in self._model.parameters():  # as they are gathered, block by block
+                parameter.data = parameter.data.bfloat16()
         self._model.half_precision = half_precision
         self._place(needed)
 

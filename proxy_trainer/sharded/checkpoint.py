@@ -131,7 +131,7 @@ class _Writer(HuggingFaceStorageWriter):
             then: called in one process, once all is there.
         """
         self._final, self._progress, self._then = final, progress, then
-        self._temporary = final.with_name(f".{final.name}.part")
+        self._temporary = checkpoint.unfinished(final)
         super().__init__(str(self._temporary), save_distributed=True)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -151,6 +151,8 @@ def write(folder: Path, tensors: dict[str, Tensor], progress: Progress, ranks: R
     Raises:
         RegmixError: it could not be written, in whichever process that was.
     """
+    if ranks.first:  # nobody writes there before all have come to what follows
+        shutil.rmtree(checkpoint.unfinished(folder), ignore_errors=True)
     writer = _Writer(folder, progress)
     group = ranks.background
     try:

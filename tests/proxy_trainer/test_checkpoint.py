@@ -86,6 +86,24 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_what_is_to_stay_stays(tmp_path: Path) -> None:
+    """Files and folders alike, of a finished run too; what was never whole goes."""
+    members = fresh()
+    kept = checkpoint.Retention(last=1, every=3)
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, members.checkpoint(0, step, 0.0), kept)
+    for step in (4, 6):
+        (tmp_path / checkpoint.name_of(step)).mkdir()
+    checkpoint.save(tmp_path, members.checkpoint(0, 7, 0.0), kept)
+    assert [step for step, _ in checkpoint.found(tmp_path)] == [7, 6, 3]
+    (tmp_path / ".step-000000009.part").mkdir()
+    kept.clear(tmp_path)
+    assert [step for step, _ in checkpoint.found(tmp_path)] == [6, 3]
+    assert len(list(tmp_path.iterdir())) == 2
+    checkpoint.USUAL.clear(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "absent") is None
 

@@ -14,6 +14,7 @@ import pytest
 
 from proxy_trainer import steps
 from proxy_trainer.evals import afterwards, kept_tasks
+from proxy_trainer.evals.asking import Asking
 from proxy_trainer.evals.task import Task
 from proxy_trainer.launch.running import Outcome
 from regmix.errors import UserError
@@ -129,7 +130,7 @@ def test_proxies_are_measured_as_they_end(
 
 
 def test_kept_models_are_asked_once_and_as_they_were_in_training(
-    measured: Study, train_runs: Callable[..., Outcome]
+    measured: Study, train_runs: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     specs = [measured.target_run("t", measured.references()["natural"], seed) for seed in (1, 2)]
     for spec in specs:
@@ -157,6 +158,10 @@ def test_kept_models_are_asked_once_and_as_they_were_in_training(
         assert mean.value == pytest.approx(before[ids[0]][mean.name]["value"], abs=1e-5)
     sample = tasks(measured)[0].sample(10, 0)
     assert steps.ask(measured, [sample]).asked == 2
+    asking = Asking(measured.layout, ids, [sample.fingerprint])
+    assert asking.members(asking.pieces[0], 8) == 8
+    monkeypatch.setattr("proxy_trainer.evals.asking.free_on", lambda _: 0)
+    assert asking.members(asking.pieces[0], 8) == 1, "no memory for two"
     names = set(measured.store.query("select distinct name from metrics")["name"])
     assert {"sums/acc", "sums-10/acc"} <= names
 

@@ -20,10 +20,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from proxy_trainer import merging
+from proxy_trainer.evals import whole
 from proxy_trainer.launch.claims import Claimant
 from proxy_trainer.models import hf
 from proxy_trainer.models.array import ModelArray
-from proxy_trainer.models.folder import Weights
+from proxy_trainer.models.folder import Weights, load_folder
 from proxy_trainer.train import train
 from regmix.errors import RegmixError, UserError
 from regmix.sizes import ModelShape
@@ -238,3 +239,22 @@ def test_one_command_makes_an_average(study: Study) -> None:
     content = run.done.read_text()
     merging.carry_out(study.layout, spec)
     assert run.done.read_text() == content
+
+    own = study.layout.run(parts[0].run_id).done
+    told = json.loads(own.read_text())
+    told["environment"]["precision"] = "bfloat16"
+    own.write_text(json.dumps(told))
+    run.done.unlink()
+    merging.carry_out(study.layout, spec)
+    rough = json.loads(run.done.read_text())["metrics"]
+    assert rough != metrics, "not in the precision of its parts"
+    assert rough == pytest.approx(metrics, rel=5e-3)
+
+
+def test_what_does_not_fit_into_memory_is_not_begun(
+    made: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = load_folder(made[0])[1]
+    monkeypatch.setattr(whole, "free_memory", lambda: whole.needed_for(weights) - 1)
+    with pytest.raises(RegmixError, match=r"GB of memory are needed to measure it, .* are free"):
+        whole.WholeModel(weights)

@@ -280,18 +280,6 @@ def test_replicas_over_nodes(study: Study, start: Start) -> None:
         torch.testing.assert_close(ours.exp_avg[name], value, rtol=0, atol=1e-5)
 
 
-def test_compiled_blocks_come_to_the_same(study: Study, start: Start) -> None:
-    """By the compiler that is used where nothing else is said, for two processes."""
-    spec = planned(study, plan={"steps": 4, "eval_steps": (4,)})
-    run = study.layout.run(spec.run_id)
-    train(study.layout, [run], checkpoint_seconds=math.inf)
-    expected = logged(run)
-    run.done.unlink()
-    run.events.unlink()
-    assert ended(start(study, spec, 2, "--compile", "--checkpoint-seconds", NEVER)) == [0, 0]
-    same(logged(run), expected)
-
-
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
 def test_killed_and_resumed_it_comes_to_the_same(
     study: Study, start: Start, before: int, after: int

@@ -9,17 +9,24 @@ import pytest
 import torch
 
 from proxy_trainer import checkpoint
-from proxy_trainer.checkpoint import Progress, found
+from proxy_trainer.checkpoint import Progress, Retention, found
 from proxy_trainer.data.batch import Batch
+from proxy_trainer.evals.whole import WholeModel
+from proxy_trainer.launch import gang_node
+from proxy_trainer.launch.gang import Gang
 from proxy_trainer.members import Members
+from proxy_trainer.models import hf
+from proxy_trainer.models.folder import load_folder
 from proxy_trainer.models.gpt import GPT
 from proxy_trainer.optim import learning_rate
+from proxy_trainer.sharded.__main__ import _arguments
 from proxy_trainer.sharded.checkpoint import Checkpoints
 from proxy_trainer.sharded.ranks import Ranks, join
 from proxy_trainer.sharded.trainee import Sharded
 from regmix.config import ModelConfig, TrainConfig
 from regmix.errors import UserError
 from regmix.sizes import ModelShape, TrainPlan, plan, shape
+from regmix.study import Study
 
 VOCAB, CONTEXT, BATCH, STEPS = 200, 32, 4, 50
 SHAPES = {
@@ -97,19 +104,49 @@ def test_half_precision_trains_like_single_precision(ranks: Ranks, name: str) ->
     assert all(t.dtype == torch.float32 for t in half.tensors().values())
 
 
+def test_a_whole_model_is_measured_as_its_processes_measured_it(
+    ranks: Ranks, study: Study, tmp_path: Path
+) -> None:
+    """In half precision too: other figures than in single precision, the same in both."""
+    found = []
+    for half in (False, True):
+        sharded = Sharded(small(), 512, planned(), 1, ranks, separator=0, half_precision=half)
+        hf.save(sharded.array.member(0), small(), tmp_path, study.layout.tokenizer, 0)
+        whole = WholeModel(load_folder(tmp_path, CONTEXT)[1], half_precision=half)
+        ids_BT, keep_BT = batches()[0, 0, :, :-1], torch.ones(BATCH, CONTEXT, dtype=torch.bool)
+        text = (ids_BT, keep_BT, batches()[0, 0, :, 1:].flatten())
+        ours, theirs = whole.nats(*text), sharded.array.nats(*text)
+        found.append((ours.double(), theirs))
+    (single, same), (rough, measured) = found
+    torch.testing.assert_close(single, same, rtol=1e-6, atol=0)
+    torch.testing.assert_close(rough, measured, rtol=1e-6, atol=0)
+    assert not torch.allclose(single, measured, rtol=3e-6, atol=0)
+
+
+def test_the_command_says_what_a_gang_was_told(tmp_path: Path) -> None:
+    made = Gang(
+        study=tmp_path, run_id="r", nodes=1, processes=2, hybrid=False, recompute=True, rows=3,
+        compiled=False, checkpoint_seconds=5.0, keep_last=4, keep_every=500, timeout_seconds=7200.0,
+    )  # fmt: skip
+    _, _, *words = gang_node._processes(made, 60.0)
+    asked = _arguments(words)
+    assert (asked.keep_last, asked.keep_every, asked.timeout_seconds) == (4, 500, 7200.0)
+    assert (asked.checkpoint_seconds, asked.rows, asked.recompute) == (5.0, 3, True)
+
+
 def test_a_checkpoint_is_a_copy_of_the_moment_it_was_asked_for(
     ranks: Ranks, tmp_path: Path
 ) -> None:
-    """Training goes on while it is written; two are kept; what was unfinished is dropped."""
+    """Training goes on while it is written; what is to stay does; what was unfinished goes."""
     made = replace(planned(), skip_sigma=6.0)
     trainee = Sharded(small(), VOCAB, made, 1, ranks, separator=0)
-    checkpoints = Checkpoints(tmp_path, ranks)
+    checkpoints = Checkpoints(tmp_path, ranks, Retention(last=1, every=8))
     losses(trainee, made, range(10))
     for step in (8, 9, 10):
         checkpoints.save(trainee.tensors(), Progress(step, 1.5))
     rest = losses(trainee, made, range(10, 20))
     checkpoints.settle()
-    assert [step for step, _ in found(tmp_path)] == [10, 9]
+    assert [step for step, _ in found(tmp_path)] == [10, 8]
     (tmp_path / ".step-000000011.part").mkdir()
     newest = Checkpoints(tmp_path, ranks).newest()
     assert newest == (Progress(10, 1.5), found(tmp_path)[0][1])
@@ -118,7 +155,7 @@ def test_a_checkpoint_is_a_copy_of_the_moment_it_was_asked_for(
     checkpoints.load(tensors, newest)
     other.restore(tensors)
     assert losses(other, made, range(10, 20)) == rest
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000009", "step-000000010"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000008", "step-000000010"]
 
 
 @pytest.mark.parametrize("name", SHAPES)
