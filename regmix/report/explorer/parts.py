@@ -91,7 +91,7 @@ class Exponential:
 
     def value(self, at: Inputs) -> FloatArray:
         """Shape ``(n,)``."""
-        return np.clip(self.c + self._grown(at), -self.reach, self.reach)
+        return np.asarray(np.clip(self.c + self._grown(at), -self.reach, self.reach))
 
     def jacobian(self, at: Inputs) -> FloatArray:
         """Derivatives in (c, a, t)."""
@@ -116,7 +116,7 @@ class Powers:
 
     def value(self, at: Inputs) -> FloatArray:
         """Shape ``(n,)``."""
-        return np.clip(self.c + self._terms(at).sum(1), -self.reach, self.reach)
+        return np.asarray(np.clip(self.c + self._terms(at).sum(1), -self.reach, self.reach))
 
     def jacobian(self, at: Inputs) -> FloatArray:
         """Derivatives in (c, log f, log a, log g)."""
