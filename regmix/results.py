@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ class Fit:
     proposal: Proposal
     diagnostics: dict[str, Any]
 
-    @property
+    @cached_property
     def surrogate(self) -> Surrogate:
-        """The fitted regressors."""
+        """The fitted regressors; read once."""
         return Surrogate.load(self.folder / SURROGATE)
 
     @property

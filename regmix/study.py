@@ -196,13 +196,16 @@ class Study(StudyFolder):
             columns[metric], columns[f"{metric}_std"] = prediction.mean, prediction.std
         return pd.DataFrame(columns, index=mixtures.index)
 
-    def problem(self) -> Problem:
-        """What the latest fit's proposal was found to solve, by the present settings.
+    def problem(self, found: Fit | None = None) -> Problem:
+        """What a fit's proposal was found to solve, by the present settings.
+
+        Args:
+            found: default: the latest.
 
         Raises:
             UserError: nothing is fitted yet.
         """
-        return self._choosing(self.config.fit).problem(self.latest_fit())
+        return self._choosing(self.config.fit).problem(found or self.latest_fit())
 
     def pareto(
         self,

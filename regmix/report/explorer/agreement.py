@@ -12,7 +12,7 @@ from regmix.objective import Objective
 from regmix.regressors import Prediction
 from regmix.regressors.base import in_threads
 from regmix.report.explorer.compact import Compact
-from regmix.report.explorer.export import Region
+from regmix.report.explorer.export import Region, least_std
 from regmix.surrogate import Surrogate
 
 MIXTURES = 1_000
@@ -67,8 +67,9 @@ class Agreement:
 
 
 def _differences(real: Prediction, found: Prediction) -> dict[str, float]:
-    off: FloatArray = np.abs(found.mean - real.mean) / real.std
-    wide: FloatArray = np.abs(found.std / real.std - 1)
+    std = np.maximum(real.std, least_std(real))
+    off: FloatArray = np.abs(found.mean - real.mean) / std
+    wide: FloatArray = np.abs(np.maximum(found.std, least_std(real)) / std - 1)
     return {
         "median": float(np.median(off)),
         "p95": float(np.quantile(off, 0.95)),

@@ -54,12 +54,12 @@ class Explorer:
 
 
 def build(study: Study, data: Observations, fit: Fit) -> Explorer:
-    """The explorer of a study's latest fit.
+    """The explorer of a study's fit.
 
     Args:
         data: what the report shows; runs that the fit does not know are left out.
     """
-    problem = study.problem()
+    problem = study.problem(fit)
     runs = data.weights.loc[data.weights.index.intersection(fit.held_out.index)]
     known = mixtures(study, fit)
     region = Region(

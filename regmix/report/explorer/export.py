@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from regmix.mixture import FloatArray
-from regmix.regressors import Regressor
+from regmix.regressors import Prediction, Regressor
 from regmix.regressors.base import in_threads
 from regmix.regressors.ensemble import Ensemble
 from regmix.report.explorer import exact, sampling, standin
@@ -102,7 +102,7 @@ def _with_stand_ins(
         found, own = surrogate.metrics[i].predict(x), known[i]
         explained = own.shift + sum(t.factor * t.part.value(at) for t in own.terms)
         mean = [] if own.whole else [found.mean - explained]
-        return mean + ([np.log(found.std)] if own.std is None else [])
+        return mean + ([_log(found)] if own.std is None else [])
 
     by_metric = in_threads(targets, len(known))
     limits = [limit.excess(surrogate, x) for limit in problem.limits]
@@ -122,6 +122,16 @@ def _with_stand_ins(
     return Compact(
         surrogate.domains, tuple(metrics), surrogate.correlation, fitted.basis, compact_limits
     )
+
+
+def _log(found: Prediction) -> FloatArray:
+    """Of the standard deviations; what is predicted without error gets the last digit's."""
+    return np.log(np.maximum(found.std, least_std(found)))
+
+
+def least_std(found: Prediction) -> float:
+    """The last digit of a metric's values: no standard deviation means less than that."""
+    return 1e-15 * float(np.abs(found.mean).max()) or 1e-300
 
 
 def _column(fitted: standin.StandIns, column: int) -> _Column:

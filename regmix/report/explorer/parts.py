@@ -91,7 +91,7 @@ class Exponential:
 
     def value(self, at: Inputs) -> FloatArray:
         """Shape ``(n,)``."""
-        return np.clip(self.c + self._grown(at), -self.reach, self.reach)
+        return np.asarray(np.clip(self.c + self._grown(at), -self.reach, self.reach))
 
     def jacobian(self, at: Inputs) -> FloatArray:
         """Derivatives in (c, a, t)."""

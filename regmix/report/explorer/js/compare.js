@@ -52,13 +52,28 @@
       const names = model.mixtures.map((m) => m.name);
       if (this.known !== names.join("\n")) {
         this.known = names.join("\n");
-        X.options(this.select, names.map((n) => [n, n]));
+        X.options(
+          this.select,
+          names.map((n) => [n, n]),
+        );
         X.options(this.start, [["", "choose…"], ...names.map((n) => [n, n])]);
       }
       this.select.value = model.compared;
-      const now = { name: "now", weights: model.current, now: true };
-      this.body.replaceChildren(...[now, ...model.mixtures].map((m) => this._row(m)));
+      this._renderRows();
       this._renderShares();
+    }
+
+    /** All rows anew; whoever pressed a button in one stays on it. */
+    _renderRows() {
+      const focus = document.activeElement;
+      const label = this.body.contains(focus) ? focus.getAttribute("aria-label") : null;
+      const now = { name: "now", weights: this.model.current, now: true };
+      this.body.replaceChildren(...[now, ...this.model.mixtures].map((m) => this._row(m)));
+      if (label === null) return;
+      const same = [...this.body.querySelectorAll("button")].find(
+        (b) => b.getAttribute("aria-label") === label,
+      );
+      (same ?? this.select).focus();
     }
 
     _row(mixture) {
@@ -66,20 +81,27 @@
       const { mean, std } = model.objective(mixture.weights);
       const decimals = X.decimalsFor(std);
       const apart = X.distance(mixture.weights, model.current);
-      const head = X.el("th", { scope: "row" }, mixture.now ? X.el("strong", {}, "the sliders, now") : mixture.name);
+      const head = X.el(
+        "th",
+        { scope: "row" },
+        mixture.now ? X.el("strong", {}, "the sliders, now") : mixture.name,
+      );
       const row = X.el(
-        "tr", { class: mixture.now ? "x-now" : null },
+        "tr",
+        { class: mixture.now ? "x-now" : null },
         head,
         cell(`${X.fixed(mean, decimals)} ± ${X.fixed(std, decimals)}`),
         cell(mixture.now ? "–" : X.percent(apart)),
         X.el("td", { class: "x-notes" }, ...this._notes(mixture)),
       );
       const actions = X.el("td", { class: "x-actions" });
-      if (!mixture.now) actions.append(button("Load", `Load ${mixture.name}`, () => this.load(mixture.name)));
+      if (!mixture.now)
+        actions.append(button("Load", `Load ${mixture.name}`, () => this.load(mixture.name)));
       if (mixture.pinned) {
         actions.append(
           button("Download", `Download ${mixture.name}`, () =>
-            X.download(`${mixture.name}.yaml`, model.yaml(mixture.name, mixture.weights))),
+            X.download(`${mixture.name}.yaml`, model.yaml(mixture.name, mixture.weights)),
+          ),
           button("Remove", `Remove ${mixture.name}`, () => model.unpin(mixture.name)),
         );
       }
@@ -95,7 +117,13 @@
       }
       const broken = model.space.broken(mixture.weights);
       if (broken.length) {
-        notes.push(X.el("span", { class: "x-badge", title: broken.join(", ") }, `outside: ${broken[0]}${broken.length > 1 ? " …" : ""}`));
+        notes.push(
+          X.el(
+            "span",
+            { class: "x-badge", title: broken.join(", ") },
+            `outside: ${broken[0]}${broken.length > 1 ? " …" : ""}`,
+          ),
+        );
       }
       return notes;
     }
@@ -107,10 +135,19 @@
       const compared = model.mixture(model.compared);
       const others = model.mixtures.filter((m) => m.pinned && m !== compared);
       const columns = [{ name: "now", weights: model.current }, compared, ...others];
-      const head = X.el("tr", {}, ...["domain", ...columns.map((c) => c.name)].map((t) => X.el("th", { scope: "col" }, t)));
+      const head = X.el(
+        "tr",
+        {},
+        ...["domain", ...columns.map((c) => c.name)].map((t) => X.el("th", { scope: "col" }, t)),
+      );
       const order = [...model.domains.keys()].sort((a, b) => model.current[b] - model.current[a]);
       const rows = order.map((d) =>
-        X.el("tr", {}, X.el("th", { scope: "row" }, model.domains[d]), ...columns.map((c) => cell(X.percent(c.weights[d])))),
+        X.el(
+          "tr",
+          {},
+          X.el("th", { scope: "row" }, model.domains[d]),
+          ...columns.map((c) => cell(X.percent(c.weights[d]))),
+        ),
       );
       this.shares.replaceChildren(X.el("thead", {}, head), X.el("tbody", {}, ...rows));
     }

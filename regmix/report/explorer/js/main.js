@@ -19,11 +19,15 @@
     const decimals = X.decimalsFor(own.std);
     X.byId("objective").textContent = X.fixed(own.mean, decimals);
     X.byId("objective-std").textContent = `± ${X.fixed(own.std, decimals)}`;
-    X.byId("objective-text").textContent = model.isOwnObjective ? "the fit’s objective" : "your objective";
+    X.byId("objective-text").textContent = model.isOwnObjective
+      ? "the fit’s objective"
+      : "your objective";
     renderGain(model);
     renderDistance(model);
     const active = model.space.active(model.current);
-    X.byId("active").textContent = active.length ? `at the edge of ${active.slice(0, 3).join(", ")}${active.length > 3 ? " …" : ""}` : "no constraint is in the way";
+    X.byId("active").textContent = active.length
+      ? `at the edge of ${active.slice(0, 3).join(", ")}${active.length > 3 ? " …" : ""}`
+      : "no constraint is in the way";
   }
 
   function renderGain(model) {
@@ -56,14 +60,22 @@
     if (!limits.length) return;
     const goal = new X.Goal(model.surrogate, model.goal(), { caution: 0, kl: 0, limits });
     const at = model.surrogate.inputs(model.current);
-    const broken = goal._excess(at).map((over, i) => (over > 1e-6 ? limits[i].name : null)).filter(Boolean);
-    X.byId("limits").textContent = broken.length ? `breaks ${broken.join(", ")}` : "keeps the study’s limits";
+    const broken = goal
+      .excess(at)
+      .map((over, i) => (over > 1e-6 ? limits[i].name : null))
+      .filter(Boolean);
+    X.byId("limits").textContent = broken.length
+      ? `breaks ${broken.join(", ")}`
+      : "keeps the study’s limits";
   }
 
   function objectivePanel(model) {
     const [kind, reference] = [X.byId("kind"), X.byId("reference")];
     X.options(kind, KINDS);
-    X.options(reference, model.referenceNames().map((n) => [n, n]));
+    X.options(
+      reference,
+      model.referenceNames().map((n) => [n, n]),
+    );
     const change = (changes) => {
       try {
         model.setObjective(changes);
@@ -82,7 +94,11 @@
     reference.addEventListener("change", () => change({ reference: reference.value }));
     X.byId("reset-objective").addEventListener("click", () => {
       const given = model.data.objective;
-      change({ kind: given.kind, weights: [...given.weights], reference: given.reference || model.settings.reference });
+      change({
+        kind: given.kind,
+        weights: [...given.weights],
+        reference: given.reference || model.settings.reference,
+      });
     });
     X.byId("objective-panel").addEventListener("toggle", (event) => {
       X.byId("app").classList.toggle("x-weighing", event.target.open);
@@ -114,7 +130,10 @@
       X.say("Searching …");
       const before = model.objective(model.current).mean;
       try {
-        const found = await model.findBest((share) => X.say(`Searching … ${Math.round(100 * share)}%`), () => cancelled);
+        const found = await model.findBest(
+          (share) => X.say(`Searching … ${Math.round(100 * share)}%`),
+          () => cancelled,
+        );
         report(model, found, before);
       } catch (error) {
         if (!(error instanceof X.Cancelled)) throw error;
@@ -135,7 +154,9 @@
     const decimals = X.decimalsFor(std);
     const { caution } = model.data.problem;
     const careful = caution ? `, with ${caution} of its standard deviations added` : "";
-    X.say(`Found ${X.fixed(mean, decimals)} (it was ${X.fixed(before, decimals)}): the lowest objective${careful} that the search met under the same constraints.`);
+    X.say(
+      `Found ${X.fixed(mean, decimals)} (it was ${X.fixed(before, decimals)}): the lowest objective${careful} that the search met under the same constraints.`,
+    );
   }
 
   function keeping(model) {
@@ -150,16 +171,22 @@
       }
       work(name.value.trim());
     };
-    X.byId("pin").addEventListener("click", named((given) => {
-      let free = given;
-      for (let n = 2; model.mixture(free); n++) free = `${given}-${n}`;
-      model.pin(free);
-      X.say(`Pinned as ${free}.`);
-    }));
-    X.byId("download").addEventListener("click", named((given) => {
-      X.download(`${given}.yaml`, model.yaml(given, X.tidy(model.current, model.space)));
-      X.say(`${given}.yaml holds the mixture; put it into the study’s mixes/ folder.`);
-    }));
+    X.byId("pin").addEventListener(
+      "click",
+      named((given) => {
+        let free = given;
+        for (let n = 2; model.mixture(free); n++) free = `${given}-${n}`;
+        model.pin(free);
+        X.say(`Pinned as ${free}.`);
+      }),
+    );
+    X.byId("download").addEventListener(
+      "click",
+      named((given) => {
+        X.download(`${given}.yaml`, model.yaml(given, X.tidy(model.current, model.space)));
+        X.say(`${given}.yaml holds the mixture; put it into the study’s mixes/ folder.`);
+      }),
+    );
     X.byId("undo").addEventListener("click", () => model.undo());
     model.onChange(() => {
       X.byId("undo").disabled = model.history.length === 0;

@@ -38,16 +38,33 @@
     _row(metric, index) {
       const cell = (name, ...children) => X.el("td", { role: "cell", class: name }, ...children);
       const [value, gain] = [X.el("span"), X.el("span", { class: "x-gain" })];
-      const [whisker, dot] = [X.el("span", { class: "x-whisker" }), X.el("span", { class: "x-dot" })];
-      const plot = X.el("span", { class: "x-plot", "aria-hidden": "true" }, X.el("span", { class: "x-zero" }), whisker, dot);
+      const [whisker, dot] = [
+        X.el("span", { class: "x-whisker" }),
+        X.el("span", { class: "x-dot" }),
+      ];
+      const plot = X.el(
+        "span",
+        { class: "x-plot", "aria-hidden": "true" },
+        X.el("span", { class: "x-zero" }),
+        whisker,
+        dot,
+      );
       const weight = X.el("input", {
-        type: "number", min: 0, step: 0.5, inputmode: "decimal", "aria-label": `Weight of ${metric.name}`,
+        type: "number",
+        min: 0,
+        step: 0.5,
+        inputmode: "decimal",
+        "aria-label": `Weight of ${metric.name}`,
       });
       const share = X.el("span", { class: "x-weight-share" });
       const item = X.el(
-        "tr", { role: "row" },
+        "tr",
+        { role: "row" },
         X.el("th", { role: "rowheader", scope: "row" }, this._label(metric)),
-        cell("x-value", value), cell("x-diff", gain), cell("x-bar", plot), cell("x-weight", weight, share),
+        cell("x-value", value),
+        cell("x-diff", gain),
+        cell("x-bar", plot),
+        cell("x-weight", weight, share),
       );
       weight.addEventListener("change", () => this._weigh(index, weight));
       return { index, metric, item, value, gain, whisker, dot, plot, weight, share };
@@ -65,9 +82,22 @@
 
     _hints(metric) {
       const words = metric.sign > 0 ? "lower is better" : "higher is better";
-      const hints = X.el("span", { class: "x-hints" }, X.el("span", { class: "x-unseen" }, ` (${words})`));
+      const hints = X.el(
+        "span",
+        { class: "x-hints" },
+        X.el("span", { class: "x-unseen" }, ` (${words})`),
+      );
       if (metric.off !== null && metric.off > ROUGH) {
-        hints.append(X.el("span", { class: "x-rough", title: `stand-in: within ${X.fixed(metric.off, 1)} std of the fit for 95% of mixtures` }, " rough"));
+        hints.append(
+          X.el(
+            "span",
+            {
+              class: "x-rough",
+              title: `stand-in: within ${X.fixed(metric.off, 1)} std of the fit for 95% of mixtures`,
+            },
+            " rough",
+          ),
+        );
       }
       return hints;
     }
@@ -77,7 +107,8 @@
       const weights = [...this.model.settings.weights];
       weights[index] = value;
       try {
-        if (field.value === "" || !Number.isFinite(value) || value < 0) throw new Error("a weight is 0 or more");
+        if (field.value === "" || !Number.isFinite(value) || value < 0)
+          throw new Error("a weight is 0 or more");
         this.model.setObjective({ weights });
       } catch (error) {
         this.complain(`Weight of ${this.model.metrics[index].name}: ${error.message}.`);
@@ -88,7 +119,8 @@
     /** Metrics that the filter lets through; what counts in the objective first. */
     chosen() {
       const wanted = this.field.value.trim().toLowerCase();
-      const group = this.group.value === "" ? null : this.model.data.groups[Number(this.group.value)];
+      const group =
+        this.group.value === "" ? null : this.model.data.groups[Number(this.group.value)];
       return this.rows.filter(
         (r) =>
           r.metric.name.toLowerCase().includes(wanted) &&
@@ -116,7 +148,10 @@
       this._rescale(gains);
       const total = model.settings.weights.reduce((sum, w) => sum + w, 0);
       this.visible.forEach((row, i) => this._renderRow(row, prediction, gains[i], total));
-      for (const [id, sign] of [["axis-low", "−"], ["axis-high", "+"]]) {
+      for (const [id, sign] of [
+        ["axis-low", "−"],
+        ["axis-high", "+"],
+      ]) {
         X.byId(id).textContent = `${sign}${this.limit}`;
       }
     }
@@ -137,17 +172,21 @@
       row.value.textContent = `${X.fixed(mean[index], decimals)} ± ${X.fixed(std[index], decimals)}`;
       row.gain.textContent = X.signed(gain.mean, decimals);
       row.gain.dataset.way = gain.mean > 0 ? "better" : gain.mean < 0 ? "worse" : "same";
-      const place = (v) => 50 + (50 * Math.min(Math.max(v / metric.spread / this.limit, -1), 1));
+      const place = (v) => 50 + 50 * Math.min(Math.max(v / metric.spread / this.limit, -1), 1);
       row.plot.hidden = !(metric.spread > 0);
       if (metric.spread > 0) {
-        const [low, high] = [place(gain.mean - X.Z90 * gain.std), place(gain.mean + X.Z90 * gain.std)];
+        const [low, high] = [
+          place(gain.mean - X.Z90 * gain.std),
+          place(gain.mean + X.Z90 * gain.std),
+        ];
         row.whisker.style.left = `${low}%`;
         row.whisker.style.width = `${high - low}%`;
         row.dot.style.left = `${place(gain.mean)}%`;
         row.plot.dataset.way = row.gain.dataset.way;
       }
       const weight = this.model.settings.weights[index];
-      if (document.activeElement !== row.weight) row.weight.value = String(Number(weight.toPrecision(4)));
+      if (document.activeElement !== row.weight)
+        row.weight.value = String(Number(weight.toPrecision(4)));
       row.share.textContent = X.percent(weight / total);
       row.item.classList.toggle("x-idle", weight === 0);
     }

@@ -46,7 +46,8 @@
       if (v !== null && typeof v === "object") {
         return [`${pad}${quoted(key)}:`, ...lines(v, indent + 1)];
       }
-      const text = typeof v === "number" ? number(v) : typeof v === "string" ? quoted(v) : String(v);
+      const text =
+        typeof v === "number" ? number(v) : typeof v === "string" ? quoted(v) : String(v);
       return [`${pad}${quoted(key)}: ${text}`];
     });
   }

@@ -85,7 +85,9 @@
       const given = this.data.objective;
       const { mean } = this.predict(this.mixture(reference).weights);
       const same = reference === given.reference;
-      return mean.map((v, i) => (same && given.reference_values[i] !== null ? given.reference_values[i] : v));
+      return mean.map((v, i) =>
+        same && given.reference_values[i] !== null ? given.reference_values[i] : v,
+      );
     }
 
     /** Change the objective; an error leaves it as it was. */
@@ -165,7 +167,10 @@
 
     /** How much better the present mixture is than the one compared with, metric by metric. */
     gain(metric) {
-      const [own, other] = [this.predict(this.current), this.predict(this.mixture(this.compared).weights)];
+      const [own, other] = [
+        this.predict(this.current),
+        this.predict(this.mixture(this.compared).weights),
+      ];
       return {
         mean: this.metrics[metric].sign * (other.mean[metric] - own.mean[metric]),
         std: Math.hypot(own.std[metric], other.std[metric]),
@@ -203,7 +208,13 @@
       const pull = this.isOwnObjective ? kl : (kl * spread) / this.data.problem.spread;
       const goal = new X.Goal(this.surrogate, this.goal(), { caution, kl: pull, prior, limits });
       const held = this.heldShares();
-      return X.findBest(goal, this.space, { starts: this.starts(), held, spread, progress, cancelled });
+      return X.findBest(goal, this.space, {
+        starts: this.starts(),
+        held,
+        spread,
+        progress,
+        cancelled,
+      });
     }
 
     /** Standard deviation of the objective over the runs; predicted where it was changed. */
@@ -242,7 +253,8 @@
       if (this.isOwnObjective) return this.data.objective.text;
       const goal = this.goal();
       const terms = goal.rows.map(
-        (row, i) => `${(goal.shares[i] * this.metrics[row].sign).toPrecision(3)}·${this.metrics[row].name}`,
+        (row, i) =>
+          `${(goal.shares[i] * this.metrics[row].sign).toPrecision(3)}·${this.metrics[row].name}`,
       );
       const how = { weighted: "", relative: "mean relative loss", worst: "worst relative loss" };
       const against = goal.kind === "weighted" ? "" : ` against ${this.settings.reference}: `;

@@ -55,7 +55,12 @@
       const spread = this.rows.map((row, i) => stds[row] * this.coefficients[i]);
       if (this.kind === "worst") return this._rounded(terms, spread, caution, width);
       const joint = this._joint(spread, correlation);
-      const std = Math.sqrt(Math.max(spread.reduce((sum, s, i) => sum + s * joint[i], 0), 0));
+      const std = Math.sqrt(
+        Math.max(
+          spread.reduce((sum, s, i) => sum + s * joint[i], 0),
+          0,
+        ),
+      );
       return {
         value: terms.reduce((sum, t) => sum + t, 0) + caution * std,
         means: this.coefficients,

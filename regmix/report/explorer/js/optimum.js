@@ -27,26 +27,39 @@
     evaluate(x, withSlope) {
       const s = this.surrogate;
       const at = s.inputs(x);
-      const [means, stds] = [new Float64Array(s.metrics.length), new Float64Array(s.metrics.length)];
+      const [means, stds] = [
+        new Float64Array(s.metrics.length),
+        new Float64Array(s.metrics.length),
+      ];
       for (const row of this.objective.rows) {
         means[row] = s.mean(s.metrics[row], at);
         if (this.problem.caution) stds[row] = s.std(s.metrics[row], at);
       }
       const found = this.objective.searched(
-        means, stds, s.correlation, this.problem.caution, this.width,
+        means,
+        stds,
+        s.correlation,
+        this.problem.caution,
+        this.width,
       );
       let value = found.value + this._divergence(x);
-      const over = this._excess(at);
+      const over = this.excess(at);
       value += this.penalty * over.reduce((sum, o) => sum + o * o, 0);
       if (!withSlope) return { value };
       const rows = this.objective.rows;
-      const slope = s.gradient(at, rows, rows.map((r) => stds[r]), found.means, found.stds);
+      const slope = s.gradient(
+        at,
+        rows,
+        rows.map((r) => stds[r]),
+        found.means,
+        found.stds,
+      );
       this._addSlopes(at, over, slope);
       return { value, slope };
     }
 
     /** How far beyond each limit, in its own unit; 0 where it holds. */
-    _excess(at) {
+    excess(at) {
       return this.problem.limits.map((limit) =>
         Math.max(this.surrogate.mean(limit, at) / limit.scale, 0),
       );
@@ -61,7 +74,8 @@
       if (!this.problem.kl) return 0;
       const q = this.problem.prior.data;
       const nats = x.reduce(
-        (sum, w, i) => sum + (w > 0 ? w * Math.log(w / Math.max(q[i], 1e-9)) : 0), 0,
+        (sum, w, i) => sum + (w > 0 ? w * Math.log(w / Math.max(q[i], 1e-9)) : 0),
+        0,
       );
       return this.problem.kl * nats;
     }
@@ -94,7 +108,10 @@
     let stride = 1 / Math.max(...slope.map(Math.abs), SMALLEST);
     for (let n = 0; n < steps; n++) {
       await breathe();
-      const end = space.project(x.map((w, i) => w - stride * slope[i]), held);
+      const end = space.project(
+        x.map((w, i) => w - stride * slope[i]),
+        held,
+      );
       if (end === null) break;
       const way = end.map((w, i) => w - x[i]);
       const fall = dot(slope, way);

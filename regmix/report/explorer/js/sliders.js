@@ -30,7 +30,10 @@
     _fillScale() {
       const { model } = this;
       const largest = Math.max(...model.current, ...model.mixture(model.compared).weights);
-      X.options(this.scale, SCALES.map((s) => [String(s), `0–${Math.round(100 * s)}%`]));
+      X.options(
+        this.scale,
+        SCALES.map((s) => [String(s), `0–${Math.round(100 * s)}%`]),
+      );
       this.scale.value = String(X.niceAbove(1.6 * largest, SCALES));
       this.scale.addEventListener("change", () => this.render());
     }
@@ -45,24 +48,39 @@
 
     _row(domain) {
       const name = this.model.domains[domain];
-      const slider = X.el("input", { type: "range", min: 0, step: STEP, "aria-label": `Share of ${name}` });
+      const slider = X.el("input", {
+        type: "range",
+        min: 0,
+        step: STEP,
+        "aria-label": `Share of ${name}`,
+      });
       const number = X.el("input", {
-        type: "number", min: 0, max: 100, step: 0.1, inputmode: "decimal",
+        type: "number",
+        min: 0,
+        max: 100,
+        step: 0.1,
+        inputmode: "decimal",
         "aria-label": `Share of ${name} in per cent`,
       });
-      const hold = X.el("button", { type: "button", class: "x-hold", "aria-pressed": "false", title: `Hold ${name}` });
+      const hold = X.el("button", {
+        type: "button",
+        class: "x-hold",
+        "aria-pressed": "false",
+        title: `Hold ${name}`,
+      });
       hold.innerHTML = LOCK;
       hold.append(X.el("span", { class: "x-unseen" }, `Hold ${name}`));
       const mark = X.el("span", { class: "x-mark", "aria-hidden": "true" });
       const range = X.el("span", { class: "x-range", "aria-hidden": "true" });
       const item = X.el(
-        "li", { class: "x-slider" },
+        "li",
+        { class: "x-slider" },
         X.el("span", { class: "x-name", title: name }, name),
         X.el("span", { class: "x-track" }, range, mark, slider),
         X.el("span", { class: "x-share" }, number, X.el("span", { "aria-hidden": "true" }, "%")),
         hold,
       );
-      const row = { domain, name, item, slider, number, hold, mark, range };
+      const row = { domain, name, item, slider, number, hold, mark, range, typing: false };
       this._listen(row);
       return row;
     }
@@ -77,11 +95,20 @@
         this.moving = false;
         this.render();
       });
+      // What is being typed is left alone; what comes of it is shown, reached or not.
+      number.addEventListener("input", () => {
+        row.typing = true;
+      });
       number.addEventListener("change", () => {
+        row.typing = false;
         const share = Number(number.value) / 100;
         if (number.value !== "" && Number.isFinite(share)) {
           this.model.move(domain, Math.min(Math.max(share, 0), 1));
         }
+        this.render();
+      });
+      number.addEventListener("blur", () => {
+        row.typing = false;
         this.render();
       });
       hold.addEventListener("click", () => {
@@ -118,9 +145,7 @@
       item.style.setProperty("--mark", Math.min(compared.weights[domain] / top, 1));
       mark.hidden = compared.weights[domain] > top;
       mark.title = `${compared.name}: ${X.percent(compared.weights[domain])}`;
-      if (document.activeElement !== number || !number.matches(":focus")) {
-        number.value = (100 * share).toFixed(share > 0 && share < 0.001 ? 2 : 1);
-      }
+      if (!row.typing) number.value = (100 * share).toFixed(share > 0 && share < 0.001 ? 2 : 1);
       const held = this.model.held.has(domain);
       hold.setAttribute("aria-pressed", String(held));
       item.classList.toggle("x-held", held);

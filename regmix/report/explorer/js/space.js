@@ -255,7 +255,11 @@
     }
 
     _solve(target, stiffness, held) {
-      const pins = [...held].map(([d, w]) => ({ normal: unit(this.size, d), bound: w, equal: true }));
+      const pins = [...held].map(([d, w]) => ({
+        normal: unit(this.size, d),
+        bound: w,
+        equal: true,
+      }));
       const found = nearest(target, stiffness, [...pins, ...this.rows]);
       if (found === null) return null;
       const whole = found.map((w) => Math.max(w, 0));

@@ -144,8 +144,7 @@
         const roots = part.roots ? dot(at.roots, theta, 1 + at.x.length) : 0;
         return theta[0] + dot(at.x, theta, 1) + roots;
       },
-      jacobian: (part, at) =>
-        Float64Array.from([1, ...at.x, ...(part.roots ? at.roots : [])]),
+      jacobian: (part, at) => Float64Array.from([1, ...at.x, ...(part.roots ? at.roots : [])]),
       addGradient(part, at, factor, g) {
         const [theta, d] = [part.theta.data, at.x.length];
         for (let i = 0; i < d; i++) {
@@ -168,7 +167,11 @@
     },
     powers: {
       value: (part, at) =>
-        clip(part.c + at.x.reduce((sum, w, i) => sum + power(part, w, i), 0), -part.reach, part.reach),
+        clip(
+          part.c + at.x.reduce((sum, w, i) => sum + power(part, w, i), 0),
+          -part.reach,
+          part.reach,
+        ),
       jacobian(part, at) {
         const [d, f, a, g] = [at.x.length, part.f.data, part.a.data, part.g.data];
         const out = new Float64Array(3 * d + 1);
@@ -197,7 +200,11 @@
     "stand-in": {
       value: (part, at) => dot(part.coefficients.data, at.features),
       addGradient: (part, at, factor, g) =>
-        at.basis.addGradient(at, part.coefficients.data.map((c) => factor * c), g),
+        at.basis.addGradient(
+          at,
+          part.coefficients.data.map((c) => factor * c),
+          g,
+        ),
     },
   };
 

@@ -263,6 +263,7 @@ def test_a_typed_share_goes_as_far_as_the_constraints_allow(page: Page, convex: 
         field.send_keys(typed, Keys.ENTER)
         page.settle()
         assert page.weights()[0] == pytest.approx(expected, abs=1e-6)
+        assert field.get_attribute("value") == f"{100 * expected:.1f}"  # and not what was typed
         assert convex.space.contains(page.weights()).all()
     assert "bounds.books" in page.id("active").text
 
