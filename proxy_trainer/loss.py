@@ -142,6 +142,24 @@ def token_nats(hidden_KND: Tensor, weight_KDV: Tensor, target_KN: Tensor) -> Ten
     return found_KN
 
 
+@torch.no_grad()
+def token_scores(
+    hidden_KND: Tensor, weight_KDV: Tensor, target_KN: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihoods as :func:`token_nats`, and whether no token is likelier."""
+    found_KN = hidden_KND.new_empty(target_KN.shape)
+    best_KN = torch.empty_like(found_KN, dtype=torch.bool)
+    for members, rows in _chunks(hidden_KND, weight_KDV):
+        logits_KRV = matmul(hidden_KND[members, rows], weight_KDV[members])
+        logits_KRV = logits_KRV.to(_exact(hidden_KND))
+        picked_KR = logits_KRV.gather(2, target_KN[members, rows, None]).squeeze(2)
+        top_KR = logits_KRV.amax(2)
+        sum_KR = logits_KRV.sub_(top_KR[..., None]).exp_().sum(2)
+        found_KN[members, rows] = sum_KR.log_() + (top_KR - picked_KR)
+        best_KN[members, rows] = picked_KR == top_KR
+    return found_KN, best_KN
+
+
 def by_row(nats_KN: Tensor, keep_BT: Tensor) -> Tensor:
     """Sums over the kept positions of each row, ``(K, B)``, in double precision.
 

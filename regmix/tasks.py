@@ -1,7 +1,8 @@
 """Tasks: what describes one, of each kind, and which ones a study's runs are measured on.
 
 A task is described in YAML; its ``kind`` says what is done: ``choice`` (questions with choices),
-``texts`` (bits per byte of held-out text). What a study is measured on is taken in when its data
+``texts`` (bits per byte of held-out text), ``generation`` (questions that are answered in words),
+``lm-eval`` (a task of lm-evaluation-harness). What a study is measured on is taken in when its data
 are built, so that runs do not depend on files elsewhere: ``evals/<fingerprint>/`` has what a task
 asks, ``evals/tasks.json`` says which tasks.
 """
@@ -116,6 +117,25 @@ class TextCollection(Strict):
         return value
 
 
+class HarnessTask(Strict):
+    """A task or group of lm-evaluation-harness, with its own files."""
+
+    kind: Literal["lm-eval"]
+    name: TaskName
+    """What its metrics begin with."""
+    task: str | None = None
+    """What lm-evaluation-harness calls it; the name if empty."""
+    include: str | None = None
+    """Folder of more of its tasks, relative to the file that describes this."""
+    data: str | None = None
+    """Folder that relative paths in a task's YAML start at; the current one if empty."""
+
+    @property
+    def called(self) -> str:
+        """What lm-evaluation-harness calls it."""
+        return self.task or self.name
+
+
 def _kind(value: object) -> object:
     """Tasks of questions, which were there first, need not say so."""
     own = value.get("kind", "choice") if isinstance(value, dict) else getattr(value, "kind", None)
@@ -123,7 +143,9 @@ def _kind(value: object) -> object:
 
 
 AnyTask = Annotated[
-    Annotated[ChoiceTask, Tag("choice")] | Annotated[TextCollection, Tag("texts")],
+    Annotated[ChoiceTask, Tag("choice")]
+    | Annotated[TextCollection, Tag("texts")]
+    | Annotated[HarnessTask, Tag("lm-eval")],
     Discriminator(_kind),
 ]
 

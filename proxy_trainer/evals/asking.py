@@ -7,12 +7,12 @@ together, and stay loaded for the next task.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.environment import choose_device
-from proxy_trainer.evals import checkpoints, kinds, models
+from proxy_trainer.evals import chat_prompt, checkpoints, kinds, models
 from proxy_trainer.evals.models import Models
 from proxy_trainer.evals.task import Task
 from proxy_trainer.evals.whole import free_on, needed_by
@@ -57,7 +57,7 @@ class Asking:
     def key(self, piece: AskedLayout) -> Hashable:
         """The task, and what models of one array share."""
         spec = self._spec(piece.run)
-        return piece.fingerprint, spec.model, spec.vocab_size
+        return piece.fingerprint, spec.model, spec.vocab_size, spec.chat
 
     def members(self, piece: AskedLayout, share: int) -> int:
         """As many as fit into the device's memory; models of the families one by one."""
@@ -102,9 +102,10 @@ class Asking:
         if self.after is not None:
             specs = [self._spec(run) for run in runs]
             opening = DataManifest.load(self.study.manifest).eod_id
-            return checkpoints.load(runs, specs, self.after, tokenizer, opening)
-        found = [load_folder(run.model, self._spec(run).model.context)[1] for run in runs]
-        return models.load(found, tokenizer)
+            found = checkpoints.load(runs, specs, self.after, tokenizer, opening)
+            return of_run(found, self.study, specs[0])
+        weights = [load_folder(run.model, self._spec(run).model.context)[1] for run in runs]
+        return models.load(weights, tokenizer)
 
     def _spec(self, run: RunLayout) -> RunSpec:
         if run not in self._specs:
@@ -115,6 +116,14 @@ class Asking:
         if fingerprint not in self._read:
             self._read[fingerprint] = kinds.load(self.study.evals / fingerprint)
         return self._read[fingerprint]
+
+
+def of_run(found: Models, study: StudyLayout, spec: RunSpec) -> Models:
+    """Models of a run's weights, with how its conversations are written, if it reads any."""
+    if not spec.chat:
+        return found
+    chat, ends = chat_prompt.of_conversations(study.chat_data(spec.chat))
+    return replace(found, chat=chat, ends=ends)
 
 
 def place(spec: RunSpec, step: int | None) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,17 @@ from torch import Tensor
 from proxy_trainer.data.shards import IntArray
 from proxy_trainer.evals.packing import Pack, pack
 from proxy_trainer.evals.prompts import Prompt, Prompts
-from proxy_trainer.loss import token_nats
+from proxy_trainer.loss import token_scores
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.models.decoder import Decoder
 from proxy_trainer.models.prefixed import begin, hidden_after
 
 WEIGHTS_AT_ONCE = {"cpu": 2**22, "cuda": 2**28}
 """Attention weights of a layer that are held at once."""
+
+
+Scores = tuple[Tensor, Tensor]
+"""Nats of every scored token, and whether no other token is likelier, ``(K, N)`` each."""
 
 
 class Reader(Protocol):
@@ -36,11 +40,8 @@ class Reader(Protocol):
     def reads(self, shared: int, lengths: Sequence[int]) -> int:
         """Tokens that each model is given for prompts that follow as many shared ones."""
 
-    def after(self, shared_P: IntArray) -> Callable[[Pack], Tensor]:
-        """Reads the tokens that prompts share; what it gives finds the nats of packed ones.
-
-        These are ``(K, N)``, of every scored token.
-        """
+    def after(self, shared_P: IntArray) -> Callable[[Pack], Scores]:
+        """Reads the tokens that prompts share; what it gives scores packed ones."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,18 @@ class ArrayReader:
         """What is shared once."""
         return shared + sum(lengths)
 
-    def after(self, shared_P: IntArray) -> Callable[[Pack], Tensor]:
+    def after(self, shared_P: IntArray) -> Callable[[Pack], Scores]:
         """What :class:`Reader` asks for."""
         array, device = self.array, self.array.embed.device
         before = begin(array, torch.from_numpy(shared_P).to(device))
 
-        def nats(given: Pack) -> Tensor:
+        def scores(given: Pack) -> Scores:
             on = given.to(device)
             hidden_KND = hidden_after(array, before, on.ids_BT, on.place_BT, on.seen_BTT)
             target_KN = on.target_N.expand(array.members, -1)
-            return token_nats(hidden_KND[:, on.at_N], array.unembed_KDV, target_KN)
+            return token_scores(hidden_KND[:, on.at_N], array.unembed_KDV, target_KN)
 
-        return nats
+        return scores
 
 
 @dataclass(frozen=True)
@@ -93,19 +94,19 @@ class DecoderReader:
         """What is shared with every one of them."""
         return shared * len(lengths) + sum(lengths)
 
-    def after(self, shared_P: IntArray) -> Callable[[Pack], Tensor]:
+    def after(self, shared_P: IntArray) -> Callable[[Pack], Scores]:
         """What :class:`Reader` asks for."""
         decoder, device = self.decoder, self.decoder.head_VD.device
         shared = torch.from_numpy(shared_P).to(device)
 
         @torch.no_grad()
-        def nats(given: Pack) -> Tensor:
+        def scores(given: Pack) -> Scores:
             on = given.to(device).after(shared)
             hidden_BTD = decoder.hidden(on.ids_BT, on.seen_BTT[:, None], on.place_BT)
             said_ND = hidden_BTD.flatten(0, 1)[on.at_N]
-            return token_nats(said_ND[None], decoder.head_VD.t()[None], on.target_N[None])
+            return token_scores(said_ND[None], decoder.head_VD.t()[None], on.target_N[None])
 
-        return nats
+        return scores
 
 
 def _first(prompt: Prompt) -> list[int]:
@@ -127,6 +128,8 @@ class Answers:
     """Of each of them, natural logarithms, ``(K, choices)``."""
     tokens: int
     """That each model was given to read."""
+    greedy: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+    """Whether a model that always takes the likeliest token would write it."""
 
 
 def answers(
@@ -137,22 +140,33 @@ def answers(
     Args:
         progress: called with (questions asked, in all).
     """
-    found: dict[int, npt.NDArray[np.float64]] = {}
+    logprob: dict[int, npt.NDArray[np.float64]] = {}
+    greedy: dict[int, npt.NDArray[np.bool_]] = {}
     asked = prompts.all
     for shared, group in prompts.groups:
-        nats = model.after(shared)
+        scores = model.after(shared)
         waiting = sorted(group, key=lambda p: -p.inputs)  # of like length together
         while waiting:
             count = model.rows(len(shared), waiting[0].inputs)
             batch, waiting = waiting[:count], waiting[count:]
             given = pack(batch)
-            nats_KN = nats(given).double().cpu().numpy()
+            nats_KN, best_KN = scores(given)
             starts = np.cumsum(given.lengths) - given.lengths
-            by_choice_KC = -np.add.reduceat(nats_KN, starts, axis=1)
-            stops = np.cumsum([len(p.choices) for p in batch])
-            parts = np.split(by_choice_KC, stops[:-1], axis=1)
-            found |= {p.index: part[:, _first(p)] for p, part in zip(batch, parts, strict=True)}
+            by_choice_KC = -np.add.reduceat(nats_KN.double().cpu().numpy(), starts, axis=1)
+            best_KC = np.logical_and.reduceat(best_KN.cpu().numpy(), starts, axis=1)
+            logprob |= _apart(batch, by_choice_KC)
+            greedy |= _apart(batch, best_KC)
             if progress is not None:
-                progress(len(found), len(asked))
+                progress(len(logprob), len(asked))
     read = sum(model.reads(len(s), [p.inputs for p in own]) for s, own in prompts.groups)
-    return Answers(asked, [found[p.index] for p in asked], read)
+    return Answers(asked, [logprob[p.index] for p in asked], read, [greedy[p.index] for p in asked])
+
+
+_Kind = TypeVar("_Kind", bound=np.generic)
+
+
+def _apart(batch: list[Prompt], by_choice_KC: npt.NDArray[_Kind]) -> dict[int, npt.NDArray[_Kind]]:
+    """What is said of all choices, by the question."""
+    stops = np.cumsum([len(p.choices) for p in batch])
+    parts = np.split(by_choice_KC, stops[:-1], axis=1)
+    return {p.index: part[:, _first(p)] for p, part in zip(batch, parts, strict=True)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.evals import kept_tasks
-from proxy_trainer.evals.asking import place
+from proxy_trainer.evals.asking import of_run, place
 from proxy_trainer.evals.models import Models
 from proxy_trainer.evals.task import Progress
 from proxy_trainer.models.array import ModelArray
@@ -48,6 +48,8 @@ def _models(state: State, study: StudyLayout) -> Models:
     array, tokenizer = state.trainee.array, tokenizers.load(study.tokenizer)
     opening = DataManifest.load(study.manifest).eod_id
     if isinstance(array, ModelArray):
-        return Models.of_array(array, tokenizer, opening)
-    assert isinstance(array, ShardedModel)
-    return Models(array, ShardedReader(array), tokenizer, array.shape.context, opening)
+        found = Models.of_array(array, tokenizer, opening)
+    else:
+        assert isinstance(array, ShardedModel)
+        found = Models(array, ShardedReader(array), tokenizer, array.shape.context, opening)
+    return of_run(found, study, state.runs[0].spec)

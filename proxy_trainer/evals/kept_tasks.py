@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from proxy_trainer.evals import kinds
 from proxy_trainer.evals.task import Task
 from regmix import strict
@@ -13,9 +15,11 @@ from regmix.config import EvaluateConfig, load_study
 from regmix.errors import UserError, unknown_name
 from regmix.files import write_json
 from regmix.layout import StudyLayout
-from regmix.tasks import TasksFile, relative_to, settings
+from regmix.tasks import AnyTask, HarnessTask, TasksFile, relative_to, settings
 
 _SHIPPED = Path(__file__).parent / "tasks"
+HARNESS = "lm:"
+"""Before the name of a task of lm-evaluation-harness."""
 
 
 def shipped() -> tuple[str, ...]:
@@ -29,14 +33,16 @@ def read(
     folder: Path,
     data: Path | None,
     where: str,
+    include: Path | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> list[Task]:
-    """Tasks by name or file.
+    """Tasks by name or file, or by the name that lm-evaluation-harness has, after ``lm:``.
 
     Args:
         folder: that files are relative to.
         data: of the questions of tasks that are named.
+        include: folder of more tasks of lm-evaluation-harness.
         where: what asks for them, for messages.
         limit, seed: of a subsample.
 
@@ -46,8 +52,7 @@ def read(
     found: list[Task] = []
     places: dict[str, str] = {}
     for name in names:
-        described, root = _described(name, folder, data, where)
-        for task in strict.load(described, TasksFile).tasks:
+        for described, root, task in _tasks(name, folder, data, include, where):
             whole = kinds.read(task, root)
             own = whole if limit is None else whole.sample(limit, seed)
             # A sample has another name, which another task may have been given.
@@ -62,13 +67,29 @@ def read(
     return found
 
 
+def _tasks(
+    name: str, folder: Path, data: Path | None, include: Path | None, where: str
+) -> list[tuple[Path | str, Path, AnyTask]]:
+    """Tasks, each with the file that describes it and the folder that its files are relative to."""
+    if name.startswith(HARNESS):
+        given = {"include": include, "data": data}
+        own = {key: str(path.resolve()) for key, path in given.items() if path is not None}
+        try:
+            task = HarnessTask(kind="lm-eval", name=name.removeprefix(HARNESS), **own)
+        except ValidationError as exc:
+            raise UserError(f"{where}: {name}: {exc.errors()[0]['msg']}") from exc
+        return [(where, folder, task)]
+    described, root = _described(name, folder, data, where)
+    return [(described, root, task) for task in strict.load(described, TasksFile).tasks]
+
+
 def _described(name: str, folder: Path, data: Path | None, where: str) -> tuple[Path, Path]:
     """The file that describes a task, and the folder that its files are relative to."""
     if name.endswith((".yaml", ".yml")):
         path = relative_to(folder, name)
         return path, path.parent
     if name not in shipped():
-        raise unknown_name("task", name, (*shipped(), "a YAML file"), where)
+        raise unknown_name("task", name, (*shipped(), "a YAML file", f"{HARNESS}NAME"), where)
     if data is None:
         raise UserError(
             f"{where}: where the questions of '{name}' are is not said; give the folder of its "
@@ -85,6 +106,7 @@ class Asked:
     data: Path | None
     limit: int | None
     seed: int | None
+    include: Path | None = None
 
     def read(self, layout: StudyLayout | None) -> list[Task]:
         """The tasks.
@@ -103,14 +125,15 @@ class Asked:
                 folder=Path(),
                 data=data,
                 where="--tasks",
+                include=self.include,
                 limit=self.limit,
                 seed=self.seed or 0,
             )
         if not own.tasks:
             study = "" if layout is None else ", and the study has none (evaluate.tasks)"
             raise UserError(
-                f"--tasks: none is asked for{study}; there are {', '.join(shipped())}, and files "
-                "of your own (docs/EVALUATION.md)"
+                f"--tasks: none is asked for{study}; there are {', '.join(shipped())}, files of "
+                f"your own, and {HARNESS}NAME of lm-evaluation-harness (docs/EVALUATION.md)"
             )
         return read(
             own.tasks,

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.environment import choose_device
+from proxy_trainer.evals import vllm_writer
 from proxy_trainer.evals.bpb import Measured
+from proxy_trainer.evals.chat_prompt import ChatPrompt, turn_ends
 from proxy_trainer.evals.choice import ArrayReader, DecoderReader, Reader
+from proxy_trainer.evals.generate import TransformersWriter, Writer
 from proxy_trainer.evals.whole import WholeModel
+from proxy_trainer.models import hf
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.models.folder import Weights
 from proxy_trainer.sharded.model import without_weights
 from proxy_trainer.starts import whole
 from regmix.errors import UserError
+from regmix.families import Shape
 from regmix.files import read_json
 from regmix.sizes import ModelShape
 
@@ -35,6 +40,12 @@ class Models:
     """Positions."""
     opening: int
     """The token that opens a document: it is given, and never scored."""
+    chat: ChatPrompt | None = None
+    """How conversations are written, where the models know them."""
+    ends: frozenset[int] = frozenset()
+    """Tokens that end what models write; the opening one if there are none."""
+    folders: tuple[Path, ...] = ()
+    """Where each model lies, if they are files."""
 
     @property
     def members(self) -> int:
@@ -45,6 +56,28 @@ class Models:
     def of_array(cls, array: ModelArray, tokenizer: Tokenizer, opening: int) -> Models:
         """The members of an array."""
         return cls(array, ArrayReader(array), tokenizer, array.shape.context, opening)
+
+    def writer(self, member: int) -> Writer:
+        """One of them as what writes text: with vLLM where it is installed and the model a file.
+
+        Raises:
+            UserError: several processes hold the models together.
+        """
+        ends = self.ends or frozenset([self.opening])
+        if self.folders and vllm_writer.available():
+            return vllm_writer.VllmWriter(self.folders[member], self.context, ends)
+        shape: Shape
+        if isinstance(self.measured, ModelArray):
+            shape, device = self.measured.shape, self.measured.embed.device
+        elif isinstance(self.measured, WholeModel):
+            shape, device = self.measured.decoder.shape, self.measured.decoder.head_VD.device
+        else:
+            raise UserError(
+                "models that several processes hold together write no text: ask them afterwards, "
+                "with `regmix eval`"
+            )
+        made = hf.model(self.measured.member(member), shape).to(device)
+        return TransformersWriter(made, self.tokenizer, self.context, ends)
 
 
 def load(found: Sequence[Weights], tokenizer: Tokenizer) -> Models:
@@ -63,10 +96,17 @@ def load(found: Sequence[Weights], tokenizer: Tokenizer) -> Models:
         )
     opening = _opening(first.folder, tokenizer)
     if isinstance(first.shape, ModelShape):
-        return Models.of_array(_array(found), tokenizer, opening)
-    one = WholeModel(first)
-    reader = DecoderReader(one.decoder)
-    return Models(one, reader, tokenizer, first.shape.context, opening)
+        made = Models.of_array(_array(found), tokenizer, opening)
+    else:
+        one = WholeModel(first)
+        reader = DecoderReader(one.decoder)
+        made = Models(one, reader, tokenizer, first.shape.context, opening)
+    return replace(
+        made,
+        chat=ChatPrompt.beside(first.folder),
+        ends=turn_ends(first.folder),
+        folders=tuple(weights.folder for weights in found),
+    )
 
 
 def _array(found: Sequence[Weights]) -> ModelArray:

@@ -82,6 +82,10 @@ class WholeModel:
         """Its modules."""
         return self._model
 
+    def member(self, member: int) -> dict[str, Tensor]:
+        """Its weights as a state dict in transformers' names."""
+        return self._model.state_dict()
+
     @torch.no_grad()
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
         """Total nats of every window's targets, ``(1, B)``."""

@@ -39,6 +39,24 @@ def config(shape: Shape, vocab_size: int, eod_id: int) -> dict[str, Any]:
     }
 
 
+def model(weights: Mapping[str, Tensor], shape: Shape) -> Any:
+    """The model of transformers that has some weights, on the CPU, without a folder.
+
+    Args:
+        weights: a state dict in transformers' names, of which no copy is made.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    vocab_size = len(weights["model.embed_tokens.weight"])
+    settings = config(shape, vocab_size, 0) | {"bos_token_id": None, "eos_token_id": None}
+    made: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        AutoConfig.for_model(**settings)
+    )
+    made.load_state_dict(weights, assign=True)
+    made.tie_weights()
+    return made.eval()
+
+
 def described(shape: Shape) -> TransformersShape:
     """A native shape as the family that computes the same; others as they are."""
     if not isinstance(shape, ModelShape):

@@ -22,7 +22,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
-from proxy_trainer.loss import by_row, cross_entropy, token_nats
+from proxy_trainer.loss import by_row, cross_entropy, token_nats, token_scores
 from proxy_trainer.models.decoder import Decoder
 from proxy_trainer.models.family import FamilyDecoder
 from proxy_trainer.models.folder import Weights
@@ -71,8 +71,8 @@ class Losses(Decoder):
 
     def scored(
         self, ids_BT: Tensor, seen_BTT: Tensor, place_BT: Tensor, at_N: Tensor, target_N: Tensor
-    ) -> Tensor:
-        """Nats of tokens, ``(N,)``.
+    ) -> tuple[Tensor, Tensor]:
+        """Nats of tokens, and whether no other is likelier, ``(N,)`` each.
 
         Args:
             seen_BTT: what each position sees of its row.
@@ -81,7 +81,8 @@ class Losses(Decoder):
         """
         with self._autocast(ids_BT):
             said_ND = self.hidden(ids_BT, seen_BTT[:, None], place_BT).flatten(0, 1)[at_N]
-            return token_nats(said_ND[None].float(), self._head_1DV, target_N[None])[0]
+            found = token_scores(said_ND[None].float(), self._head_1DV, target_N[None])
+            return found[0][0], found[1][0]
 
     @property
     def _head_1DV(self) -> Tensor:  # noqa: N802
@@ -190,7 +191,7 @@ class ShardedModel:
     @torch.no_grad()
     def scored(
         self, ids_BT: Tensor, seen_BTT: Tensor, place_BT: Tensor, at_N: Tensor, target_N: Tensor
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """As :meth:`Losses.scored`, in double precision, ``(1, N)``; rows are divided."""
         rank, world, T = self.ranks.rank, self.ranks.world, ids_BT.shape[1]
         own = slice(rank, None, world) if rank < len(ids_BT) else slice(1)  # others need its shards
@@ -198,9 +199,10 @@ class ShardedModel:
         at = (at_N // T // world * T + at_N % T)[mine_N]
         found = self.model.scored(ids_BT[own], seen_BTT[own], place_BT[own], at, target_N[mine_N])
         self.free()
-        total_N = torch.zeros(len(at_N), dtype=torch.float64, device=self.ranks.device)
-        total_N[mine_N] = found.double()
-        return values_of_all(total_N, self.ranks).sum(0)[None]
+        both_2N = torch.zeros(2, len(at_N), dtype=torch.float64, device=self.ranks.device)
+        both_2N[:, mine_N] = torch.stack([part.double() for part in found])
+        nats_N, best_N = values_of_all(both_2N, self.ranks).sum(0)
+        return nats_N[None], best_N[None] > 0
 
     def free(self) -> None:
         """Let go of whole parameters that a forward pass without gradients left behind."""

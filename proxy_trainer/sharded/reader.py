@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from proxy_trainer.data.shards import IntArray
-from proxy_trainer.evals.choice import WEIGHTS_AT_ONCE
+from proxy_trainer.evals.choice import WEIGHTS_AT_ONCE, Scores
 from proxy_trainer.evals.packing import Pack
 from proxy_trainer.sharded.model import ShardedModel
 
@@ -35,13 +34,13 @@ class ShardedReader:
         """What is shared with every one of them."""
         return shared * len(lengths) + sum(lengths)
 
-    def after(self, shared_P: IntArray) -> Callable[[Pack], Tensor]:
+    def after(self, shared_P: IntArray) -> Callable[[Pack], Scores]:
         """What the protocol asks for; called in all processes, with the same."""
         device = self.model.ranks.device
         shared = torch.from_numpy(shared_P).to(device)
 
-        def nats(given: Pack) -> Tensor:
+        def scores(given: Pack) -> Scores:
             on = given.to(device).after(shared)
             return self.model.scored(on.ids_BT, on.seen_BTT, on.place_BT, on.at_N, on.target_N)
 
-        return nats
+        return scores

@@ -66,10 +66,16 @@ def evaluate(
     ],
     tasks: Annotated[
         list[str] | None,
-        typer.Option(help="mmlu, or a file of tasks; several times. Default: the study's."),
+        typer.Option(
+            help="mmlu, a file of tasks, or lm:NAME of lm-evaluation-harness; several times. "
+            "Default: the study's."
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder with the questions of mmlu; default: the study's.")
+    ] = None,
+    include: Annotated[
+        Path | None, typer.Option(help="Folder of more tasks of lm-evaluation-harness.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Questions of each task: a sample of so many.")
@@ -104,7 +110,7 @@ def evaluate(
     from regmix.files import write_json
     from regmix.study import Study
 
-    asked = kept_tasks.Asked(tuple(tasks or ()), data, limit, seed)
+    asked = kept_tasks.Asked(tuple(tasks or ()), data, limit, seed, include)
     if not (models / "study.yaml").is_file():
         if detach or any(
             x is not None for x in (checkpoint, launcher, workers, nodes, gpus_per_node)

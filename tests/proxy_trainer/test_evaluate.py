@@ -256,7 +256,7 @@ def test_the_command(
     assert "12 of 21, drawn with seed 4" in text
     [saved] = read_json(written)["results"]
     assert saved["counts"]["asked"] == 12
-    assert "none is asked for; there are mmlu" in output(folder, code=2)
+    assert "none is asked for; there are " in output(folder, code=2)
     assert "unknown task 'mmul'" in output(folder, "--tasks", "mmul", code=2)
     assert "no such folder" in output(tmp_path / "no", "--tasks", root / "tasks.yaml", code=2)
     assert "-o is for a model's folder" in output(root, "-o", written, code=2)

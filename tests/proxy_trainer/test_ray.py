@@ -228,9 +228,9 @@ def test_a_study_trained_by_ray_is_the_one_trained_here(
 ) -> None:
     """The command line and real workers, on the cluster that RAY_ADDRESS names."""
     here, there = copy_study("here"), copy_study("there")
+    config = there.layout.config
+    config.write_text(config.read_text().replace("proxy:\n", "proxy:\n  keep_model: true\n"))
     for made in (here, there):
-        config = made.layout.config
-        config.write_text(config.read_text().replace("proxy:\n", "proxy:\n  keep_model: true\n"))
         Study.open(made.layout.root).propose()
     _, errors = regmix("train", here.layout.root).communicate(timeout=PATIENCE)
     assert not errors

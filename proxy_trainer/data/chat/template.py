@@ -148,6 +148,17 @@ def has_template(folder: Path) -> bool:
     return isinstance(found, dict) and found.get("chat_template") is not None
 
 
+def as_given(folder: Path) -> tuple[str, dict[str, str]]:
+    """The template of a tokenizer's folder and its special tokens, for what only reads prompts.
+
+    Raises:
+        UserError: the template cannot be read.
+    """
+    settings = folder / _SETTINGS
+    found = read_json(settings) if settings.is_file() else {}
+    return _text(None, folder, found)[0], _special_tokens(found)
+
+
 def copy_beside(source: Path, target: Path) -> None:
     """Make a tokenizer's template and special tokens those of another folder's.
 
