@@ -176,10 +176,10 @@ def test_study_api_loads_no_torch(name: str) -> None:
 TRAINER = modules("proxy_trainer")
 TYPES = {
     "regmix", "regmix.arrays", "regmix.chat", "regmix.claims", "regmix.config", "regmix.direction",
-    "regmix.errors", "regmix.families", "regmix.files", "regmix.hashing", "regmix.keys", "regmix.layout",
-    "regmix.manifest", "regmix.mixture", "regmix.places", "regmix.quantities", "regmix.recipe",
-    "regmix.records", "regmix.runs", "regmix.sizes", "regmix.strict", "regmix.tasks",
-    "regmix.yaml_io",
+    "regmix.errors", "regmix.families", "regmix.files", "regmix.hashing", "regmix.keys",
+    "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.places", "regmix.quantities",
+    "regmix.recipe", "regmix.records", "regmix.runs", "regmix.sizes", "regmix.strict",
+    "regmix.tasks", "regmix.yaml_io",
 }  # fmt: skip
 ENTRANCES = {
     "proxy_trainer.stages.execute", "proxy_trainer.stages.resolve", "proxy_trainer.steps"

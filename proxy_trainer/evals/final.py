@@ -40,6 +40,8 @@ def _ask(state: State, study: StudyLayout) -> None:
     assert isinstance(array, ModelArray)
     tokenizer = tokenizers.load(study.tokenizer)
     models = Models.of_array(array, tokenizer, DataManifest.load(study.manifest).eod_id)
+    if spec.chat:
+        models = models.of_conversations(study.chat_data(spec.chat))
     for task in kept_tasks.load(study, spec.tasks):
         outcomes = task.ask(models)
         for k, run in state.alive:
