@@ -12,7 +12,7 @@ from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.environment import choose_device
 from proxy_trainer.evals import vllm_writer
 from proxy_trainer.evals.bpb import Measured
-from proxy_trainer.evals.chat_prompt import ChatPrompt, turn_ends
+from proxy_trainer.evals.chat_prompt import ChatPrompt, of_conversations, turn_ends
 from proxy_trainer.evals.choice import ArrayReader, DecoderReader, Reader
 from proxy_trainer.evals.generate import TransformersWriter, Writer
 from proxy_trainer.evals.whole import WholeModel
@@ -56,6 +56,15 @@ class Models:
     def of_array(cls, array: ModelArray, tokenizer: Tokenizer, opening: int) -> Models:
         """The members of an array."""
         return cls(array, ArrayReader(array), tokenizer, array.shape.context, opening)
+
+    def of_conversations(self, folder: Path) -> Models:
+        """The same, as what is trained on some conversations.
+
+        Args:
+            folder: of these, as they were tokenised.
+        """
+        chat, ends = of_conversations(folder)
+        return replace(self, chat=chat, ends=ends)
 
     def writer(self, member: int) -> Writer:
         """One of them as what writes text: with vLLM where it is installed and the model a file.
