@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from regmix.cli.options import StudyPath
+from regmix.cli.options import JsonOption, StudyPath
 from regmix.errors import RegmixError
 
 app = typer.Typer()
@@ -103,14 +103,47 @@ def logs(
 
 
 @app.command()
-def status(study: StudyPath) -> None:
+def status(study: StudyPath, as_json: JsonOption = False) -> None:
     """How far a study is; works while it trains."""
     from regmix import config, console
     from regmix import status as status_module
 
     layout = config.find_study(study)
-    config.load_study(layout.config)  # what is wrong in it is said by every command
+    settings = config.load_study(layout.config)  # what is wrong in it is said by every command
+    if as_json:
+        from regmix.watch import Watch
+
+        console.show_json(Watch(layout, settings.launch.cost_per_hour).look().as_dict())
+        return
     console.show_status(status_module.status(layout))
+
+
+@app.command()
+def watch(
+    study: StudyPath,
+    html: Annotated[
+        bool, typer.Option("--html", help="Draw nothing; write the report again as runs finish.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.2, help="Seconds between two looks, at least.")
+    ] = 2.0,
+    stay: Annotated[bool, typer.Option("--stay", help="Go on when no run is left.")] = False,
+) -> None:
+    """Watch a study train, from any machine that sees its folder; writes nothing to it."""
+    from regmix import config, console
+    from regmix.watch import Watch
+
+    layout = config.find_study(study)
+    watched = Watch(layout, config.load_study(layout.config).launch.cost_per_hour)
+    if not html:
+        console.watch(watched, layout.root.resolve().name, interval=interval, stay=stay)
+        return
+    from regmix import report
+    from regmix.study import Study
+
+    console.keep_report(
+        watched, lambda: report.write(Study.open(study)), interval=interval, stay=stay
+    )
 
 
 @app.command()

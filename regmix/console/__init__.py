@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from regmix.console.exports import show_exported, show_imported_mixture, show_places
     from regmix.console.fits import show_fit
     from regmix.console.launches import show_estimate, show_log, show_submitted
+    from regmix.console.live import keep_report, watch
     from regmix.console.noise import show_account, show_differences, show_flags, show_noise
     from regmix.console.progress import TerminalDisplay
     from regmix.console.runs import (
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TerminalDisplay",
     "console",
+    "keep_report",
     "say",
     "show_account",
     "show_costs",
@@ -56,6 +58,7 @@ __all__ = [
     "show_trained",
     "show_transfer",
     "show_verdicts",
+    "watch",
 ]
 
 _MODULES = {
@@ -65,6 +68,7 @@ _MODULES = {
     "exports": ("show_exported", "show_imported_mixture", "show_places"),
     "fits": ("show_fit",),
     "launches": ("show_estimate", "show_log", "show_submitted"),
+    "live": ("keep_report", "watch"),
     "noise": ("show_account", "show_differences", "show_flags", "show_noise"),
     "progress": ("TerminalDisplay",),
     "runs": (

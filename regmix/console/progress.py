@@ -21,7 +21,7 @@ from regmix.console.terminal import console, say
 from regmix.console.watching import RunLines
 from regmix.quantities import duration
 from regmix.records import RunRecord
-from regmix.status import tokens_so_far
+from regmix.runlog import RunLog
 from regmix.study import Study
 
 POLL_SECONDS = 0.5
@@ -115,6 +115,9 @@ class _Watch:
 
     def __init__(self, records: dict[str, RunRecord]) -> None:
         self._records = records
+        self._logs = {
+            i: RunLog(r.layout.events, r.spec.tokens_per_step) for i, r in records.items()
+        }
         self._done: set[str] = set()
         self._next = 0.0
 
@@ -129,8 +132,15 @@ class _Watch:
         for run_id, record in self._records.items():
             if run_id not in self._done and record.status in ("done", "failed"):
                 self._done.add(run_id)
-            share = 1.0 if run_id in self._done else tokens_so_far(record) / record.spec.tokens
-            work += share * record.spec.flops
+            work += self._share(run_id) * record.spec.flops
             failed += record.status == "failed"
         note = f"{len(self._done)}/{len(self._records)} runs"
         return work, note + (f", {failed:.0f} failed" if failed else "")
+
+    def _share(self, run_id: str) -> float:
+        """Of a run, how much is trained."""
+        if run_id in self._done:
+            return 1.0
+        log = self._logs[run_id]
+        log.read()
+        return log.tokens / self._records[run_id].spec.tokens
