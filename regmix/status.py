@@ -74,16 +74,25 @@ class StudyStatus:
         return sum(r.planned_tokens for r in self.runs if r.state != "failed")
 
     @property
+    def share(self) -> float:
+        """Of the work of every run that has not failed, in FLOPs: how much is done, 0 to 1."""
+        all_of_it = sum(r.flops for r in self.runs if r.state != "failed")
+        return 1 - self._left() / all_of_it if all_of_it else 0.0
+
+    @property
     def eta_seconds(self) -> float | None:
         """Seconds until all are done at the present rate; None if none is in training.
 
         Counted in FLOPs, since runs of several sizes may be left.
         """
         rate = sum(r.tokens_per_second * r.flops / r.planned_tokens for r in self.runs)
-        left = sum(
+        return self._left() / rate if rate else None
+
+    def _left(self) -> float:
+        """FLOPs to come."""
+        return sum(
             r.flops * (1 - r.tokens / r.planned_tokens) for r in self.runs if r.state != "failed"
-        )  # fmt: skip
-        return left / rate if rate else None
+        )
 
 
 class Tracked:

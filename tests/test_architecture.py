@@ -46,7 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("regmix.runlog",),
     ("regmix.assess", "regmix.cost", "regmix.estimate", "regmix.solve", "regmix.acquire"),
     ("regmix.decision", "regmix.results", "regmix.status", "regmix.store"),
-    ("regmix.watch",),
+    ("regmix.doctor", "regmix.watch"),
     ("regmix.comparison", "regmix.diagnose", "regmix.differences", "regmix.flags", "regmix.pareto"),
     ("regmix.choosing", "regmix.planning"),
     ("regmix.study",),
@@ -180,10 +180,10 @@ def test_study_api_loads_no_torch(name: str) -> None:
 TRAINER = modules("proxy_trainer")
 TYPES = {
     "regmix", "regmix.arrays", "regmix.chat", "regmix.claims", "regmix.config", "regmix.errors",
-    "regmix.families", "regmix.files", "regmix.hashing", "regmix.keys", "regmix.layout",
-    "regmix.manifest", "regmix.mixture", "regmix.places", "regmix.quantities", "regmix.recipe",
-    "regmix.records", "regmix.runs", "regmix.sizes", "regmix.strict", "regmix.tasks",
-    "regmix.yaml_io",
+    "regmix.doctor", "regmix.families", "regmix.files", "regmix.hashing", "regmix.keys",
+    "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.places", "regmix.quantities",
+    "regmix.recipe", "regmix.records", "regmix.runs", "regmix.sizes", "regmix.strict",
+    "regmix.tasks", "regmix.yaml_io",
 }  # fmt: skip
 ENTRANCES = {
     "proxy_trainer.stages.execute", "proxy_trainer.stages.resolve", "proxy_trainer.steps"

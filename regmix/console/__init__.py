@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regmix.console.decisions import show_diagnosis, show_pareto
     from regmix.console.demo import show_costs, show_outcome, show_summary
+    from regmix.console.doctor import show_checks
     from regmix.console.evals import show_model_metrics, show_study_metrics
     from regmix.console.exports import show_exported, show_imported_mixture, show_places
     from regmix.console.fits import show_fit
@@ -31,6 +32,7 @@ __all__ = [
     "keep_report",
     "say",
     "show_account",
+    "show_checks",
     "show_costs",
     "show_diagnosis",
     "show_differences",
@@ -64,6 +66,7 @@ __all__ = [
 _MODULES = {
     "decisions": ("show_diagnosis", "show_pareto"),
     "demo": ("show_costs", "show_outcome", "show_summary"),
+    "doctor": ("show_checks",),
     "evals": ("show_model_metrics", "show_study_metrics"),
     "exports": ("show_exported", "show_imported_mixture", "show_places"),
     "fits": ("show_fit",),

@@ -38,7 +38,7 @@ class _Eta(ProgressColumn):
         return Text(f"ETA {duration(left)}")
 
 
-def _bar() -> Progress:
+def _bar(*, hidden: bool = False) -> Progress:
     return Progress(
         TextColumn("{task.description:<20}"),
         BarColumn(bar_width=30),
@@ -46,16 +46,25 @@ def _bar() -> Progress:
         TimeElapsedColumn(),
         _Eta(),
         console=console,
+        disable=hidden,
     )
 
 
 class TerminalDisplay:
     """Progress bars, one a stage."""
 
+    def __init__(self, *, hidden: bool = False) -> None:
+        """Nothing is drawn yet.
+
+        Args:
+            hidden: draw none, as JSON is printed.
+        """
+        self._hidden = hidden
+
     @contextmanager
     def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
         """A bar over countable work; yields ``progress(done, total)``."""
-        with _bar() as bar:
+        with _bar(hidden=self._hidden) as bar:
             task = bar.add_task(title, total=1, note="")
 
             def progress(done: int, total: int) -> None:
@@ -71,7 +80,7 @@ class TerminalDisplay:
     ) -> Iterator[Callable[[], None]]:
         """A bar over the tokens of some runs; yields what to call while they train."""
         records = {r.spec.run_id: r for r in study.runs() if r.spec.run_id in set(run_ids)}
-        with _bar() as bar:
+        with _bar(hidden=self._hidden) as bar:
             watch = _Watch(records)
             total = sum(r.spec.flops for r in records.values())
             task = bar.add_task(escape(title), total=total, note="", begun=watch.look()[0])

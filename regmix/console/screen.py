@@ -112,7 +112,6 @@ def _fitted(line: Text, screen: Screen) -> Text:
 
 def _summary(found: Snapshot, name: str, screen: Screen) -> list[Text]:
     status = found.status
-    share = status.done_tokens / max(1, status.planned_tokens)
     clock = time.strftime("%H:%M:%S", time.localtime(found.time))
     closed = status.count("done") + status.count("failed")
     eta = status.eta_seconds
@@ -121,7 +120,7 @@ def _summary(found: Snapshot, name: str, screen: Screen) -> list[Text]:
     else:
         when = "nobody trains" if eta is None else f"ETA {duration(eta)}"
     width = 30 if screen.width is None else max(5, min(40, screen.width - 45))
-    filled = min(width, int(share * width))
+    filled = min(width, int(status.share * width))
     spent = found.spent
     parts = [
         f"{amount(status.done_tokens)} of {amount(status.planned_tokens)} tokens",
@@ -134,7 +133,7 @@ def _summary(found: Snapshot, name: str, screen: Screen) -> list[Text]:
         Text.assemble((name, "bold"), (f"  {clock}", "dim")),
         Text.assemble(
             ("━" * filled, "green"), ("─" * (width - filled), "dim"),
-            f"  {share:.0%}  {closed}/{len(status.runs)} runs  {when}",
+            f"  {status.share:.0%}  {closed}/{len(status.runs)} runs  {when}",
         ),
         *_packed([part for part in parts if part], screen),
     ]  # fmt: skip
