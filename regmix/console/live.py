@@ -35,12 +35,14 @@ def watch(watched: Watch, name: str, *, interval: float, stay: bool) -> None:
         stay: do not end when no run is left.
     """
     _errors_replaced()
-    if console.is_terminal and not console.is_dumb_terminal:
+    width = None
+    if console.file.isatty() and not console.is_dumb_terminal:
         with _ended_by_signals():
             found = _drawn(watched, name, interval, stay)
+        width = console.width
     else:
         found = watched.look()
-    for line in draw(found, name, Screen(None, ascii_only=console.options.ascii_only)):
+    for line in draw(found, name, Screen(width, ascii_only=console.options.ascii_only)):
         console.print(line, soft_wrap=True)
 
 

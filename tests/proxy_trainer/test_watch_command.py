@@ -160,13 +160,14 @@ def test_control_c_ends_the_view_and_nothing_else(
     study.propose()
     training = regmix("train", study.layout.root)
     shown = terminal(
-        "watch", study.layout.root, "--interval", "0.2", columns=60, lines=20, NO_COLOR="1"
+        "watch", study.layout.root, "--interval", "0.2", columns=60, lines=40, NO_COLOR="1"
     )
     shown.until(CURVE.search)
     shown.type(b"\x03")
     assert shown.ended() == 0
     assert "Traceback" not in shown.text
-    assert "running" in shown.text
+    assert re.search(r"(?m)^role +runs +done +running", shown.text)  # kept, as wide as the terminal
+    assert CURVE.search(shown.text)
     assert shown.raw.rfind(b"\x1b[?25h") > shown.raw.rfind(b"\x1b[?25l")
     assert not re.search(rb"\x1b\[[\d;]*3[0-7]m", shown.raw)  # no colour
     assert training.poll() is None
