@@ -4,7 +4,8 @@
 
 Every worker is a process of its own that claims a run, marks it done, and goes on, through the same
 claims and the same queue as a real one. Half-way all are stopped, as they are, and `regmix status`
-is timed; and again at the end. No run may have been done twice, by the files that workers left.
+and the looks of `regmix watch` are timed; and again at the end. No run may have been done twice, by
+the files that workers left.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ from proxy_trainer.launch.claims import Claimant
 from proxy_trainer.launch.queue import Queue
 from regmix import sizes, yaml_io
 from regmix.config import ModelConfig, TrainConfig
+from regmix.console.screen import Screen, draw
 from regmix.layout import StudyLayout
 from regmix.mixture import Mixture
 from regmix.runs import RunSpec
 from regmix.status import status
+from regmix.watch import Watch
 
 STUDY = "name: fleet\ndomains:\n  - {name: a, train: a.jsonl}\n"
 HOLD_SECONDS = 0.005
 """For which a worker has its run, doing nothing, so that claims are met that others hold."""
-DONE = '{"seconds": 1.0, "flops": 1.0, "tokens": 1, "metrics": {}}'
+DONE = '{"seconds": 1.0, "flops": 1.0, "tokens": 1, "metrics": {}, "environment": {}}'
 
 
 def main() -> None:
@@ -87,6 +90,7 @@ def measure(study: StudyLayout, runs: int, workers: int) -> dict[str, object]:
     seconds = time.perf_counter() - began - stopped
     row["status_done_s"] = look(study)
     row["status_command_s"] = command(study)
+    row["watch_done_first_s"], row["watch_done_again_s"] = watch(study)
     by = Counter(run for path in journals(study) for run in path.read_text().split())
     row["seconds"] = round(seconds, 2)
     row["claims_per_s"] = round(runs / seconds)
@@ -175,6 +179,19 @@ def look(study: StudyLayout) -> float:
     return round(min(found), 3)
 
 
+def watch(study: StudyLayout) -> tuple[float, float]:
+    """Seconds of the first look of `regmix watch`, and of the next ones, the best of three.
+
+    Drawn is what there is room for on a screen, as the command does.
+    """
+    watched, found = Watch(study), []
+    for _ in range(4):
+        began = time.perf_counter()
+        draw(watched.look(), "fleet", Screen(100, 40))
+        found.append(time.perf_counter() - began)
+    return round(found[0], 3), round(min(found[1:]), 3)
+
+
 def command(study: StudyLayout) -> float:
     """Seconds of `regmix status` as a person types it, the best of three."""
     found = []
@@ -194,10 +211,13 @@ def pause(study: StudyLayout, pids: list[int], row: dict[str, object]) -> float:
     began = time.perf_counter()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    row["status_half_way_s"] = look(study)
-    row["running_half_way"] = status(study).count("running")
-    for pid in pids:
-        os.kill(pid, signal.SIGCONT)
+    try:
+        row["status_half_way_s"] = look(study)
+        row["watch_first_s"], row["watch_again_s"] = watch(study)
+        row["running_half_way"] = status(study).count("running")
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
     return time.perf_counter() - began
 
 

@@ -86,6 +86,22 @@ class DataManifest:
     """``StudyConfig.data_settings`` of the build, not part of its identity either; None where the
     manifest is of a version that kept none."""
 
+    def as_figures(self) -> dict[str, Any]:
+        """Plain values, for ``--json``: sizes by domain and split, without the shards."""
+        names = ("tokens", "documents", "text_bytes", "skipped_no_text", "skipped_empty",
+                 "contaminated")  # fmt: skip
+        domains = [
+            {"name": d.name}
+            | {s: {n: getattr(d.split(s), n) for n in names} for s in ("train", "valid")}
+            for d in self.domains
+        ]
+        return {
+            "fingerprint": self.fingerprint,
+            "vocab_size": self.vocab_size,
+            "domains": domains,
+            "notes": list(self.notes),
+        }
+
     @property
     def fingerprint(self) -> str:
         """Identity of the content: tokens, boundaries, order and tokenizer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from regmix import design, sizes, tasks
 from regmix.config import ProxyConfig, RunConfig
@@ -26,6 +27,21 @@ class Proposed:
     acceptance: float
     pulled: int
     notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for ``--json``."""
+        runs = [
+            {"run_id": s.run_id, "name": s.name, "role": s.role, "tokens": s.tokens,
+             "flops": s.flops, "weights": s.mixture.as_dict()}
+            for s in self.specs
+        ]  # fmt: skip
+        return {
+            "runs": runs,
+            "new": self.new,
+            "acceptance": self.acceptance,
+            "pulled": self.pulled,
+            "notes": list(self.notes),
+        }
 
 
 def propose(study: StudyFolder, runs: int | None = None) -> Proposed:

@@ -56,6 +56,16 @@ class Fit:
         """The proposed mixture."""
         return self.proposal.best.mixture
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for ``--json``: what the fit's folder has, without predictions by run."""
+        return {
+            "fit_id": self.fit_id,
+            "folder": str(self.folder),
+            "objective": self.objective.describe(),
+            "proposal": self.proposal.as_dict(),
+            "diagnostics": self.diagnostics,
+        }
+
 
 def surrogate_id(data: Observations, metrics: Sequence[str], settings: Any) -> str:
     """Identity of a surrogate: everything that changes its predictions."""

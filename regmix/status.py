@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 from regmix import claims
-from regmix.claims import Glance
+from regmix.claims import Entry, Glance
 from regmix.layout import RunLayout, StudyLayout
 from regmix.outline import Outline, outline
 from regmix.records import RunFiles
+from regmix.runlog import WINDOW_SECONDS, RunLog
 
-WINDOW_SECONDS = 60.0
-"""How far back the rate looks, if events are that close."""
 SAMPLE = 50
 """Finished runs that tell how fast runs are, where those in training do not tell yet."""
+State = Literal["done", "running", "waiting", "stopped", "failed"]
+"""``stopped``: begun, and nobody is at it."""
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,16 @@ class RunState:
     run_id: str
     name: str
     role: str
-    state: str
-    """``done``, ``running``, ``failed``, ``waiting``, or ``stopped`` (begun, nobody at it)."""
+    state: State
     tokens: int
-    planned: int
+    planned_tokens: int
+    """Tokens of the whole run."""
+    flops: float
+    """FLOPs of the whole run."""
+    tokens_per_second: float = 0.0
+    """0 if it is not in training."""
     reason: str = ""
+    """Of a run that failed."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +47,20 @@ class StudyStatus:
     """A study now."""
 
     runs: tuple[RunState, ...]
-    tokens_per_second: float
-    """All runs in training together, from their last events; 0 if none is in training."""
 
-    def count(self, state: str) -> int:
+    def count(self, state: State) -> int:
         """Runs in a state."""
         return sum(r.state == state for r in self.runs)
+
+    @property
+    def closed(self) -> bool:
+        """Whether every run is done, or has failed."""
+        return all(r.state in ("done", "failed") for r in self.runs)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """All runs in training together, from their last events; 0 if none is in training."""
+        return sum(r.tokens_per_second for r in self.runs)
 
     @property
     def done_tokens(self) -> int:
@@ -52,136 +70,200 @@ class StudyStatus:
     @property
     def planned_tokens(self) -> int:
         """Tokens of every run that has not failed."""
-        return sum(r.planned for r in self.runs if r.state != "failed")
+        return sum(r.planned_tokens for r in self.runs if r.state != "failed")
+
+    @property
+    def share(self) -> float:
+        """Of the work of every run that has not failed, in FLOPs: how much is done, 0 to 1."""
+        all_of_it = sum(r.flops for r in self.runs if r.state != "failed")
+        return 1 - self._left() / all_of_it if all_of_it else 0.0
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds until all are done at the present rate; None if none is in training."""
-        left = self.planned_tokens - sum(r.tokens for r in self.runs if r.state != "failed")
-        return left / self.tokens_per_second if self.tokens_per_second else None
+        """Seconds until all are done at the present rate; None if none is in training.
+
+        Counted in FLOPs, since runs of several sizes may be left.
+        """
+        rate = sum(r.tokens_per_second * r.flops / r.planned_tokens for r in self.runs)
+        return self._left() / rate if rate else None
+
+    def _left(self) -> float:
+        """FLOPs to come."""
+        return sum(
+            r.flops * (1 - r.tokens / r.planned_tokens) for r in self.runs if r.state != "failed"
+        )
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A run at a glance."""
+class Tracked:
+    """A run that is looked at again and again; what cannot change any more is read once."""
 
-    files: RunFiles
-    brief: Outline
-    state: str
+    def __init__(self, folder: str) -> None:
+        """Reads what was planned.
+
+        Raises:
+            UserError: the specification is malformed.
+        """
+        self.files = RunFiles(RunLayout(Path(folder)))
+        self.brief: Outline = outline(self.files.layout.root)
+        self.state: State = "waiting"
+        self.holder: Entry | None = None
+        """The last entry of the claims on a run that is not closed."""
+        self.reason = ""
+
+    @cached_property
+    def log(self) -> RunLog:
+        """Its log, as far as it was read: of runs that are neither waiting nor done."""
+        return RunLog(self.files.layout.events, self.brief.tokens_per_step)
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """Content of ``DONE``, which never changes."""
+        return self.files.result()
+
+    def look(self, names: set[str], glance: Glance) -> None:
+        """Find its state.
+
+        Args:
+            names: what is in its folder.
+            glance: the time of this look.
+        """
+        before, self.holder = self.state, None
+        self.state = self._state(names, glance)
+        if self.state in ("running", "stopped") or (self.state == "failed" != before):
+            self.log.read()
+        if self.state == "failed" != before:
+            self.reason = str(self.files.failure()["reason"])
+
+    def _state(self, names: set[str], glance: Glance) -> State:
+        if "DONE" in names:
+            return "done"
+        if "FAILED" in names:
+            return "failed"
+        if "claims" in names:
+            self.holder = claims.last(self.files.layout.claims)
+            if self.holder is not None and glance.holds(self.holder):
+                return "running"
+        return "stopped" if "events.jsonl" in names else "waiting"
 
     @property
-    def trained(self) -> int:
-        """Tokens so far."""
+    def tokens(self) -> int:
+        """Trained so far."""
         if self.state in ("done", "waiting"):
             return self.brief.tokens if self.state == "done" else 0
-        return tokens_so_far(self.files)
+        return self.log.tokens
+
+    def moves(self, now: float) -> bool:
+        """Whether it is in training, or was within the last minute."""
+        if self.state == "stopped":
+            return self.files.layout.events.stat().st_mtime > now - WINDOW_SECONDS
+        return self.state == "running"
+
+    def shown(self, rate: float) -> RunState:
+        """As it is now."""
+        brief = self.brief
+        return RunState(
+            brief.run_id, brief.name, brief.role, self.state, self.tokens, brief.tokens,
+            brief.flops, rate, self.reason if self.state == "failed" else "",
+        )  # fmt: skip
+
+
+class Lookout:
+    """Looks at a study again and again, and reads what changed; writes nothing.
+
+    Of runs that wait it reads the names of their files, of those in training what their logs have
+    grown by. A run that was seen to be done is not looked at again.
+    """
+
+    def __init__(self, layout: StudyLayout) -> None:
+        self._layout = layout
+        self._runs: dict[str, Tracked] = {}
+
+    @property
+    def runs(self) -> Sequence[Tracked]:
+        """As of the last look, by run id."""
+        return list(self._runs.values())
+
+    def look(self) -> StudyStatus:
+        """The state of every run, and the rate at which tokens are trained.
+
+        Raises:
+            UserError: a specification or a log is malformed.
+        """
+        glance = Glance(self._layout.runs)
+        self._runs = {f: run for f in self._folders() if (run := self._look(f, glance)) is not None}
+        # After all claims were looked at: the file server was asked by now, if clocks differ.
+        rates = pace(self.runs, glance.now())
+        return StudyStatus(tuple(r.shown(rates.get(r.brief.run_id, 0.0)) for r in self.runs))
+
+    def _folders(self) -> list[str]:
+        if not self._layout.runs.is_dir():
+            return []
+        with os.scandir(self._layout.runs) as found:
+            return sorted(entry.path for entry in found)
+
+    def _look(self, folder: str, glance: Glance) -> Tracked | None:
+        """A run; None if it is not planned, not a folder, or thrown away this moment."""
+        run = self._runs.get(folder)
+        if run is not None and run.state == "done":
+            return run
+        try:
+            names = set(os.listdir(folder))
+        except (NotADirectoryError, FileNotFoundError):
+            return None
+        if "spec.yaml" not in names:
+            return None
+        run = run or Tracked(folder)
+        run.look(names, glance)
+        return run
 
 
 def status(layout: StudyLayout) -> StudyStatus:
-    """The state of every run, and the rate at which tokens are trained.
-
-    Reads of most runs the names of their files and the outline of what was planned.
-    """
-    glance = Glance(layout.runs)
-    runs = [s for folder in _folders(layout) if (s := _look(folder, glance)) is not None]
-    now = glance.now()  # after all claims were looked at: the server was asked if clocks differ
-    moving = [
-        r for r in runs
-        if r.state == "running" or (r.state == "stopped" and _touched(r, now - WINDOW_SECONDS))
-    ]  # fmt: skip
-    states = tuple(
-        RunState(
-            r.brief.run_id, r.brief.name, r.brief.role, r.state, r.trained, r.brief.tokens,
-            str(r.files.failure()["reason"]) if r.state == "failed" else "",
-        )
-        for r in runs
-    )  # fmt: skip
-    return StudyStatus(states, _rate(moving, [r for r in runs if r.state == "done"], now))
+    """One look at a study, see :meth:`Lookout.look`."""
+    return Lookout(layout).look()
 
 
-def tokens_so_far(run: RunFiles) -> int:
-    """Tokens that a run has trained, as its log says (to a fiftieth of the run)."""
-    return max((int(e["tokens"]) for e in run.events() if e["type"] == "step"), default=0)
+def pace(runs: Sequence[Tracked], now: float) -> dict[str, float]:
+    """Tokens a second of every run in training, by run id.
 
-
-def _folders(layout: StudyLayout) -> list[str]:
-    if not layout.runs.is_dir():
-        return []
-    with os.scandir(layout.runs) as found:
-        return sorted(entry.path for entry in found)
-
-
-def _look(folder: str, glance: Glance) -> _Seen | None:
-    """A run; None if it is not planned, or not a folder."""
-    try:
-        names = set(os.listdir(folder))
-    except NotADirectoryError:
-        return None
-    if "spec.yaml" not in names:
-        return None
-    files = RunFiles(RunLayout(Path(folder)))
-    return _Seen(files, outline(files.layout.root), _state(files, names, glance))
-
-
-def _state(files: RunFiles, names: set[str], glance: Glance) -> str:
-    for marker, state in (("DONE", "done"), ("FAILED", "failed")):
-        if marker in names:
-            return state
-    if "claims" in names:
-        entry = claims.last(files.layout.claims)
-        if entry is not None and glance.holds(entry):
-            return "running"
-    return "stopped" if "events.jsonl" in names else "waiting"
-
-
-def _touched(run: _Seen, since: float) -> bool:
-    return _written(run) > since
-
-
-def _written(run: _Seen) -> float:
-    """When it last said something, by the file server's clock."""
-    return run.files.layout.events.stat().st_mtime
-
-
-def _rate(moving: list[_Seen], done: list[_Seen], now: float) -> float:
-    """Tokens a second of all runs in training.
+    Args:
+        now: by the file server's clock.
 
     A run that has not logged a step yet counts at the speed of the others, per FLOP: at that of
     those in training, or else of the finished ones.
     """
-    rates = [(r.brief, _own_rate(r, now)) for r in moving]
-    known = [(b.flops / b.tokens * rate, 1.0) for b, rate in rates if rate is not None]
-    if len(known) < len(rates) and not known:
-        results = [r.files.result() for r in done[:SAMPLE]]
+    moving = [run for run in runs if run.moves(now)]
+    own = {run.brief.run_id: run.log.rate(now) for run in moving}
+    speed = None
+    found = {}
+    for run in moving:
+        brief, rate = run.brief, own[run.brief.run_id]
+        if rate is None:
+            speed = _speed(moving, own, runs) if speed is None else speed
+            rate = speed * brief.tokens / brief.flops
+        found[brief.run_id] = rate
+    return found
+
+
+def _speed(
+    moving: Sequence[Tracked], own: dict[str, float | None], runs: Sequence[Tracked]
+) -> float:
+    """FLOPs a second of a run in training, or else of a finished one; 0 if nothing tells."""
+    known = [
+        (run.brief.flops / run.brief.tokens * rate, 1.0)
+        for run in moving
+        if (rate := own[run.brief.run_id]) is not None
+    ]
+    if not known:
+        results = [run.result for run in _some(runs)]
         known = [(float(d["flops"]), float(d["seconds"])) for d in results]
     seconds = sum(s for _, s in known)
-    speed = sum(flops for flops, _ in known) / seconds if seconds else 0.0
-    return sum(speed * b.tokens / b.flops if rate is None else rate for b, rate in rates)
+    return sum(flops for flops, _ in known) / seconds if seconds else 0.0
 
 
-def _own_rate(run: _Seen, now: float) -> float | None:
-    """Tokens a second over a run's last events, as far apart as they may be; None before two.
-
-    Reaches back a minute, or to the event before the last. A run that has said nothing for longer
-    than that is taken to have stood still since. Times of events are the worker's, whose clock may
-    be off: they are compared with each other alone.
-    """
-    points = _progress(run)
-    if len(points) < 2:
-        return None
-    last, tokens = points[-1]
-    since, before = next(
-        (p for p in reversed(points[:-1]) if p[0] <= last - WINDOW_SECONDS), points[0]
-    )
-    return (tokens - before) / max(last - since, now - _written(run), 1e-3)
-
-
-def _progress(run: _Seen) -> list[tuple[float, int]]:
-    """Time and tokens of every event since the run was last started."""
-    points: list[tuple[float, int]] = []
-    for event in run.files.events():
-        if event["type"] == "start":
-            points = [(event["time"], int(event["step"]) * run.brief.tokens_per_step)]
-        elif event["type"] == "step":
-            points.append((event["time"], int(event["tokens"])))
-    return points
+def _some(runs: Sequence[Tracked]) -> Iterator[Tracked]:
+    """The first finished ones."""
+    left = SAMPLE
+    for run in runs:
+        if run.state == "done" and left:
+            left -= 1
+            yield run

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from regmix import plain
 from regmix.direction import sign
 from regmix.errors import UserError
 from regmix.mixture import FloatArray
@@ -75,6 +77,17 @@ class Transfer:
     """A row a metric: ``spearman``, ``accuracy`` (share of pairs decided alike), each with
     ``_low`` and ``_high`` (90 %), ``slope`` and ``helps`` (see :func:`compare`)."""
     reversals: tuple[Reversal, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, NaN as None, for ``--json``."""
+        sizes = {"small": self.small, "large": self.large}
+        return {
+            **{k: {"parameters": s.parameters, "tokens": s.tokens} for k, s in sizes.items()},
+            "mixtures": self.mixtures,
+            "verdict": self.verdict(),
+            "metrics": plain.records(self.table),
+            "reversals": [plain.row(asdict(r)) for r in self.reversals],
+        }
 
     def verdict(self) -> str:
         """One sentence on the objective, or on the mean of the metrics where there is none."""

@@ -43,8 +43,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("regmix.design", "regmix.folder", "regmix.runs", "regmix.surrogate"),
     ("regmix.arrays", "regmix.fit", "regmix.outline"),
     ("regmix.records",),
+    ("regmix.runlog",),
     ("regmix.assess", "regmix.cost", "regmix.estimate", "regmix.solve", "regmix.acquire"),
     ("regmix.decision", "regmix.results", "regmix.status", "regmix.store"),
+    ("regmix.doctor", "regmix.watch"),
     ("regmix.comparison", "regmix.diagnose", "regmix.differences", "regmix.flags", "regmix.pareto"),
     ("regmix.choosing", "regmix.planning"),
     ("regmix.study",),
@@ -178,7 +180,8 @@ def test_study_api_loads_no_torch(name: str) -> None:
 TRAINER = modules("proxy_trainer")
 TYPES = {
     "regmix", "regmix.arrays", "regmix.chat", "regmix.claims", "regmix.config", "regmix.direction",
-    "regmix.errors", "regmix.families", "regmix.files", "regmix.hashing", "regmix.keys",
+    "regmix.doctor", "regmix.errors", "regmix.families", "regmix.files", "regmix.hashing",
+    "regmix.keys",
     "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.places", "regmix.quantities",
     "regmix.recipe", "regmix.records", "regmix.runs", "regmix.sizes", "regmix.strict",
     "regmix.tasks", "regmix.yaml_io",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from regmix.cli.options import StudyPath
+from regmix.cli.options import JsonOption, StudyPath
 
 app = typer.Typer()
 
@@ -21,7 +22,7 @@ class DemoSize(StrEnum):
     large = "large"
 
 
-@app.command()
+@app.command(epilog="Example: regmix demo mydemo --size tiny")
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where it goes.")] = Path("demo"),
     size: Annotated[DemoSize, typer.Option(help="How much is trained.")] = DemoSize.default,
@@ -47,7 +48,7 @@ def demo(
     console.show_summary(summary)
 
 
-@app.command()
+@app.command(epilog="Example: regmix init mystudy")
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The new study's folder.")],
 ) -> None:
@@ -59,7 +60,9 @@ def init(
     console.say(text, markup=False)
 
 
-@app.command("import")
+@app.command(
+    "import", epilog="Example: regmix import S --mixtures weights.csv --metrics losses.csv"
+)
 def import_(
     study: StudyPath,
     mixtures: Annotated[
@@ -95,3 +98,33 @@ def import_(
     )
     sources = [path for path in (mixtures, metrics, runs) if path is not None]
     console.show_import(create_for_import(study, found, sources), found)
+
+
+@app.command(epilog="Example: regmix doctor mystudy")
+def doctor(
+    study: Annotated[
+        Path | None,
+        typer.Argument(metavar="[STUDY]", help="A study's folder; default: the present folder."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the installation: versions, devices, launchers, disk; says what to do."""
+    from regmix import config, console
+    from regmix import doctor as checks
+
+    layout = None if study is None else config.find_study(study)
+    settings = None if layout is None else config.load_study(layout.config).launch
+    found = [*checks.installation(), *checks.libraries()]
+    if not any(c.name == "torch" and c.state == "problem" for c in found):
+        from proxy_trainer import doctor as devices
+
+        found += [*devices.computing(), *devices.launchers(layout, settings)]
+    found += checks.files(Path.cwd() if layout is None else layout.root.resolve())
+    found += checks.temporary()
+    state = checks.worst(found)
+    if as_json:
+        console.show_json({"state": state, "checks": [asdict(check) for check in found]})
+    else:
+        console.show_checks(found)
+    if state == "problem":
+        raise typer.Exit(1)

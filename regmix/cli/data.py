@@ -7,25 +7,28 @@ from typing import Annotated
 
 import typer
 
-from regmix.cli.options import StudyPath
+from regmix.cli.options import JsonOption, StudyPath
 
 app = typer.Typer(help="Text to token shards.", no_args_is_help=True)
 
 
-@app.command("build")
-def data_build(study: StudyPath) -> None:
+@app.command("build", epilog="Example: regmix data build mystudy")
+def data_build(study: StudyPath, as_json: JsonOption = False) -> None:
     """Tokenise every source once; what is already built is kept."""
     from proxy_trainer import steps
     from regmix import console
     from regmix.study import Study
 
     opened = Study.open(study)
-    with console.TerminalDisplay().stage("Tokens") as progress:
+    with console.TerminalDisplay(hidden=as_json).stage("Tokens") as progress:
         manifest = steps.build_data(opened, progress)
+    if as_json:
+        console.show_json(manifest.as_figures())
+        return
     console.show_manifest(manifest)
 
 
-@app.command("contamination")
+@app.command("contamination", epilog="Example: regmix data contamination mystudy --file mmlu.jsonl")
 def data_contamination(
     study: StudyPath,
     file: Annotated[
@@ -56,7 +59,7 @@ def data_contamination(
     console.show_frame(found)
 
 
-@app.command("export")
+@app.command("export", epilog="Example: regmix data export mystudy --to megatron")
 def data_export(
     study: StudyPath,
     to: Annotated[str, typer.Option(help="Layout: olmo-core, megatron.")],

@@ -11,7 +11,7 @@ from regmix.cli.options import JsonOption, StudyPath
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: regmix diagnose mystudy")
 def diagnose(study: StudyPath, as_json: JsonOption = False) -> None:
     """What the swarm can and cannot say, and what to do next."""
     from regmix import console
@@ -26,7 +26,7 @@ def diagnose(study: StudyPath, as_json: JsonOption = False) -> None:
     console.show_diagnosis(found)
 
 
-@app.command()
+@app.command(epilog="Example: regmix noise mystudy")
 def noise(study: StudyPath, as_json: JsonOption = False) -> None:
     """Every metric's noise, its class, and how wide a difference between runs must be to count."""
     from regmix import console
@@ -39,7 +39,7 @@ def noise(study: StudyPath, as_json: JsonOption = False) -> None:
     console.show_noise(found)
 
 
-@app.command()
+@app.command(epilog="Example: regmix compare mystudy best natural")
 def compare(
     study: StudyPath,
     names: Annotated[
@@ -59,7 +59,7 @@ def compare(
     console.show_differences(found)
 
 
-@app.command()
+@app.command(epilog="Example: regmix flags mystudy")
 def flags(study: StudyPath, as_json: JsonOption = False) -> None:
     """Runs that something is wrong with, each by a rule that is named."""
     from regmix import console
@@ -72,7 +72,7 @@ def flags(study: StudyPath, as_json: JsonOption = False) -> None:
     console.show_flags(found)
 
 
-@app.command()
+@app.command(epilog="Example: regmix cost mystudy")
 def cost(study: StudyPath, as_json: JsonOption = False) -> None:
     """What the finished runs took, and what RegMix's published recipe would have."""
     from regmix import console

@@ -10,7 +10,7 @@ import typer
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: regmix run recipe.yaml --check")
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")],
     check: Annotated[
@@ -59,7 +59,7 @@ def run(
     console.say(f"model {model}", markup=False)
 
 
-@app.command("eval")
+@app.command("eval", epilog="Example: regmix eval mystudy --tasks mmlu --data eval")
 def evaluate(
     models: Annotated[
         Path, typer.Argument(metavar="STUDY|MODEL", help="A study, or a model's folder.")
@@ -148,7 +148,7 @@ def evaluate(
     console.show_study_metrics(found)
 
 
-@app.command()
+@app.command(epilog="Example: regmix merge run1/model run2/model -o averaged")
 def merge(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Folders of models.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 StudyOption = Annotated[
     Path | None, typer.Option(help="The study of the domains; default: the mixture's own.")
 ]

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from regmix.cli.options import StudyPath
+from regmix.cli.options import JsonOption, StudyPath
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: regmix fit mystudy --target bpb/code")
 def fit(
     study: StudyPath,
     target: Annotated[
@@ -23,6 +23,7 @@ def fit(
         typer.Option(help="auto (chosen by cross-validation), or one by name, such as gp."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the mixture file.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Fit mixture to metrics, solve for the best mixture, say how sure that is."""
     from regmix import console
@@ -32,17 +33,22 @@ def fit(
     settings = opened.config.fit
     if regressor is not None:
         settings = settings.model_copy(update={"regressor": regressor})
-    with console.TerminalDisplay().stage("Fit and solve") as progress:
+    with console.TerminalDisplay(hidden=as_json).stage("Fit and solve") as progress:
         found = opened.fit(target, settings=settings, name=name, progress=progress)
+    if as_json:
+        mixture = str(opened.layout.mixture(found.mixture_name))
+        console.show_json({"mixture": mixture, **found.as_dict()})
+        return
     console.show_fit(found, opened.layout.mixture(found.mixture_name))
     if opened.config.ladder:
         console.show_verdicts(opened)
 
 
-@app.command()
+@app.command(epilog="Example: regmix transfer mystudy")
 def transfer(
     study: StudyPath,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask larger sizes (`ladder:`) whether they put mixtures in the proxies' order."""
     import pandas as pd
@@ -51,6 +57,9 @@ def transfer(
     from regmix.study import Study
 
     found = Study.open(study).transfer()
+    if as_json:
+        console.show_json({"sizes": [size.as_dict() for size in found]})
+        return
     if csv:
         tables = [t.table.assign(small=t.small.label, large=t.large.label) for t in found]
         console.show_frame(pd.concat(tables), csv=True)
@@ -59,12 +68,13 @@ def transfer(
         console.show_transfer(size)
 
 
-@app.command()
+@app.command(epilog="Example: regmix predict mystudy --mixtures new.csv -o predicted.csv")
 def predict(
     study: StudyPath,
     mixtures: Annotated[Path, typer.Option(help="CSV: an id column, one column a domain.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="CSV to write.")],
     fit_id: Annotated[str | None, typer.Option("--fit", help="Default: the latest.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Predict metrics for mixtures: <metric> and <metric>_std beside the id."""
     from regmix import console
@@ -76,12 +86,17 @@ def predict(
     table = read_mixtures(mixtures, opened.domains)
     found = opened.predict(table.weights, fit_id).rename_axis(table.id_column)
     write_text(output, found.to_csv())
+    if as_json:
+        metrics = [str(m) for m in found.columns[::2]]
+        told = {"output": str(output), "mixtures": len(found), "metrics": metrics}
+        console.show_json({**told, "notes": list(table.notes)})
+        return
     console.show_notes(table.notes)
     text = f"{len(found)} mixtures, {found.shape[1] // 2} metrics: {output}"
     console.say(text, markup=False)
 
 
-@app.command()
+@app.command(epilog="Example: regmix pareto mystudy --x bpb/web --y 'bpb/code,bpb/math'")
 def pareto(
     study: StudyPath,
     x: Annotated[
@@ -92,22 +107,31 @@ def pareto(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for CSV and PNG.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Trade one group of metrics against another: the front of mixtures, as CSV and PNG."""
     from regmix import console, report
     from regmix.study import Study
 
-    with console.TerminalDisplay().stage("Front") as progress:
+    with console.TerminalDisplay(hidden=as_json).stage("Front") as progress:
         found = Study.open(study).pareto(x, y, points=points, folder=output, progress=progress)
     assert found.csv is not None
-    console.show_pareto(found, report.front_png(found, found.csv.with_suffix(".png")))
+    png = report.front_png(found, found.csv.with_suffix(".png"))
+    if as_json:
+        console.show_json({**found.as_dict(), "png": str(png)})
+        return
+    console.show_pareto(found, png)
 
 
-@app.command()
-def report(study: StudyPath) -> None:
+@app.command(epilog="Example: regmix report mystudy")
+def report(study: StudyPath, as_json: JsonOption = False) -> None:
     """Write the report: one self-contained HTML file."""
     from regmix import console
     from regmix import report as report_module
     from regmix.study import Study
 
-    console.say(f"report {report_module.write(Study.open(study))}", markup=False)
+    path = report_module.write(Study.open(study))
+    if as_json:
+        console.show_json({"report": str(path)})
+        return
+    console.say(f"report {path}", markup=False)

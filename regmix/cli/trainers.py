@@ -12,7 +12,7 @@ from regmix.cli.options import PathsOption, StudyOption
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: regmix export mystudy/mixes/best.yaml --to olmo-core -o mixture.yaml")
 def export(
     mixture: Annotated[Path, typer.Argument(metavar="MIX.yaml", help="The mixture.")],
     to: Annotated[str, typer.Option(help="The format; docs/EXPORTS.md lists them.")],
@@ -49,7 +49,10 @@ def export(
     console.show_exported(exports.export(mixture, to, output, found.places, asked))
 
 
-@app.command("import-mixture")
+@app.command(
+    "import-mixture",
+    epilog="Example: regmix import-mixture train.yaml --from olmo-core -o mix.yaml",
+)
 def import_mixture(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A trainer's file.")],
     source: Annotated[str, typer.Option("--from", help="Its format; docs/EXPORTS.md lists them.")],

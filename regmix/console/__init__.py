@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regmix.console.decisions import show_diagnosis, show_pareto
     from regmix.console.demo import show_costs, show_outcome, show_summary
+    from regmix.console.doctor import show_checks
     from regmix.console.evals import show_model_metrics, show_study_metrics
     from regmix.console.exports import show_exported, show_imported_mixture, show_places
     from regmix.console.fits import show_fit
     from regmix.console.launches import show_estimate, show_log, show_submitted
+    from regmix.console.live import keep_report, watch
     from regmix.console.noise import show_account, show_differences, show_flags, show_noise
     from regmix.console.progress import TerminalDisplay
     from regmix.console.runs import (
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 __all__ = [
     "TerminalDisplay",
     "console",
+    "keep_report",
     "say",
     "show_account",
+    "show_checks",
     "show_costs",
     "show_diagnosis",
     "show_differences",
@@ -56,15 +60,18 @@ __all__ = [
     "show_trained",
     "show_transfer",
     "show_verdicts",
+    "watch",
 ]
 
 _MODULES = {
     "decisions": ("show_diagnosis", "show_pareto"),
     "demo": ("show_costs", "show_outcome", "show_summary"),
+    "doctor": ("show_checks",),
     "evals": ("show_model_metrics", "show_study_metrics"),
     "exports": ("show_exported", "show_imported_mixture", "show_places"),
     "fits": ("show_fit",),
     "launches": ("show_estimate", "show_log", "show_submitted"),
+    "live": ("keep_report", "watch"),
     "noise": ("show_account", "show_differences", "show_flags", "show_noise"),
     "progress": ("TerminalDisplay",),
     "runs": (

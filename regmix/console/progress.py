@@ -21,7 +21,7 @@ from regmix.console.terminal import console, say
 from regmix.console.watching import RunLines
 from regmix.quantities import duration
 from regmix.records import RunRecord
-from regmix.status import tokens_so_far
+from regmix.runlog import RunLog
 from regmix.study import Study
 
 POLL_SECONDS = 0.5
@@ -38,7 +38,7 @@ class _Eta(ProgressColumn):
         return Text(f"ETA {duration(left)}")
 
 
-def _bar() -> Progress:
+def _bar(*, hidden: bool = False) -> Progress:
     return Progress(
         TextColumn("{task.description:<20}"),
         BarColumn(bar_width=30),
@@ -46,16 +46,25 @@ def _bar() -> Progress:
         TimeElapsedColumn(),
         _Eta(),
         console=console,
+        disable=hidden,
     )
 
 
 class TerminalDisplay:
     """Progress bars, one a stage."""
 
+    def __init__(self, *, hidden: bool = False) -> None:
+        """Nothing is drawn yet.
+
+        Args:
+            hidden: draw none, as JSON is printed.
+        """
+        self._hidden = hidden
+
     @contextmanager
     def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
         """A bar over countable work; yields ``progress(done, total)``."""
-        with _bar() as bar:
+        with _bar(hidden=self._hidden) as bar:
             task = bar.add_task(title, total=1, note="")
 
             def progress(done: int, total: int) -> None:
@@ -71,7 +80,7 @@ class TerminalDisplay:
     ) -> Iterator[Callable[[], None]]:
         """A bar over the tokens of some runs; yields what to call while they train."""
         records = {r.spec.run_id: r for r in study.runs() if r.spec.run_id in set(run_ids)}
-        with _bar() as bar:
+        with _bar(hidden=self._hidden) as bar:
             watch = _Watch(records)
             total = sum(r.spec.flops for r in records.values())
             task = bar.add_task(escape(title), total=total, note="", begun=watch.look()[0])
@@ -115,6 +124,9 @@ class _Watch:
 
     def __init__(self, records: dict[str, RunRecord]) -> None:
         self._records = records
+        self._logs = {
+            i: RunLog(r.layout.events, r.spec.tokens_per_step) for i, r in records.items()
+        }
         self._done: set[str] = set()
         self._next = 0.0
 
@@ -129,8 +141,15 @@ class _Watch:
         for run_id, record in self._records.items():
             if run_id not in self._done and record.status in ("done", "failed"):
                 self._done.add(run_id)
-            share = 1.0 if run_id in self._done else tokens_so_far(record) / record.spec.tokens
-            work += share * record.spec.flops
+            work += self._share(run_id) * record.spec.flops
             failed += record.status == "failed"
         note = f"{len(self._done)}/{len(self._records)} runs"
         return work, note + (f", {failed:.0f} failed" if failed else "")
+
+    def _share(self, run_id: str) -> float:
+        """Of a run, how much is trained."""
+        if run_id in self._done:
+            return 1.0
+        log = self._logs[run_id]
+        log.read()
+        return log.tokens / self._records[run_id].spec.tokens

@@ -6,13 +6,12 @@ from rich.markup import escape
 
 from regmix.console.terminal import say
 from regmix.quantities import amount, duration
-from regmix.status import StudyStatus
+from regmix.status import STATES, StudyStatus
 
 
 def show_status(status: StudyStatus) -> None:
     """How far a study is."""
-    states = ("done", "running", "waiting", "stopped", "failed")
-    say("   ".join(f"{status.count(s)} {s}" for s in states))
+    say("   ".join(f"{status.count(s)} {s}" for s in STATES))
     rate, eta = status.tokens_per_second, status.eta_seconds
     if rate:
         left = f", ETA {duration(eta)}" if eta else ""
@@ -22,4 +21,4 @@ def show_status(status: StudyStatus) -> None:
         if run.state == "failed":
             say(f"[red]failed[/red] {run.run_id} {escape(run.name)}: {escape(run.reason)}")
         if run.state == "running":
-            say(f"running {run.run_id} {escape(run.name)} {run.tokens / run.planned:.0%}")
+            say(f"running {run.run_id} {escape(run.name)} {run.tokens / run.planned_tokens:.0%}")

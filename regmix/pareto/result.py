@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from regmix import plain
 from regmix.files import read_json, write_json, write_text
 from regmix.pareto.sides import Side
 
@@ -51,6 +52,18 @@ class Pareto:
         both = pd.concat([front, self.points.rename_axis("name").reset_index()], ignore_index=True)
         weights = [c for c in both if str(c).startswith(WEIGHT)]
         return both[["name", *(c for c in both if c not in ("name", *weights)), *weights]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, NaN as None, for ``--json``."""
+        return {
+            "x": asdict(self.x),
+            "y": asdict(self.y),
+            "fit_id": self.fit_id,
+            "front": plain.records(self.front),
+            "points": plain.records(self.points.rename_axis("name")),
+            "notes": list(self.notes),
+            "csv": None if self.csv is None else str(self.csv),
+        }
 
     def save(self, folder: Path, also: Path | None = None) -> Pareto:
         """Write ``<x>-vs-<y>.csv`` for people and ``.json`` to read it back.

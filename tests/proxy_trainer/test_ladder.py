@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 from collections.abc import Callable
 
@@ -63,6 +64,10 @@ def test_a_ladder_is_trained_and_says_what_it_finds(
     )
     shown, errors = regmix("transfer", root).communicate(timeout=100)
     assert again.verdict() in shown, errors
+    output, errors = regmix("transfer", root, "--json").communicate(timeout=100)
+    [size] = json.loads(output)["sizes"]
+    assert (size["verdict"], size["mixtures"]) == (again.verdict(), 6)
+    assert size["large"]["parameters"] == again.large.parameters
 
 
 def test_what_is_missing_is_said(study: Study, laddered: Study) -> None:
