@@ -45,7 +45,7 @@ class Objective:
         config: ObjectiveConfig,
         available: Sequence[str],
         signal: Mapping[str, float] | None = None,
-        noisy: Collection[str] = (),
+        refused: Collection[str] = (),
     ) -> Objective:
         """The study's objective over the metrics that there are.
 
@@ -54,10 +54,11 @@ class Objective:
         Args:
             signal: share of each metric's variance over the swarm that is not seed noise; by it the
                 weights are multiplied where the study asks for ``snr_weights``.
-            noisy: metrics that are not taken of themselves, only by name.
+            refused: metrics that are not taken of themselves, only by name.
 
         Raises:
-            UserError: a metric is named that was never measured, or the signal is not known.
+            UserError: a metric is named that was never measured, the signal is not known, or
+                nothing is named and all that would be taken is refused.
         """
         for key, named in (("weights", config.weights), ("directions", config.directions)):
             for name in named:
@@ -66,8 +67,14 @@ class Objective:
         weights = dict(config.weights)
         if not weights:
             chosen = of_themselves(available)
-            # Where none stands above its noise there is no better choice among them.
-            weights = dict.fromkeys([m for m in chosen if m not in noisy] or chosen, 1.0)
+            weights = dict.fromkeys([m for m in chosen if m not in refused], 1.0)
+            if not weights:
+                raise UserError(
+                    f"objective: nothing to optimise: {', '.join(chosen[:5])}"
+                    f"{' …' if len(chosen) > 5 else ''} do not stand above their seed noise "
+                    "(`regmix noise`); longer proxies help most; objective.weights, or --target, "
+                    "takes a metric all the same"
+                )
         if config.snr_weights:
             weights = _by_signal(weights, signal)
         total = sum(weights.values())
@@ -164,8 +171,14 @@ class Objective:
 
 
 def of_themselves(available: Sequence[str]) -> list[str]:
-    """Metrics of an objective without weights: every ``bpb/…``, or all of them if none is."""
-    return [m for m in available if m.startswith("bpb/")] or list(available)
+    """Metrics of an objective without weights.
+
+    Bits per byte of every domain (``bpb/…``) and of every task as a whole (``<task>/bpb``, not of
+    its groups, which are parts of it); all metrics if there are none.
+    """
+    return [
+        m for m in available if m.startswith("bpb/") or (m.endswith("/bpb") and m.count("/") == 1)
+    ] or list(available)
 
 
 def _by_signal(weights: dict[str, float], signal: Mapping[str, float] | None) -> dict[str, float]:

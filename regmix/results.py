@@ -145,7 +145,7 @@ def diagnose(
         "objective": {**asdict(objective), "text": objective.describe()},
         "objective_scores": asdict(scores),
         "objective_noise": _or_none(data.objective_noise(objective.value)),
-        "objective_spread": float(assess.values(data, objective).std(ddof=1)),
+        "objective_spread": data.objective_spread(objective.value),
         "best_single": best_single(data, objective),
         "metrics": {
             m.name: {

@@ -24,13 +24,14 @@ def show_noise(floor: NoiseFloor) -> None:
     else:
         say("no mixture was repeated: seed noise is not known (swarm.replicates, swarm.repeat)")
     shown = table(
-        "Noise", "metric", "class", "spread/noise", "with sampling", "spread", "seed noise",
-        "90 %", "sampling", "seeds to be stable", "counts from", "uneven", "p",
+        "Noise", "metric", "class", "spread/noise", "p", "with sampling", "spread", "seed noise",
+        "90 %", "sampling", "seeds to be stable", "counts from", "uneven", "p even",
     )  # fmt: skip
     for name, m in floor.metrics.iterrows():
         interval = f"{_figure(m['seed_low'])}–{_figure(m['seed_high'])}" if degrees else "–"
         shown.add_row(
-            escape(str(name)), m["kind"], _ratio(m["snr"]), _ratio(m["snr_least"]),
+            escape(str(name)), m["kind"], _ratio(m["snr"]), _chance(m["p_signal"]),
+            _ratio(m["snr_least"]),
             _figure(m["spread"]), _figure(m["seed"]), interval, _figure(m["eval"]),
             _seeds(m["seeds"], m["snr"]), _figure(m["counts"]), _ratio(m["uneven"]),
             _chance(m["p_uneven"]),
@@ -38,12 +39,14 @@ def show_noise(floor: NoiseFloor) -> None:
     show(shown)
     say(
         f"[dim]very stable: spread {ADVISED_SNR:g}x the seed noise or more; stable: "
-        f"{LEAST_SNR:g}x; noisy ones are kept out of an objective without weights[/dim]"
+        f"{LEAST_SNR:g}x; noisy, too, where p, that mixtures make no difference, is "
+        f"{1 - LEVEL:.2g} or more; noisy ones are kept out of fits unless named[/dim]"
     )
     say(
         f"[dim]counts from: two runs that differ by less do not differ by more than seeds do "
         f"({LEVEL:.0%}, t with {degrees} degrees of freedom); uneven: largest over smallest noise "
-        "of the repeated mixtures, p corrected for the metrics (Holm)[/dim]"
+        "of the repeated mixtures, p even: that it is the same; both p corrected for the metrics "
+        "(Holm)[/dim]"
     )
     for name in floor.copies:
         say(

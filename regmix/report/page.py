@@ -22,7 +22,7 @@ from regmix.files import write_text
 from regmix.flags import Flags
 from regmix.imports import ImportedRuns, read_imports
 from regmix.mixture import Mixture
-from regmix.objective import Objective
+from regmix.objective import Objective, of_themselves
 from regmix.observations import Observations
 from regmix.quantities import amount
 from regmix.records import RunRecord
@@ -70,8 +70,11 @@ class Evidence:
         """The fit's objective; the study's own before there is a fit."""
         if self.fit is not None:
             return self.fit.objective
+        refused = noise.refused(self.data)
+        if set(of_themselves(self.data.metric_names)) <= set(refused):
+            refused = {}  # nothing would be fitted; what was measured is shown all the same
         return Objective.from_config(
-            self.study.config.objective, self.data.metric_names, noisy=noise.noisy(self.data)
+            self.study.config.objective, self.data.metric_names, refused=refused
         )
 
     @property
@@ -288,6 +291,7 @@ def _belief(evidence: Evidence) -> dict[str, Any] | None:
         "runs": fit.diagnostics["runs"],
         "late": len(late),
         "warnings": fit.diagnostics["warnings"],
+        "refused": list(fit.diagnostics.get("refused", {}).items()),  # older fits refused none
     }
 
 
