@@ -36,6 +36,7 @@ from regmix.folder import StudyFolder
 from regmix.layout import StudyLayout
 from regmix.mixture import Mixture
 from regmix.noise import NoiseFloor
+from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.pareto import Pareto
 from regmix.planning import Proposed
@@ -257,15 +258,19 @@ class Study(StudyFolder):
                 "`ladder: [{model: {size: 4m}, mixtures: 12}]`, then `regmix propose` and "
                 "`regmix train`"
             )
-        try:
-            objective = self.latest_fit().objective
-        except UserError:
-            objective = None
+        if not (self.layout.fits / results.LATEST).exists():
+            return self._transfer(None, None)
+        found = self.latest_fit()
+        return self._transfer(found.objective, found.held_out)
+
+    def _transfer(
+        self, objective: Objective | None, held_out: pd.DataFrame | None
+    ) -> list[Transfer]:
         settings = (self.config.proxy, *self.config.ladder)
         cohorts = [cohort(planning.template(self, own)) for own in settings]
         return measured_transfer(
             self.store.sizes(), cohorts, self.observations(), objective,
-            self.config.objective.directions, self.config.seed,
+            self.config.objective.directions, self.config.seed, held_out,
         )  # fmt: skip
 
     def flags(self) -> Flags:
@@ -289,7 +294,8 @@ class Study(StudyFolder):
 
     def _choosing(self, settings: FitConfig) -> Choosing:
         data = self._not_excluded(settings)
-        return Choosing.of(self, data, flags.find(data, self.store), settings)
+        transfer = self._transfer if self.config.ladder else None
+        return Choosing.of(self, data, flags.find(data, self.store), settings, transfer)
 
     def cost(self) -> Account:
         """What the finished runs took, and what RegMix's published recipe would have."""
