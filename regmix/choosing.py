@@ -16,6 +16,7 @@ from regmix.errors import UserError
 from regmix.fit import FitResult
 from regmix.flags import Flags
 from regmix.folder import StudyFolder
+from regmix.link import Link
 from regmix.mixture import Mixture
 from regmix.objective import Objective
 from regmix.observations import Observations
@@ -58,6 +59,8 @@ class Choosing:
     """The data with flagged runs, where ``data`` are without them; None: nothing is left out."""
     transfer: Larger | None = None
     """What larger sizes say of an objective; None without any."""
+    links: Callable[[], list[Link | str]] = list
+    """From bits per byte to accuracies, or why there is none."""
 
     @classmethod
     def of(
@@ -67,15 +70,17 @@ class Choosing:
         found: Flags,
         settings: FitConfig,
         transfer: Larger | None = None,
+        links: Callable[[], list[Link | str]] = list,
     ) -> Self:
         """With flagged runs or without them, as the settings say.
 
         Args:
             data: with flagged runs, without those that the person left out.
             transfer: what larger sizes say of an objective.
+            links: from bits per byte to accuracies, as larger models have them.
         """
         kept = flags.keep(data, found, settings)
-        return cls(study, kept, found.reasons(), None if kept is data else data, transfer)
+        return cls(study, kept, found.reasons(), None if kept is data else data, transfer, links)
 
     @cached_property
     def _refused(self) -> dict[str, str]:
@@ -99,6 +104,7 @@ class Choosing:
         surrogate, result, single = posed.surrogate, posed.result, posed.single
         objective, problem = posed.objective, posed.problem
         larger, missing = self._larger(objective, result)
+        links = self.links()
         mixture_name = name or ("best" if single is None else "best-" + single.replace("/", "-"))
         identity = results.fit_id(
             surrogate,
@@ -113,14 +119,16 @@ class Choosing:
                 mixture_name,
                 sorted(self.flagged),
                 *([[asdict(t.carried()) for t in larger], missing] if self.transfer else []),
+                *([_told(own) for own in links]),
             ],
         )
         if results.exists(study.layout, identity):
             return results.publish(study.layout, identity)
-        proposal = _carrying(self._propose(posed, settings), larger)
+        proposal = _carrying(self._propose(posed, settings), larger, links)
         names = {"fit_id": identity, "surrogate_id": surrogate, "mixture_name": mixture_name}
         refused, notes = decision.gate(self._refused, result.surrogate.metric_names)
         diagnostics = results.diagnose(data, result, objective, names, [*missing, *notes])
+        diagnostics["links"] = [_told(own) for own in links]
         diagnostics["transfer"] = [asdict(v) for v in proposal.transfer]
         # With a target the others are not fitted for another reason: nobody asked for them.
         diagnostics["refused"] = {} if single else refused
@@ -267,8 +275,15 @@ class Choosing:
         }
 
 
-def _carrying(proposal: Proposal, larger: Sequence[Transfer]) -> Proposal:
-    """A proposal with what larger sizes say of it."""
+def _told(found: Link | str) -> str:
+    return found if isinstance(found, str) else found.text
+
+
+def _carrying(
+    proposal: Proposal, larger: Sequence[Transfer], links: Sequence[Link | str]
+) -> Proposal:
+    """A proposal with what larger sizes say of it, and of its accuracies there."""
     best = proposal.best
     own = {m: mean for m, (mean, _) in best.metrics.items()} | {OBJECTIVE: best.objective[0]}
-    return replace(proposal, transfer=tuple(t.carried(own) for t in larger))
+    known = [found for found in links if isinstance(found, Link)]
+    return replace(proposal, transfer=tuple(t.carried(own, known) for t in larger))

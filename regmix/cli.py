@@ -567,19 +567,18 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure finished models on tasks; what a study's models were asked before is kept."""
-    from proxy_trainer.evals import afterwards, kept_tasks
+    from proxy_trainer.evals import afterwards, foreign, kept_tasks
     from regmix import config, console
     from regmix.errors import UserError
-    from regmix.files import write_json
 
     asked = kept_tasks.Asked(tuple(tasks or ()), data, limit, seed)
     if not (models / "study.yaml").is_file():
         wanted = asked.read(None)
         with console.TerminalDisplay().stage("Questions") as progress:
-            results = [r.as_dict() for r in afterwards.folder(models, wanted, progress)]
+            results = afterwards.folder(models, wanted, progress)
         if output is not None:
-            write_json(output, {"model": str(models), "results": results})
-        console.show_model_metrics(results)
+            foreign.save(output, models, results)
+        console.show_model_metrics([r.as_dict() for r in results])
         return
     if output is not None:
         raise UserError("-o is for a model's folder; results of a study are kept in it")

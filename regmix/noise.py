@@ -155,9 +155,8 @@ def no_signal(data: Observations) -> FloatArray:
     (Bonferroni). NaN where neither can be made, or all values are the same.
     """
     both = np.array([_between(data), _trend(data)])
-    known = (~np.isnan(both)).sum(0)
-    least = np.where(np.isnan(both), np.inf, both).min(0)
-    return np.where(known > 0, np.minimum(1.0, known * least), np.nan)
+    made = (~np.isnan(both)).sum(0)
+    return np.asarray(np.minimum(1.0, made * np.fmin(*both)))  # fmin: NaN only where both are
 
 
 def _between(data: Observations) -> FloatArray:

@@ -18,6 +18,7 @@ from regmix import (
     diagnose,
     differences,
     flags,
+    link,
     noise,
     planning,
     results,
@@ -34,6 +35,7 @@ from regmix.estimate import Estimate, estimate
 from regmix.flags import Flags
 from regmix.folder import StudyFolder
 from regmix.layout import StudyLayout
+from regmix.link import Link
 from regmix.mixture import Mixture
 from regmix.noise import NoiseFloor
 from regmix.objective import Objective
@@ -273,6 +275,17 @@ class Study(StudyFolder):
             self.config.objective.directions, self.config.seed, held_out,
         )  # fmt: skip
 
+    def links(self) -> list[Link | str]:
+        """What bits per byte are worth in accuracy, task by task; or why that cannot be said."""
+        if self.manifest is None:
+            return []  # sizes of models that were measured elsewhere are not known
+        info, values, _ = self.store.measured()
+        above = planning.template(self, self.config.proxy).model.parameters
+        return [
+            link.find(info, values, loss, accuracy, above, self.config.objective.directions)
+            for loss, accuracy in link.pairs([str(m) for m in values])
+        ]
+
     def flags(self) -> Flags:
         """Runs that something is wrong with, each by a rule that is named.
 
@@ -295,7 +308,8 @@ class Study(StudyFolder):
     def _choosing(self, settings: FitConfig) -> Choosing:
         data = self._not_excluded(settings)
         transfer = self._transfer if self.config.ladder else None
-        return Choosing.of(self, data, flags.find(data, self.store), settings, transfer)
+        found = flags.find(data, self.store)
+        return Choosing.of(self, data, found, settings, transfer, self.links)
 
     def cost(self) -> Account:
         """What the finished runs took, and what RegMix's published recipe would have."""

@@ -19,6 +19,7 @@ from scipy import stats
 from regmix import agreement
 from regmix.direction import sign
 from regmix.errors import UserError
+from regmix.link import Link, Linked
 from regmix.mixture import FloatArray
 from regmix.noise import SeedNoise, freedom
 from regmix.objective import Objective
@@ -95,14 +96,23 @@ class Verdict:
     spearman: tuple[float, float, float] | None
     predicted: dict[str, Predicted] = field(default_factory=dict)
     """The proposal's metrics at the larger size."""
+    linked: dict[str, Linked] = field(default_factory=dict)
+    """Accuracies there, by the links from the losses that are predicted."""
     notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> Verdict:
         """From plain values, as :func:`dataclasses.asdict` and a YAML or JSON file give them."""
         figures = {k: None if raw[k] is None else tuple(raw[k]) for k in ("accuracy", "spearman")}
-        predicted = {m: Predicted(**p) for m, p in raw["predicted"].items()}
-        return cls(**{**raw, **figures, "predicted": predicted, "notes": tuple(raw["notes"])})
+        return cls(
+            **{
+                **raw,
+                **figures,
+                "predicted": {m: Predicted(**p) for m, p in raw["predicted"].items()},
+                "linked": {m: Linked(**v) for m, v in raw["linked"].items()},
+                "notes": tuple(raw["notes"]),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -147,12 +157,21 @@ class Transfer:
             f"mixtures){doubt}"
         )
 
-    def carried(self, predicted: Mapping[str, float] | None = None) -> Verdict:
+    def carried(
+        self, predicted: Mapping[str, float] | None = None, links: Sequence[Link] = ()
+    ) -> Verdict:
         """What a proposal keeps of this.
 
         Args:
             predicted: its metrics and objective at proxy size.
+            links: from losses to accuracies; used where they reach.
         """
+        there = {
+            m: Predicted(*r.large(predicted[m]), r.freedom, "line" if r.helps else "shift")
+            for m, r in self.rescalings.items()
+            if predicted and m in predicted
+        }
+        reached = {k.accuracy: k.at(there[k.loss].mean) for k in links if k.loss in there}
         own = self._row(OBJECTIVE)
         known = own is not None and math.isfinite(own["accuracy"])
         figures = {
@@ -168,11 +187,8 @@ class Transfer:
             mixtures=self.mixtures,
             accuracy=figures["accuracy"],  # type: ignore[arg-type]
             spearman=figures["spearman"],  # type: ignore[arg-type]
-            predicted={
-                m: Predicted(*r.large(predicted[m]), r.freedom, "line" if r.helps else "shift")
-                for m, r in self.rescalings.items()
-                if predicted and m in predicted
-            },
+            predicted=there,
+            linked={m: found for m, found in reached.items() if found is not None},
             notes=self.notes,
         )
 

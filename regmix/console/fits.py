@@ -25,6 +25,8 @@ def show_fit(fit: Fit, mixture_path: object) -> None:
     show_distance(fit)
     _show_certainty(fit)
     show_remarks(fit)
+    for text in fit.diagnostics.get("links", ()):  # older fits looked for none
+        say(f"[dim]{escape(text)}[/dim]")
     say(f"mixture  {escape(str(mixture_path))}\nfit      {escape(str(fit.folder))}")
 
 

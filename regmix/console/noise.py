@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from regmix.console.terminal import say, show, show_notes, table
 from regmix.cost import Account
-from regmix.differences import NOTHING, UNKNOWN, Differences
+from regmix.differences import MODELS, NOTHING, UNKNOWN, Differences
 from regmix.flags import Flags
 from regmix.noise import ADVISED_SNR, LEAST_SNR, LEVEL, NoiseFloor
 from regmix.quantities import amount, flops
@@ -64,20 +64,22 @@ def show_differences(found: Differences) -> None:
         paired = f"paired by {seeds} seeds" if seeds else "not paired: no seed in common"
         shown = table(
             f"{name} against {first} ({paired})",
-            "metric", first, name, "difference", "± std error", "on any texts", "df", "p",
+            "metric", first, name, "difference", "± seeds", "± texts", "pairs", "df", "p",
             "p any", "",
         )  # fmt: skip
         for r in rows.to_dict("records"):
             shown.add_row(
                 escape(r["metric"]), f"{r['first']:.4f}", f"{r['value']:.4f}",
-                f"{r['difference']:+.4f}", _figure(r["std_error"]), _figure(r["std_error_any"]),
-                str(r["freedom"]), _chance(r["p"]), _chance(r["p_any"]), r["verdict"],
+                f"{r['difference']:+.4f}", _figure(r["std_error"]), _figure(r["std_error_texts"]),
+                f"{r['items']:,}" if r["items"] else "–", str(r["freedom"]),
+                _chance(r["p"]), _chance(r["p_any"]), r["verdict"],
             )  # fmt: skip
         show(shown)
         say(f"[bold]{escape(_outcome(found, name))}[/bold]")
     say(
         "[dim]p: two-sided, Student's t, corrected for all metrics and pairs of the table (Holm); "
-        "p any: as if each had been measured on other texts of the same kind[/dim]"
+        "p any: with what other texts of the same kind could change, over pairs of documents or "
+        "questions where they are kept, else as if each had been measured on texts of its own[/dim]"
     )
     show_notes(found.notes)
 
@@ -85,11 +87,13 @@ def show_differences(found: Differences) -> None:
 def _outcome(found: Differences, name: str) -> str:
     first, count = found.subjects[0], len(found.detected(name))
     total = int((found.frame["name"] == name).sum())
-    if found.frame["p"].isna().all():
+    own = found.frame[found.frame["name"] == name]
+    if own["p"].fillna(own["p_any"]).isna().all():
         return f"{name} against {first}: {UNKNOWN}"
     if not count:
         return f"{name} against {first}: {NOTHING}"
-    return f"{name} differs from {first} on {count} of {total} metrics"
+    known = "" if own["p"].notna().any() else MODELS
+    return f"{name} differs from {first} on {count} of {total} metrics{known}"
 
 
 def show_flags(found: Flags) -> None:

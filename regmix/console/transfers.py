@@ -60,6 +60,11 @@ def show_verdicts(study: Study) -> None:
                 f"objective at {escape(verdict.large)}: {own.mean:.4f}, 90 % of runs within "
                 f"± {half:.4f} (by a {own.how} through {verdict.mixtures} mixtures)"
             )
+        for metric, found in verdict.linked.items():
+            say(
+                f"{escape(metric)} at {escape(verdict.large)}: {found.value:.4f} (90 % of models "
+                f"of its loss within {found.low:.4f} to {found.high:.4f})"
+            )
         show_notes(verdict.notes)
 
 

@@ -31,6 +31,7 @@ from regmix.records import RunRecord
 from regmix.report import figures, frames, front, tables, text
 from regmix.results import Fit
 from regmix.study import Study
+from regmix.transfer import Verdict
 
 OBJECTIVE_PANEL, SMALL_PANEL = 4.4, 2.5
 """Width of the held-out figures, in inches."""
@@ -275,6 +276,8 @@ def _belief(evidence: Evidence) -> dict[str, Any] | None:
     late = data.weights.index.difference(predictions.index)
     known, spread = evidence.known_noise, fit.diagnostics["objective_spread"]
     return {
+        "transfer": [_larger(v) for v in fit.proposal.transfer],
+        "links": fit.diagnostics.get("links", []),  # older fits looked for none
         "objective": figures.held_out(
             frames.held_out_objective(data, predictions, fit.surrogate, fit.objective),
             "objective",
@@ -299,6 +302,25 @@ def _belief(evidence: Evidence) -> dict[str, Any] | None:
         "late": len(late),
         "warnings": fit.diagnostics["warnings"],
         "refused": list(fit.diagnostics.get("refused", {}).items()),  # older fits refused none
+    }
+
+
+def _larger(verdict: Verdict) -> dict[str, Any]:
+    """What a larger size says: the sentence, and the proposal's figures there."""
+    rows = pd.DataFrame(
+        [{"metric": m, "mean": p.mean, "std": p.std, "how": p.how}
+         for m, p in verdict.predicted.items()],
+        columns=["metric", "mean", "std", "how"],
+    )  # fmt: skip
+    return {
+        "text": verdict.text,
+        "notes": verdict.notes,
+        "size": verdict.large,
+        "table": tables.Table.of(rows, tables.LARGER),
+        "linked": [
+            (m, text.fixed(v.value, 4), text.fixed(v.low, 4), text.fixed(v.high, 4))
+            for m, v in verdict.linked.items()
+        ],
     }
 
 

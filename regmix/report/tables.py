@@ -139,6 +139,12 @@ CERTAINTY: Columns = {
     "refit_low": ("refits from", text.percent),
     "refit_high": ("to", text.percent),
 }
+LARGER: Columns = {
+    "metric": ("metric", str),
+    "mean": ("predicted", _five),
+    "std": ("± std", _brief),
+    "how": ("by", str),
+}
 COSTS: Columns = {
     "role": ("role", str),
     "runs": ("finished runs", str),

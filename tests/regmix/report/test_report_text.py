@@ -14,6 +14,7 @@ from regmix.noise import SeedNoise
 from regmix.objective import Objective
 from regmix.report import text
 
+KNOWN = SeedNoise(0.01, 8)
 BPB = Objective(("bpb/a", "bpb/b"), (0.5, 0.5), (1, 1))
 
 
@@ -93,8 +94,8 @@ def test_what_was_measured_is_said_plainly(
 
 def test_the_worst_outcome_sets_the_tone() -> None:
     good, bad = Gain("natural", {0: 1.0}, 1.0, 0.1), Gain("uniform", {0: -1.0}, 1.0, 0.1)
-    assert text.tone({"natural": good, "uniform": bad}, SeedNoise(0.01, 8)) == "bad"
-    assert text.tone({}, SeedNoise(0.01, 8)) == "plain"
+    assert text.tone({"natural": good, "uniform": bad}, KNOWN) == "bad"
+    assert text.tone({}, KNOWN) == "plain"
 
 
 def test_without_repeats_the_noise_is_said_to_be_unknown() -> None:
@@ -123,16 +124,10 @@ def test_of_equal_mixtures_one_gain_in_twenty_counts_however_few_repeats_there_w
 
 
 def test_missing_measurements_are_named() -> None:
-    assert text.measured(None, {}, SeedNoise(0.01, 8), "").startswith(
-        "Nothing has been measured at the target"
-    )
-    assert "not yet checked" in text.measured(comparison("proposal"), {}, SeedNoise(0.01, 8), "")
+    assert text.measured(None, {}, KNOWN, "").startswith("Nothing has been measured at the target")
+    assert "not yet checked" in text.measured(comparison("proposal"), {}, KNOWN, "")
     gains = {"natural": Gain("natural", {0: 0.1}, 0.1, 0.01)}
-    said = text.measured(
-        comparison("proposal", "natural", "uniform"), gains, SeedNoise(0.01, 8), ""
-    )
+    said = text.measured(comparison("proposal", "natural", "uniform"), gains, KNOWN, "")
     lacking = replace(comparison("proposal", "natural"), unmeasured=("mmlu/acc",))
-    assert "not all measured on mmlu/acc, which" in text.measured(
-        lacking, {}, SeedNoise(0.01, 8), ""
-    )
+    assert "not all measured on mmlu/acc, which" in text.measured(lacking, {}, KNOWN, "")
     assert "not measured against uniform with the same seed" in said
