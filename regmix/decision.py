@@ -38,7 +38,7 @@ def objective_for(
     data: Observations,
     surrogate: Surrogate,
     target: str | None,
-    refused: Collection[str],
+    refused: Mapping[str, str],
 ) -> Objective:
     """The study's objective, or one metric's alone, with reference values filled in.
 
@@ -57,7 +57,7 @@ def objective_for(
 
 
 def to_fit(
-    config: ObjectiveConfig, data: Observations, refused: Collection[str], target: str | None
+    config: ObjectiveConfig, data: Observations, refused: Mapping[str, str], target: str | None
 ) -> list[str]:
     """Metrics that are fitted: all but the refused ones, and those if asked for by name.
 

@@ -11,7 +11,7 @@ of which lower is better, made of one term a metric:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,7 +45,7 @@ class Objective:
         config: ObjectiveConfig,
         available: Sequence[str],
         signal: Mapping[str, float] | None = None,
-        refused: Collection[str] = (),
+        refused: Mapping[str, str] | None = None,
     ) -> Objective:
         """The study's objective over the metrics that there are.
 
@@ -54,7 +54,7 @@ class Objective:
         Args:
             signal: share of each metric's variance over the swarm that is not seed noise; by it the
                 weights are multiplied where the study asks for ``snr_weights``.
-            refused: metrics that are not taken of themselves, only by name.
+            refused: metrics that are not taken of themselves, only by name, and why.
 
         Raises:
             UserError: a metric is named that was never measured, the signal is not known, or
@@ -67,12 +67,14 @@ class Objective:
         weights = dict(config.weights)
         if not weights:
             chosen = of_themselves(available)
-            weights = dict.fromkeys([m for m in chosen if m not in refused], 1.0)
+            reasons = refused or {}
+            weights = dict.fromkeys([m for m in chosen if m not in reasons], 1.0)
             if not weights:
+                told = [f"{m} ({reasons[m]})" for m in chosen[:3]]
+                more = f" and {len(chosen) - 3} more" if len(chosen) > 3 else ""
                 raise UserError(
-                    f"objective: nothing to optimise: {', '.join(chosen[:5])}"
-                    f"{' …' if len(chosen) > 5 else ''} do not stand above their seed noise "
-                    "(`regmix noise`); longer proxies help most; objective.weights, or --target, "
+                    f"objective: nothing stands above its seed noise: {', '.join(told)}{more}; see "
+                    "`regmix noise`; longer proxies help most; objective.weights, or --target, "
                     "takes a metric all the same"
                 )
         if config.snr_weights:

@@ -8,7 +8,7 @@ gap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class Ground:
         data: Observations,
         surrogate: Surrogate,
         seed: int,
-        refused: Collection[str],
+        refused: Mapping[str, str],
     ) -> Ground:
         """With the limits of the study's own objective, if it has any.
 

@@ -401,7 +401,10 @@ def test_a_noisy_swarm_is_called_a_coin_toss(make_study: Make, worker: Any) -> N
     rng = np.random.default_rng(0)
     for record in study.runs():
         worker.finish(record, {f"bpb/{d}": 2 + rng.normal() for d in study.domains})
-    warnings = study.fit(settings=QUICK).diagnostics["warnings"]
+    with pytest.raises(UserError, match="nothing stands above its seed noise"):
+        study.fit(settings=QUICK)
+    warnings = study.fit("bpb/web", settings=QUICK).diagnostics["warnings"]
+    assert any("asked for by name" in w for w in warnings)
     assert any("spread is" in w and "coin toss" in w for w in warnings)
     assert any("held-out rank correlation" in w and "take the proposal" in w for w in warnings)
 
