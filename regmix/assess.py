@@ -61,7 +61,7 @@ def warnings(
 
 def _objective_warnings(data: Observations, objective: Objective, scores: Scores) -> Iterator[str]:
     noise = data.objective_noise(objective.value)
-    spread = float(values(data, objective).std(ddof=1))
+    spread = data.objective_spread(objective.value)
     if spread < ADVISED_SNR * noise:
         yield (
             f"objective: the swarm's spread is {spread / noise:.1f}x the seed noise; below "

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from regmix import __version__, decision, fit, flags, pareto, results, solve
+import pandas as pd
+
+from regmix import __version__, decision, fit, flags, noise, pareto, results, solve
 from regmix.config import FitConfig
 from regmix.errors import UserError
 from regmix.fit import FitResult
 from regmix.flags import Flags
 from regmix.folder import StudyFolder
+from regmix.link import Link
 from regmix.mixture import Mixture
 from regmix.objective import Objective
 from regmix.observations import Observations
@@ -20,8 +24,14 @@ from regmix.pareto import Pareto
 from regmix.results import Fit
 from regmix.solve import Problem, Proposal
 from regmix.surrogate import Surrogate
+from regmix.transfer import OBJECTIVE, Transfer
 
 Progress = Callable[[int, int], None]
+Larger = Callable[[Objective, pd.DataFrame], list[Transfer]]
+"""What larger sizes say of an objective, and of held-out predictions by run id.
+
+Raises :class:`UserError` where too little is measured at any of them.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,16 +57,35 @@ class Choosing:
     """Reasons by run id, of what is in ``whole``."""
     whole: Observations | None = None
     """The data with flagged runs, where ``data`` are without them; None: nothing is left out."""
+    transfer: Larger | None = None
+    """What larger sizes say of an objective; None without any."""
+    links: Callable[[], list[Link | str]] = list
+    """From bits per byte to accuracies, or why there is none."""
 
     @classmethod
-    def of(cls, study: StudyFolder, data: Observations, found: Flags, settings: FitConfig) -> Self:
+    def of(
+        cls,
+        study: StudyFolder,
+        data: Observations,
+        found: Flags,
+        settings: FitConfig,
+        transfer: Larger | None = None,
+        links: Callable[[], list[Link | str]] = list,
+    ) -> Self:
         """With flagged runs or without them, as the settings say.
 
         Args:
             data: with flagged runs, without those that the person left out.
+            transfer: what larger sizes say of an objective.
+            links: from bits per byte to accuracies, as larger models have them.
         """
         kept = flags.keep(data, found, settings)
-        return cls(study, kept, found.reasons(), None if kept is data else data)
+        return cls(study, kept, found.reasons(), None if kept is data else data, transfer, links)
+
+    @cached_property
+    def _refused(self) -> dict[str, str]:
+        """Metrics that are fitted only by name, and why."""
+        return noise.refused(self.data)
 
     def fit(
         self,
@@ -74,6 +103,8 @@ class Choosing:
         posed = self._pose(target, settings, progress)
         surrogate, result, single = posed.surrogate, posed.result, posed.single
         objective, problem = posed.objective, posed.problem
+        larger, missing = self._larger(objective, result)
+        links = self.links()
         mixture_name = name or ("best" if single is None else "best-" + single.replace("/", "-"))
         identity = results.fit_id(
             surrogate,
@@ -87,16 +118,22 @@ class Choosing:
                 study.config.seed,
                 mixture_name,
                 sorted(self.flagged),
+                *([[asdict(t.carried()) for t in larger], missing] if self.transfer else []),
+                *([_told(own) for own in links]),
             ],
         )
         if results.exists(study.layout, identity):
             return results.publish(study.layout, identity)
-        proposal = self._propose(posed, settings)
+        proposal = _carrying(self._propose(posed, settings), larger, links)
         names = {"fit_id": identity, "surrogate_id": surrogate, "mixture_name": mixture_name}
-        notes = [] if single else decision.left_out(self._decision(settings), data)
-        diagnostics = results.diagnose(data, result, objective, names, notes)
+        refused, notes = decision.gate(self._refused, result.surrogate.metric_names)
+        diagnostics = results.diagnose(data, result, objective, names, [*missing, *notes])
+        diagnostics["links"] = [_told(own) for own in links]
+        diagnostics["transfer"] = [asdict(v) for v in proposal.transfer]
+        # With a target the others are not fitted for another reason: nobody asked for them.
+        diagnostics["refused"] = {} if single else refused
         diagnostics["flagged"] = self._flagged(posed, proposal, target, settings)
-        provenance = self._provenance(identity, objective)
+        provenance = self._provenance(identity, proposal, objective)
         return results.save(study.layout, identity, result, proposal, diagnostics, provenance)
 
     def pareto(
@@ -117,8 +154,9 @@ class Choosing:
         sides = pareto.sides(x, y, self.data, self.study.config.objective)
         surrogate = self._surrogate_over(found, [*sides[0].metrics, *sides[1].metrics])
         ground = pareto.Ground.of(
-            self._decision(self.study.config.fit), self.data, surrogate, self.study.config.seed
-        )
+            self._decision(self.study.config.fit), self.data, surrogate, self.study.config.seed,
+            self._refused,
+        )  # fmt: skip
         best = str(results.objective_values(self.data, found.objective).idxmin())
         measured = Mixture.from_array(self.study.domains, self.data.weights.loc[best].to_numpy())
         named = {**self.study.references(), solve.BEST_RUN: measured, "proposal": found.best}
@@ -132,12 +170,12 @@ class Choosing:
 
     def _pose(self, target: str | None, settings: FitConfig, progress: Progress | None) -> _Posed:
         """Everything up to the solver."""
-        data = self.data
-        metrics = list(data.metric_names) if target is None else [data.find_metric(target)]
+        data, refused = self.data, self._refused
+        metrics = decision.to_fit(self.study.config.objective, data, refused, target)
         single = None if target is None else metrics[0]
         surrogate, result = self._surrogate(metrics, settings, progress)
         choice = self._decision(settings)
-        objective = decision.objective_for(choice, data, result.surrogate, single)
+        objective = decision.objective_for(choice, data, result.surrogate, single, refused)
         problem = decision.problem_for(choice, data, result.surrogate, objective)
         return _Posed(surrogate, result, single, objective, problem)
 
@@ -204,7 +242,8 @@ class Choosing:
         settings = self.study.config.fit
         if len(tried) == 1:  # it was asked for by name
             settings = settings.model_copy(update={"regressor": tried.pop()})
-        return self._surrogate(list(self.data.metric_names), settings, None)[1].surrogate
+        together = [m for m in self.data.metric_names if m in {*surrogate.metric_names, *metrics}]
+        return self._surrogate(together, settings, None)[1].surrogate
 
     def _decision(self, settings: FitConfig) -> decision.Settings:
         references = self.study.references()
@@ -216,14 +255,40 @@ class Choosing:
             prior=references.get("natural", references["uniform"]),
         )
 
-    def _provenance(self, identity: str, objective: Objective) -> dict[str, object]:
+    def _larger(self, objective: Objective, result: FitResult) -> tuple[list[Transfer], list[str]]:
+        """What larger sizes say, or why they say nothing."""
+        if self.transfer is None:
+            return [], []
+        try:
+            return self.transfer(objective, result.held_out), []
+        except UserError as exc:  # a ladder that is not trained yet takes nothing from a fit
+            return [], [str(exc)]
+
+    def _provenance(
+        self, identity: str, proposal: Proposal, objective: Objective
+    ) -> dict[str, object]:
         """Where a proposed mixture came from: enough to find it again, or to doubt it."""
         return {
             "fit": identity,
             "study": self.study.config.name,
             "objective": objective.describe(),
             "runs": len(self.data.weights),
+            "transfer": [v.text for v in proposal.transfer] or "not measured",
             "seed": self.study.config.seed,
             "data": self.study.manifest.fingerprint if self.study.manifest else None,
             "regmix": __version__,
         }
+
+
+def _told(found: Link | str) -> str:
+    return found if isinstance(found, str) else found.text
+
+
+def _carrying(
+    proposal: Proposal, larger: Sequence[Transfer], links: Sequence[Link | str]
+) -> Proposal:
+    """A proposal with what larger sizes say of it, and of its accuracies there."""
+    best = proposal.best
+    own = {m: mean for m, (mean, _) in best.metrics.items()} | {OBJECTIVE: best.objective[0]}
+    known = [found for found in links if isinstance(found, Link)]
+    return replace(proposal, transfer=tuple(t.carried(own, known) for t in larger))

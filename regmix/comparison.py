@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from regmix.mixture import Mixture
+from regmix.noise import SeedNoise
 from regmix.objective import Objective
 from regmix.solve import Proposal
 from regmix.store import Store
+
+Outcome = Literal["better", "worse", "tied", "not known"]
+
+
+def counting_gain(by_seed: Sequence[float], noise: SeedNoise) -> float:
+    """Least mean of paired differences that seeds do not explain; see :meth:`Gain.limit`."""
+    if len(by_seed) - 1 > (noise.freedom if noise.known else 0):
+        # `counting` is of a difference of two runs, which has √2 times the noise of one.
+        spread = float(np.std(by_seed, ddof=1)) / math.sqrt(2)
+        noise = SeedNoise(spread, len(by_seed) - 1)
+    return noise.counting(len(by_seed))
 
 
 @dataclass(frozen=True)
@@ -29,14 +44,19 @@ class Gain:
         """Mean over the seeds."""
         return float(np.mean(list(self.by_seed.values())))
 
-    def verdict(self, noise: float | None) -> str:
-        """One word: better, worse, or tied within two standard deviations of such a difference.
+    def limit(self, noise: SeedNoise) -> float:
+        """Least mean gain that seeds do not explain, two-sided 95 %; NaN: it is not known.
 
-        Args:
-            noise: standard deviation of the objective between seeds; a difference of two runs has
-                √2 times that. The runs compared share their seeds, so this errs to "tied".
+        By Student's t, from the noise of proxies (the runs compared share their seeds, so that this
+        errs to "tied"), or from the pairs themselves where these have more degrees of freedom.
         """
-        limit = 2 * noise * (2 / len(self.by_seed)) ** 0.5 if noise else 0.0
+        return counting_gain(list(self.by_seed.values()), noise)
+
+    def verdict(self, noise: SeedNoise) -> Outcome:
+        """Better, worse, tied, or not known, where nothing was repeated."""
+        limit = self.limit(noise)
+        if math.isnan(limit):
+            return "not known"
         if abs(self.mean) <= limit:
             return "tied"
         return "better" if self.mean > 0 else "worse"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from regmix import assess, noise
 from regmix.config import FitConfig, LimitsConfig, ObjectiveConfig
 from regmix.direction import sign
 from regmix.errors import UserError, unknown_name
 from regmix.mixture import Mixture
-from regmix.objective import Objective, of_themselves
+from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.solve import Limit, Problem, pose
 from regmix.space import Space
@@ -35,37 +34,54 @@ class Settings:
 
 
 def objective_for(
-    settings: Settings, data: Observations, surrogate: Surrogate, target: str | None
+    settings: Settings,
+    data: Observations,
+    surrogate: Surrogate,
+    target: str | None,
+    refused: Mapping[str, str],
 ) -> Objective:
-    """The study's objective, or one metric's alone, with reference values filled in."""
+    """The study's objective, or one metric's alone, with reference values filled in.
+
+    Args:
+        refused: metrics that are not taken of themselves.
+    """
     config = settings.objective
     if target is not None:
         return Objective.single(target, config)
     signal = signal_share(data) if config.snr_weights else None
-    objective = Objective.from_config(config, data.metric_names, signal, noise.noisy(data))
+    objective = Objective.from_config(config, data.metric_names, signal, refused)
     if not objective.reference:
         return objective
     mixture = settings.named(objective.reference)
     return objective.against(metric_values(mixture, data, surrogate))
 
 
-def left_out(settings: Settings, data: Observations) -> list[str]:
-    """Metrics that an objective without weights leaves to noise, in words; [] with weights."""
-    if settings.objective.weights:
-        return []
-    chosen = of_themselves(data.metric_names)
-    reasons = {m: why for m, why in noise.noisy(data).items() if m in chosen}
-    if not reasons:
-        return []
-    if len(reasons) == len(chosen):
-        return [
-            f"no metric's spread reaches {noise.LEAST_SNR:g}x its seed noise: all are in the "
-            "objective, and its optimum is one of seeds; longer proxies help most"
-        ]
-    return [
-        f"{metric} is not in the objective: {why}; objective.weights takes it all the same"
-        for metric, why in reasons.items()
-    ]
+def to_fit(
+    config: ObjectiveConfig, data: Observations, refused: Mapping[str, str], target: str | None
+) -> list[str]:
+    """Metrics that are fitted: all but the refused ones, and those if asked for by name.
+
+    Raises:
+        UserError: as :meth:`regmix.objective.Objective.from_config`, before anything is fitted.
+    """
+    if target is not None:
+        return [data.find_metric(target)]
+    plain = config.model_copy(update={"snr_weights": False})
+    named = {*Objective.from_config(plain, data.metric_names, refused=refused).metrics}
+    named |= {*config.limits.metrics}
+    return [m for m in data.metric_names if m not in refused or m in named]
+
+
+def gate(refused: Mapping[str, str], fitted: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """What the gate kept out, with reasons, and notes on what was fitted in spite of it."""
+    return (
+        {m: why for m, why in refused.items() if m not in fitted},
+        [
+            f"{metric} is fitted since it was asked for by name: {why}"
+            for metric, why in refused.items()
+            if metric in fitted
+        ],
+    )
 
 
 def limits_for(
@@ -122,7 +138,7 @@ def problem_for(
         settings.fit,
         limits=limits,
         prior=settings.prior,
-        spread=float(assess.values(data, objective).std(ddof=1)),
+        spread=data.objective_spread(objective.value),
     )
 
 

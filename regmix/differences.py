@@ -2,14 +2,15 @@
 
 Runs are paired by seed where they share seeds: they then differ by what is compared alone. The
 noise of a difference is that of two runs of one mixture, with its degrees of freedom; the many
-metrics that one looks at are paid for in the p-values (Holm 1979).
+metrics that one looks at are paid for in the p-values (Holm 1979). How far other texts could turn
+it is told by pairs of documents and questions (:mod:`regmix.paired`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,23 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from regmix import noise, plain
+from regmix import foreign, noise, paired, plain
 from regmix.direction import sign
 from regmix.errors import UserError, unknown_name
 from regmix.folder import StudyFolder
+from regmix.foreign import Foreign
 from regmix.mixture import MixtureFile
 from regmix.noise import NoiseFloor
 from regmix.observations import Observations
+from regmix.paired import Items, Paired
 from regmix.runs import PROXY_ROLES
 from regmix.store import Store
 
 NOTHING = "no detectable difference"
 UNKNOWN = "not known: nothing was repeated"
+MODELS = " as these models are; seeds are not known"
+"""Said where pairs of documents or questions differ and nothing was repeated: the models do differ
+on texts of this kind, and whether other seeds of theirs would is another question."""
 _HERE = " on these texts"
 """Said where other texts of the same kind could turn it."""
 
@@ -40,6 +46,8 @@ class Subject:
     name: str
     runs: pd.DataFrame
     """As :meth:`regmix.store.Store.measured` gives them, of one cohort."""
+    items: tuple[Items, ...] = ()
+    """What every run came to item by item, in their order."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +58,17 @@ class Differences:
     frame: pd.DataFrame
     """A row for each other subject (``name``) and ``metric``: ``first``, ``value`` (means over the
     seeds that both have, or over all), ``difference`` (value - first), ``std_error`` (by seeds),
-    ``freedom``, ``p`` (Holm-corrected over the whole table), ``std_error_any``, ``p_any`` (with
-    both sampling errors in full, as if measured on different texts; NaN where not known), ``seeds``
-    (that both have; 0: not paired), ``verdict``."""
+    ``freedom``, ``p`` (Holm-corrected over the whole table), ``std_error_texts`` (over pairs of
+    documents or questions, or of both sampling errors in full where there are none), ``items`` (so
+    many pairs; 0: none), ``std_error_any``, ``p_any`` (by seeds and texts together; by texts alone
+    where seeds are not known; NaN where texts are not), ``seeds`` (that both have; 0: not paired),
+    ``verdict``."""
     notes: tuple[str, ...]
 
     def detected(self, name: str) -> pd.DataFrame:
         """The metrics on which a subject differs from the first."""
         own = self.frame[self.frame["name"] == name]
-        return own[own["p"] < 1 - noise.LEVEL]
+        return own[own["p"].fillna(own["p_any"]) < 1 - noise.LEVEL]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, NaN as None, for ``--json``."""
@@ -75,7 +85,8 @@ def compare(study: StudyFolder, store: Store, names: Sequence[str]) -> Differenc
     Args:
         names: mixtures (``natural``, ``uniform``, files' names in ``mixes/``, paths of mixture
             files) or runs (ids, beginnings of ids, names, paths of their models); a name that
-            is both counts as the mixture, with all of its seeds.
+            is both counts as the mixture, with all of its seeds; or models that the study does not
+            know, by the JSON file that ``regmix eval MODEL -o`` wrote.
 
     Raises:
         UserError: fewer than two, an unknown or ambiguous name, nothing finished on a mixture, no
@@ -84,6 +95,8 @@ def compare(study: StudyFolder, store: Store, names: Sequence[str]) -> Differenc
     if len(names) < 2:
         raise UserError("compare: two or more mixtures, runs or models are needed")
     info, values, errors = store.measured()
+    unknown = foreign.read(names, study.layout)
+    info, values, errors = foreign.beside(unknown, info, values, errors)
     found = [_find(study, info, name) for name in names]
     subjects, notes = _one_cohort(found, info)
     for i, a in enumerate(subjects):
@@ -92,21 +105,33 @@ def compare(study: StudyFolder, store: Store, names: Sequence[str]) -> Differenc
             if len(shared):
                 raise UserError(f"compare: '{a.name}' and '{b.name}' share run {shared[0]}")
     metrics = _common_metrics(subjects, values, notes)
-    floor = _floor(subjects, info, values, metrics, notes)
+    floor = _floor(subjects, info, values, metrics, notes, all_known=not unknown)
+    subjects = [_with_items(s, study, unknown) for s in subjects]
     rows = [
         _row(subjects[0], other, m, values[m], errors[m], floor, study)
         for other in subjects[1:]
         for m in metrics
     ]
+    notes += paired.unpaired(rows)
     frame = pd.DataFrame(rows)
     frame["p"], frame["p_any"] = (noise.holm(frame[c].tolist()) for c in ("p", "p_any"))
     frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
-    frame = frame.drop(columns="sign")
+    frame = frame.drop(columns=["sign", "why"])
     return Differences(tuple(s.name for s in subjects), frame, tuple(notes))
+
+
+def _with_items(subject: Subject, study: StudyFolder, unknown: Mapping[str, Foreign]) -> Subject:
+    items = tuple(
+        unknown[run].items if run in unknown else paired.of_run(study.layout, study.layout.run(run))
+        for run in map(str, subject.runs.index)
+    )
+    return replace(subject, items=items)
 
 
 def _find(study: StudyFolder, info: pd.DataFrame, name: str) -> Subject:
     path = Path(name)
+    if foreign.is_file(name):
+        return Subject(name, info.loc[[name]])
     if path.suffix in (".yaml", ".yml") and path.is_file():
         mixture = MixtureFile.load(path, study.domains).mixture.id
         return _of_mixture(name, info, mixture)
@@ -140,7 +165,10 @@ def _of_model(study: StudyFolder, info: pd.DataFrame, path: Path) -> Subject:
     for folder in (path.resolve(), *path.resolve().parents):
         if folder.parent == runs and folder.name in info.index:
             return Subject(str(path), info.loc[[folder.name]])
-    raise UserError(f"compare: {path}: no model of a finished run of this study ({runs})")
+    raise UserError(
+        f"compare: {path}: no model of a finished run of this study ({runs}); measure another with "
+        f"`regmix eval {path} --tasks … -o FILE.json`, and compare FILE.json"
+    )
 
 
 def _one_cohort(found: Sequence[Subject], info: pd.DataFrame) -> tuple[list[Subject], list[str]]:
@@ -191,9 +219,18 @@ def _floor(
     values: pd.DataFrame,
     metrics: list[str],
     notes: list[str],
+    *,
+    all_known: bool,
 ) -> NoiseFloor:
-    """The noise of runs like these; where none of them was repeated, that of the proxies."""
+    """The noise of runs like these; where none of them was repeated, that of the proxies.
+
+    Args:
+        all_known: whether the study knows all of them; else nothing is known of their noise.
+    """
     own = _of_runs(info[info["cohort"].isin(subjects[0].runs["cohort"])], values, metrics)
+    if not all_known:
+        notes.append("the study does not know all of these models: nothing is said of seeds")
+        return noise.floor(replace(own, replicates=own.replicates.iloc[:0]))
     if noise.freedom(own):
         return noise.floor(own)
     proxies = info[info["role"].isin(PROXY_ROLES)]
@@ -239,8 +276,8 @@ def _row(
     else:
         error = sigma * math.sqrt(1 / len(a) + 1 / len(b))
     difference = float(b.mean() - a.mean())
-    sampled = [float((errors.loc[s.runs.index] ** 2).mean()) for s in (first, other)]
-    any_error = math.sqrt(error**2 + sum(sampled))
+    texts, text_freedom, items, why = _over_texts(first, other, metric, errors)
+    any_error, any_freedom = paired.together(error, freedom, texts, text_freedom)
     return {
         "name": other.name,
         "metric": metric,
@@ -250,8 +287,11 @@ def _row(
         "std_error": error,
         "freedom": freedom,
         "p": _p(difference, error, freedom),
+        "std_error_texts": texts,
+        "items": items,
+        "why": why,
         "std_error_any": any_error,
-        "p_any": _p(difference, any_error, freedom),
+        "p_any": _p(difference, any_error, any_freedom),
         "seeds": len(pairs),
         "sign": sign(metric, study.config.objective.directions),
     }
@@ -266,7 +306,18 @@ def _by_seed(a: pd.DataFrame, b: pd.DataFrame, values: pd.Series) -> np.ndarray:
     return np.column_stack([first[shared], second[shared]])
 
 
-def _p(difference: float, error: float, freedom: int) -> float:
+def _over_texts(
+    first: Subject, other: Subject, metric: str, errors: pd.Series
+) -> tuple[float, float, int, str]:
+    """Error of the difference over other texts, its degrees of freedom, pairs, why not paired."""
+    found = paired.difference(first.items, other.items, metric)
+    if isinstance(found, Paired):
+        return found.std_error, found.freedom, found.items, ""
+    sampled = [float((errors.loc[s.runs.index] ** 2).mean()) for s in (first, other)]
+    return math.sqrt(sum(sampled)), math.inf, 0, found
+
+
+def _p(difference: float, error: float, freedom: float) -> float:
     if freedom < 1 or math.isnan(error):
         return float("nan")
     if error == 0:
@@ -275,9 +326,12 @@ def _p(difference: float, error: float, freedom: int) -> float:
 
 
 def _verdict(row: Mapping[Any, Any]) -> str:
-    if math.isnan(row["p"]):
+    p = row["p_any"] if math.isnan(row["p"]) else row["p"]
+    if math.isnan(p):
         return UNKNOWN
-    if row["p"] >= 1 - noise.LEVEL:
+    if p >= 1 - noise.LEVEL:
         return NOTHING
     better = row["difference"] * row["sign"] < 0
+    if math.isnan(row["p"]):
+        return ("better" if better else "worse") + MODELS
     return ("better" if better else "worse") + (_HERE if row["p_any"] >= 1 - noise.LEVEL else "")

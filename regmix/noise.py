@@ -10,8 +10,9 @@ Ratios are given without it, and with all of it as the least that they can be.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +45,7 @@ class NoiseFloor:
 
     metrics: pd.DataFrame
     """By metric, the clearest first: ``kind`` (the class), ``snr`` (spread over seed noise),
+    ``p_signal`` (that mixtures make no difference, :func:`no_signal`, Holm-corrected),
     ``snr_least`` (with the whole sampling error), ``spread``, ``seed`` (standard deviation
     between seeds), ``seed_low``, ``seed_high`` (central 90 %), ``eval`` (sampling error),
     ``freedom``, ``seeds`` (a mixture, to be stable; NaN: no number), ``counts`` (difference of two
@@ -79,6 +81,7 @@ def floor(data: Observations) -> NoiseFloor:
     degrees = freedom(data)
     spread, seed, sampling = data.spread(), data.noise(), data.sampling()
     by_mixture = _by_mixture(data)
+    p_signal = dict(zip(data.metric_names, map(float, holm(no_signal(data).tolist())), strict=True))
     uneven, p_uneven = _unevenness(by_mixture, data.metric_names)
     rows = {}
     for name in data.metric_names:
@@ -87,8 +90,9 @@ def floor(data: Observations) -> NoiseFloor:
         wanted = seeds_needed(snr, LEAST_SNR)
         low, high = _interval(own, degrees)
         rows[name] = {
-            "kind": kind(snr),
+            "kind": kind(snr, p_signal[name]),
             "snr": snr,
+            "p_signal": p_signal[name],
             "snr_least": ratio(s, math.hypot(own, float(sampling[name]))),
             "spread": s,
             "seed": own,
@@ -106,27 +110,90 @@ def floor(data: Observations) -> NoiseFloor:
     return NoiseFloor(frame, by_mixture, data.copies)
 
 
-def kind(snr: float) -> Class:
-    """Very stable from a ratio of 8 on, stable from 3 on, else noisy; unknown without repeats."""
+def kind(snr: float, p_signal: float = float("nan")) -> Class:
+    """Very stable from a ratio of 8 on, stable from 3 on, else noisy; unknown without repeats.
+
+    Noisy, too, whatever the ratio, where it is not shown that mixtures make a difference: a ratio
+    over the noise of three seeds is 3 or more by luck in one of ten metrics.
+    """
     if math.isnan(snr):
         return "unknown"
-    return "very stable" if snr >= ADVISED_SNR else "stable" if snr >= LEAST_SNR else "noisy"
+    if snr < LEAST_SNR or p_signal >= 1 - LEVEL:
+        return "noisy"
+    return "very stable" if snr >= ADVISED_SNR else "stable"
 
 
-def noisy(data: Observations) -> dict[str, str]:
-    """Metrics whose surface would be one of seeds, each with the reason in words."""
-    found = {}
-    for name, row in floor(data).metrics.iterrows():
-        if row["kind"] == "noisy":
-            seeds = row["seeds"]
-            lift = "no number of seeds lifts it" if seeds != seeds else (
-                f"{seeds:.0f} seeds a mixture would lift it"
-            )  # fmt: skip
-            found[str(name)] = (
-                f"spread {row['snr']:.1f}x the seed noise, below {LEAST_SNR:g}x "
-                f"({row['freedom']} degrees of freedom); {lift}"
-            )
-    return found
+def refused(data: Observations) -> dict[str, str]:
+    """Metrics that are not fitted unless they are asked for by name, each with the reason.
+
+    Those of class *noisy*: a surface through them would be one of seeds.
+    """
+    rows = floor(data).metrics.to_dict("index")
+    return {m: _reason(rows[m]) for m in data.metric_names if rows[m]["kind"] == "noisy"}
+
+
+def _reason(row: Mapping[Hashable, Any]) -> str:
+    seeds, ratio = row["seeds"], f"spread {row['snr']:.1f}x the seed noise"
+    known = f"{row['freedom']} degrees of freedom"
+    if row["snr"] >= LEAST_SNR:
+        return (
+            f"{ratio} ({known}), but neither that nor a trend over the weights shows that mixtures "
+            f"make a difference (p = {row['p_signal']:.2g}, {1 - LEVEL:.2g} is needed)"
+        )
+    lift = "no number of seeds lifts it" if seeds != seeds else (
+        f"{seeds:.0f} seeds a mixture would lift it"
+    )  # fmt: skip
+    return f"{ratio}, below {LEAST_SNR:g}x ({known}); {lift}"
+
+
+def no_signal(data: Observations) -> FloatArray:
+    """p-value by metric that mixtures make no difference, not corrected for how many metrics.
+
+    Two F-tests, each of which is exact for normal noise of one size: between and within mixtures
+    (one-way analysis of variance, the repeats within), and the regression on the weights, which
+    needs no repeats and knows the noise from all runs. Either may show it, hence twice the smaller
+    (Bonferroni). NaN where neither can be made, or all values are the same.
+    """
+    both = np.array([_between(data), _trend(data)])
+    made = (~np.isnan(both)).sum(0)
+    return np.asarray(np.minimum(1.0, made * np.fmin(*both)))  # fmin: NaN only where both are
+
+
+def _between(data: Observations) -> FloatArray:
+    """One-way analysis of variance over the mixtures, those that were run once among them."""
+    mixture = data.mixtures
+    names = list(data.metric_names)
+    more = data.replicates.index.difference(data.metrics.index)
+    parts = [data.metrics, data.replicates.loc[more, names]] if len(more) else [data.metrics]
+    values = pd.concat(parts).loc[mixture.index]
+    y = values.to_numpy(dtype=float)
+    codes, owner = np.unique(mixture.to_numpy(dtype=str), return_inverse=True)
+    apart, freedom = len(codes) - 1, len(y) - len(codes)
+    if apart < 1 or freedom < 1:
+        return np.full(len(names), np.nan)
+    member = np.eye(len(codes))[owner]
+    means = (member.T @ y) / member.sum(0)[:, None]
+    within = ((y - means[owner]) ** 2).sum(0)
+    return _f_test(((y - y.mean(0)) ** 2).sum(0) - within, apart, within, freedom)
+
+
+def _trend(data: Observations) -> FloatArray:
+    """F-test of the least squares plane over the weights against a constant."""
+    y = data.metrics.to_numpy(dtype=float)
+    total = ((y - y.mean(0)) ** 2).sum(0)
+    plane = np.column_stack([np.ones(len(y)), data.x()])
+    solved, _, rank, _ = np.linalg.lstsq(plane, y)
+    slopes, left = rank - 1, len(y) - rank
+    if slopes < 1 or left < 1:
+        return np.full(y.shape[1], np.nan)
+    rest = ((y - plane @ solved) ** 2).sum(0)
+    return _f_test(total - rest, slopes, rest, left)
+
+
+def _f_test(explained: FloatArray, by: int, rest: FloatArray, left: int) -> FloatArray:
+    """p-values of sums of squares with their degrees of freedom; NaN where there are none."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # no rest: sure; nothing at all: NaN
+        return np.asarray(stats.f.sf(explained / by / (rest / left), by, left))
 
 
 def freedom(data: Observations) -> int:
@@ -154,12 +221,38 @@ def seeds_needed(snr: float, wanted: float) -> int | None:
     return math.ceil((wanted**2 - 1) / signal - 1e-9)
 
 
+@dataclass(frozen=True)
+class SeedNoise:
+    """How far two seeds of one mixture differ on one figure, and how well that is known."""
+
+    std: float
+    """Standard deviation; NaN where nothing was repeated."""
+    freedom: int
+
+    @classmethod
+    def of(cls, data: Observations, value: Callable[..., FloatArray]) -> SeedNoise:
+        """That of an objective."""
+        return cls(data.objective_noise(value), freedom(data))
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was repeated."""
+        return self.freedom >= 1 and not math.isnan(self.std)
+
+    def counting(self, seeds: int = 1) -> float:
+        """Least difference of two means over so many seeds that it does not explain, at 95 %.
+
+        NaN where it is not known.
+        """
+        return counting(self.std, self.freedom) / math.sqrt(seeds)
+
+
 def counting(noise: float, degrees: float, level: float = LEVEL) -> float:
     """Least difference of two runs that noise does not explain: t · √2 · noise, two-sided.
 
     Student's t, since the noise itself is an estimate: with two degrees of freedom 4.3, not 1.96.
     """
-    if degrees < 1:
+    if not degrees >= 1:
         return float("nan")
     return float(stats.t.ppf(0.5 + level / 2, degrees)) * math.sqrt(2) * noise
 
@@ -235,8 +328,7 @@ def _unevenness(
     variances = mixtures[list(metrics)].to_numpy(dtype=float).T ** 2
     least = variances.min(1)
     apart = np.sqrt(variances.max(1) / np.where(least > 0, least, np.nan))
-    chance = np.random.default_rng([len(mixtures), 12]).chisquare(degrees, (_DRAWS, len(degrees)))
-    null = np.sort(_bartlett(chance / degrees, degrees))
+    null = _drawn_bartlett(tuple(degrees.tolist()))
     known = least > 0
     p = np.full(len(metrics), np.nan)
     above = _DRAWS - np.searchsorted(null, _bartlett(variances[known], degrees), side="left")
@@ -245,6 +337,14 @@ def _unevenness(
         dict(zip(metrics, map(float, apart), strict=True)),
         dict(zip(metrics, map(float, holm(p.tolist())), strict=True)),
     )
+
+
+@lru_cache(maxsize=64)
+def _drawn_bartlett(degrees: tuple[float, ...]) -> FloatArray:
+    """The statistic where the noise is the same everywhere, shape ``(draws,)``, sorted."""
+    own = np.asarray(degrees)
+    chance = np.random.default_rng([len(own), 12]).chisquare(own, (_DRAWS, len(own)))
+    return np.sort(_bartlett(chance / own, own))
 
 
 def _bartlett(variances: FloatArray, degrees: FloatArray) -> FloatArray:

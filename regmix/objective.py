@@ -11,7 +11,7 @@ of which lower is better, made of one term a metric:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,7 +45,7 @@ class Objective:
         config: ObjectiveConfig,
         available: Sequence[str],
         signal: Mapping[str, float] | None = None,
-        noisy: Collection[str] = (),
+        refused: Mapping[str, str] | None = None,
     ) -> Objective:
         """The study's objective over the metrics that there are.
 
@@ -54,10 +54,11 @@ class Objective:
         Args:
             signal: share of each metric's variance over the swarm that is not seed noise; by it the
                 weights are multiplied where the study asks for ``snr_weights``.
-            noisy: metrics that are not taken of themselves, only by name.
+            refused: metrics that are not taken of themselves, only by name, and why.
 
         Raises:
-            UserError: a metric is named that was never measured, or the signal is not known.
+            UserError: a metric is named that was never measured, the signal is not known, or
+                nothing is named and all that would be taken is refused.
         """
         for key, named in (("weights", config.weights), ("directions", config.directions)):
             for name in named:
@@ -66,8 +67,16 @@ class Objective:
         weights = dict(config.weights)
         if not weights:
             chosen = of_themselves(available)
-            # Where none stands above its noise there is no better choice among them.
-            weights = dict.fromkeys([m for m in chosen if m not in noisy] or chosen, 1.0)
+            reasons = refused or {}
+            weights = dict.fromkeys([m for m in chosen if m not in reasons], 1.0)
+            if not weights:
+                told = [f"{m} ({reasons[m]})" for m in chosen[:3]]
+                more = f" and {len(chosen) - 3} more" if len(chosen) > 3 else ""
+                raise UserError(
+                    f"objective: nothing stands above its seed noise: {', '.join(told)}{more}; see "
+                    "`regmix noise`; longer proxies help most; objective.weights, or --target, "
+                    "takes a metric all the same"
+                )
         if config.snr_weights:
             weights = _by_signal(weights, signal)
         total = sum(weights.values())
@@ -164,8 +173,14 @@ class Objective:
 
 
 def of_themselves(available: Sequence[str]) -> list[str]:
-    """Metrics of an objective without weights: every ``bpb/…``, or all of them if none is."""
-    return [m for m in available if m.startswith("bpb/")] or list(available)
+    """Metrics of an objective without weights.
+
+    Bits per byte of every domain (``bpb/…``) and of every task as a whole (``<task>/bpb``, not of
+    its groups, which are parts of it); all metrics if there are none.
+    """
+    return [
+        m for m in available if m.startswith("bpb/") or (m.endswith("/bpb") and m.count("/") == 1)
+    ] or list(available)
 
 
 def _by_signal(weights: dict[str, float], signal: Mapping[str, float] | None) -> dict[str, float]:

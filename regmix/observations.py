@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -84,6 +85,10 @@ class Observations:
 
     def repeats(self) -> pd.DataFrame:
         """:attr:`replicates` without :attr:`copies`: two seeds do not come to the same figures."""
+        return self._repeats
+
+    @cached_property
+    def _repeats(self) -> pd.DataFrame:
         return self.replicates.drop(index=self._copied())
 
     @property
@@ -123,9 +128,41 @@ class Observations:
             excluded=(*self.excluded, *said),
         )
 
+    @cached_property
+    def mixtures(self) -> pd.Series:
+        """By run id: the hash of a repeated mixture, the run's own id where it stands alone.
+
+        Repeats of :attr:`replicates` that are not among the runs are there too, copies are not.
+        """
+        repeats = self.repeats()
+        alone = self.metrics.index.drop([*self._copied(), *repeats.index], errors="ignore")
+        own = pd.Series(alone, index=alone, dtype=object)
+        return own if repeats.empty else pd.concat([repeats["mixture"].astype(object), own])
+
     def spread(self) -> pd.Series:
-        """Standard deviation of every metric over the swarm's distinct mixtures."""
-        return self.metrics.std(ddof=1)
+        """Standard deviation of every metric over the swarm's distinct mixtures, of one run each.
+
+        A mixture that was run n times (an import) counts once, with its mean, whose noise is that
+        of one run over √n; what it lacks of one run's noise is added, so that the square of a
+        spread is signal² + noise² however often anything was repeated.
+        """
+        return self._spread(self.metrics, self.noise)
+
+    def _spread(self, values: pd.DataFrame, noise: Callable[[], pd.Series]) -> pd.Series:
+        """Variance of means over mixtures, and noise² · (1 - mean of 1/n)."""
+        mixture = self.mixtures.reindex(values.index).dropna()
+        if mixture.is_unique:
+            return values.loc[mixture.index].std(ddof=1)
+        groups = values.loc[mixture.index].groupby(mixture)
+        missing = 1 - float((1 / groups.size()).mean())
+        return (groups.mean().var(ddof=1) + missing * noise() ** 2) ** 0.5
+
+    def objective_spread(self, value: Callable[[Mapping[str, FloatArray]], FloatArray]) -> float:
+        """The same for an objective: ``value`` maps metric arrays to it."""
+        total = value({m: self.y(m) for m in self.metric_names})
+        frame = pd.DataFrame({"objective": total}, index=self.metrics.index)
+        noise = pd.Series({"objective": self.objective_noise(value)})
+        return float(self._spread(frame, lambda: noise)["objective"])
 
     def noise(self) -> pd.Series:
         """Standard deviation of every metric between seeds, pooled over repeated mixtures.

@@ -17,6 +17,7 @@ from regmix.fit import FitResult
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
 from regmix.mixture import Mixture, MixtureFile
+from regmix.noise import SeedNoise, freedom
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.solve import Proposal
@@ -45,6 +46,14 @@ class Fit:
     def held_out(self) -> pd.DataFrame:
         """Held-out predictions by run id: ``<metric>`` and ``<metric>_std``."""
         return _read_held_out(self.folder)
+
+    @property
+    def objective_noise(self) -> SeedNoise:
+        """Of the objective, between proxies that differ by their seed alone."""
+        std = self.diagnostics["objective_noise"]
+        # Older fits did not keep how well they know it: by them nothing counts.
+        degrees = int(self.diagnostics.get("objective_freedom", 0))
+        return SeedNoise(float("nan") if std is None else float(std), degrees)
 
     @property
     def mixture_name(self) -> str:
@@ -156,7 +165,8 @@ def diagnose(
         "objective": {**asdict(objective), "text": objective.describe()},
         "objective_scores": asdict(scores),
         "objective_noise": _or_none(data.objective_noise(objective.value)),
-        "objective_spread": float(assess.values(data, objective).std(ddof=1)),
+        "objective_freedom": freedom(data),
+        "objective_spread": data.objective_spread(objective.value),
         "best_single": best_single(data, objective),
         "metrics": {
             m.name: {

@@ -18,6 +18,7 @@ from regmix import (
     diagnose,
     differences,
     flags,
+    link,
     noise,
     planning,
     results,
@@ -34,8 +35,10 @@ from regmix.estimate import Estimate, Offer, estimate
 from regmix.flags import Flags
 from regmix.folder import StudyFolder
 from regmix.layout import StudyLayout
+from regmix.link import Link
 from regmix.mixture import Mixture
 from regmix.noise import NoiseFloor
+from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.pareto import Pareto
 from regmix.planning import Proposed
@@ -269,16 +272,31 @@ class Study(StudyFolder):
                 "`ladder: [{model: {size: 4m}, mixtures: 12}]`, then `regmix propose` and "
                 "`regmix train`"
             )
-        try:
-            objective = self.latest_fit().objective
-        except UserError:
-            objective = None
+        if not (self.layout.fits / results.LATEST).exists():
+            return self._transfer(None, None)
+        found = self.latest_fit()
+        return self._transfer(found.objective, found.held_out)
+
+    def _transfer(
+        self, objective: Objective | None, held_out: pd.DataFrame | None
+    ) -> list[Transfer]:
         settings = (self.config.proxy, *self.config.ladder)
         cohorts = [cohort(planning.template(self, own)) for own in settings]
         return measured_transfer(
             self.store.sizes(), cohorts, self.observations(), objective,
-            self.config.objective.directions, self.config.seed,
+            self.config.objective.directions, self.config.seed, held_out,
         )  # fmt: skip
+
+    def links(self) -> list[Link | str]:
+        """What bits per byte are worth in accuracy, task by task; or why that cannot be said."""
+        if self.manifest is None:
+            return []  # sizes of models that were measured elsewhere are not known
+        info, values, _ = self.store.measured()
+        above = planning.template(self, self.config.proxy).model.parameters
+        return [
+            link.find(info, values, loss, accuracy, above, self.config.objective.directions)
+            for loss, accuracy in link.pairs([str(m) for m in values])
+        ]
 
     def flags(self) -> Flags:
         """Runs that something is wrong with, each by a rule that is named.
@@ -301,7 +319,9 @@ class Study(StudyFolder):
 
     def _choosing(self, settings: FitConfig) -> Choosing:
         data = self._not_excluded(settings)
-        return Choosing.of(self, data, flags.find(data, self.store), settings)
+        transfer = self._transfer if self.config.ladder else None
+        found = flags.find(data, self.store)
+        return Choosing.of(self, data, found, settings, transfer, self.links)
 
     def cost(self) -> Account:
         """What the finished runs took, and what RegMix's published recipe would have."""

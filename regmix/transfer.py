@@ -1,36 +1,38 @@
 """Does what small proxies say hold for larger models? The same mixtures at several sizes.
 
 A mixture is chosen by the order in which proxies put mixtures. So what is asked of a larger size is
-that order: the rank correlation, and the share of pairs that both sizes put alike, which is
-DataDecide's decision accuracy (Magnusson et al. 2025, arXiv 2504.11393). Intervals are bootstrapped
-over mixtures, since pairs that share a mixture are not independent.
+that order (:mod:`regmix.agreement`); how far its figures are from those of the proxies is a second
+question (:mod:`regmix.rescaling`), which takes a fit to ask.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from regmix import plain
+from regmix import agreement, plain
 from regmix.direction import sign
 from regmix.errors import UserError
+from regmix.link import Link, Linked
 from regmix.mixture import FloatArray
+from regmix.noise import SeedNoise, freedom
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.quantities import amount
+from regmix.rescaling import Rescaling
 
 OBJECTIVE = "objective"
 LEAST = 4
 """Mixtures below which nothing is said."""
-_RESAMPLES = 2000
 _TOLD = 10
 """Reversals that are kept of each metric, those of the largest differences."""
+_INFO = ["run_id", "name", "role", "mixture", "seed", "cohort", "parameters", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class Size:
     """Without embeddings."""
     tokens: int
     values: pd.DataFrame
-    """Metrics by the mixture's hash."""
+    """Metrics by the mixture's hash; NaN where a run lacks one."""
+    noise: Mapping[str, SeedNoise] = field(default_factory=dict)
+    """Between seeds, by metric, where it is known."""
 
     @property
     def label(self) -> str:
@@ -61,9 +65,54 @@ class Reversal:
     """By how much, in the metric's unit; lower is better."""
     large: float
     """By how much the larger size finds the second one better."""
-    beyond_noise: bool | None
-    """Whether the small size's difference is more than two standard deviations of one between
-    seeds; None where the noise is not known."""
+    beyond_small: bool | None
+    """Whether the small size's difference is one that two runs of one mixture do not have but by
+    chance in twenty (Student's t); None where the noise is not known."""
+    beyond_large: bool | None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A metric of a mixture at a larger size, from what the surrogate says at the proxies'."""
+
+    mean: float
+    std: float
+    freedom: int
+    how: str
+    """``line`` where rescaling helps, else ``shift``."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a proposal carries of a larger size."""
+
+    text: str
+    small: str
+    large: str
+    mixtures: int
+    """That both sizes have."""
+    accuracy: tuple[float, float, float] | None
+    """Of the objective: share of pairs decided alike, and its 90 % interval; None: not known."""
+    spearman: tuple[float, float, float] | None
+    predicted: dict[str, Predicted] = field(default_factory=dict)
+    """The proposal's metrics at the larger size."""
+    linked: dict[str, Linked] = field(default_factory=dict)
+    """Accuracies there, by the links from the losses that are predicted."""
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> Verdict:
+        """From plain values, as :func:`dataclasses.asdict` and a YAML or JSON file give them."""
+        figures = {k: None if raw[k] is None else tuple(raw[k]) for k in ("accuracy", "spearman")}
+        return cls(
+            **{
+                **raw,
+                **figures,
+                "predicted": {m: Predicted(**p) for m, p in raw["predicted"].items()},
+                "linked": {m: Linked(**v) for m, v in raw["linked"].items()},
+                "notes": tuple(raw["notes"]),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -73,10 +122,16 @@ class Transfer:
     small: Size
     large: Size
     mixtures: int
+    """That both sizes have."""
     table: pd.DataFrame
-    """A row a metric: ``spearman``, ``accuracy`` (share of pairs decided alike), each with
-    ``_low`` and ``_high`` (90 %), ``slope`` and ``helps`` (see :func:`compare`)."""
+    """A row a metric: ``mixtures``, ``spearman``, ``accuracy`` (share of pairs decided alike), each
+    with ``_low`` and ``_high`` (90 %), ``slope`` (of the larger size's values on the small one's,
+    least squares) and ``helps`` (a line through predictions beats a shift)."""
     reversals: tuple[Reversal, ...]
+    rescalings: Mapping[str, Rescaling] = field(default_factory=dict)
+    """By metric; none without a fit's predictions."""
+    notes: tuple[str, ...] = ()
+    """What could not be compared, and why."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, NaN as None, for ``--json``."""
@@ -90,20 +145,67 @@ class Transfer:
         }
 
     def verdict(self) -> str:
-        """One sentence on the objective, or on the mean of the metrics where there is none."""
-        own = self.table[self.table["metric"] == OBJECTIVE]
-        about = "the objective"
-        if own.empty:
-            own, about = self.table, f"the proxy, on average over {len(self.table)} metrics,"
-        middle, low, high = (own[c].mean() for c in ("accuracy", "accuracy_low", "accuracy_high"))
-        if not math.isfinite(middle):
-            return f"{self.small.label} → {self.large.label}: all mixtures come out alike"
-        half = max(high - middle, middle - low)
+        """One sentence on the objective, or on the metrics where there is no fit yet."""
+        sizes = f"{self.small.label} → {self.large.label}"
+        own = self._row(OBJECTIVE)
+        if own is None and self.notes:
+            return f"{sizes}: nothing can be said of the objective: {self.notes[0]}"
+        if own is None:
+            shares = self.table.set_index("metric")["accuracy"].dropna()
+            if shares.empty:
+                return f"{sizes}: all mixtures come out alike"
+            return (
+                f"{sizes}: nothing is fitted yet; of {len(shares)} metrics the median decides "
+                f"{shares.median():.0%} of pairs correctly, {shares.idxmin()} {shares.min():.0%}"
+            )
+        if not math.isfinite(own["accuracy"]):
+            return f"{sizes}: all mixtures come out alike"
+        low, high = own["accuracy_low"], own["accuracy_high"]
         doubt = "; no better than a coin" if low <= 0.5 else ""
         return (
-            f"{self.small.label} → {self.large.label}: {about} decides correctly "
-            f"{middle:.0%} ± {half:.0%} of pairs ({self.mixtures} mixtures){doubt}"
+            f"{sizes}: the objective decides correctly {own['accuracy']:.0%} of pairs "
+            f"({agreement.LEVEL:.0%} interval {low:.0%} to {high:.0%}, {own['mixtures']:.0f} "
+            f"mixtures){doubt}"
         )
+
+    def carried(
+        self, predicted: Mapping[str, float] | None = None, links: Sequence[Link] = ()
+    ) -> Verdict:
+        """What a proposal keeps of this.
+
+        Args:
+            predicted: its metrics and objective at proxy size.
+            links: from losses to accuracies; used where they reach.
+        """
+        there = {
+            m: Predicted(*r.large(predicted[m]), r.freedom, "line" if r.helps else "shift")
+            for m, r in self.rescalings.items()
+            if predicted and m in predicted
+        }
+        reached = {k.accuracy: k.at(there[k.loss].mean) for k in links if k.loss in there}
+        own = self._row(OBJECTIVE)
+        known = own is not None and math.isfinite(own["accuracy"])
+        figures = {
+            name: tuple(float(own[f"{name}{end}"]) for end in ("", "_low", "_high"))
+            if own is not None and known
+            else None
+            for name in ("accuracy", "spearman")
+        }
+        return Verdict(
+            text=self.verdict(),
+            small=self.small.label,
+            large=self.large.label,
+            mixtures=self.mixtures,
+            accuracy=figures["accuracy"],  # type: ignore[arg-type]
+            spearman=figures["spearman"],  # type: ignore[arg-type]
+            predicted=there,
+            linked={m: found for m, found in reached.items() if found is not None},
+            notes=self.notes,
+        )
+
+    def _row(self, metric: str) -> dict[str, Any] | None:
+        own = self.table[self.table["metric"] == metric].to_dict("records")
+        return {str(k): v for k, v in own[0].items()} if own else None
 
 
 def compare(
@@ -111,47 +213,48 @@ def compare(
     large: Size,
     names: Mapping[str, str],
     signs: Mapping[str, int],
-    noise: Mapping[str, float],
-    seed: int = 0,
+    predicted: pd.DataFrame | None = None,
 ) -> Transfer:
-    """The orders that two sizes put the same mixtures in.
-
-    A metric's ``slope`` is that of the larger size's values on the small one's, least squares; it
-    ``helps`` where predicting each mixture by a line through the others (mean squared error, left
-    out in turn) beats adding the mean difference of the others, which is all that an unscaled
-    prediction can be shifted by.
+    """The orders that two sizes put the same mixtures in, metric by metric.
 
     Args:
         names: of the mixtures, by hash.
         signs: 1 where lower is better, -1 where higher is, by metric.
-        noise: standard deviation between seeds at the small size, by metric, where it is known.
-        seed: of the bootstrap.
+        predicted: metrics at the small size by the mixture's hash, each predicted without its own
+            run; lines and shifts are fitted to these.
 
     Raises:
         UserError: too few mixtures, or no metric, that both sizes have.
     """
-    shared = _shared(small, large)
-    metrics = [m for m in small.values.columns if m in large.values.columns]
+    shared = [m for m in small.values.index if m in large.values.index]
     if len(shared) < LEAST:
         raise UserError(
             f"transfer: {len(shared)} mixtures are measured at both {small.label} and "
             f"{large.label}; at least {LEAST} are needed"
         )
-    if not metrics:
-        raise UserError(f"transfer: {small.label} and {large.label} have no metric in common")
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(len(shared), size=(_RESAMPLES, len(shared)))
-    rows, reversed_ = [], []
-    for metric in metrics:
-        x, y = (
-            signs[metric] * size.values.loc[shared, metric].to_numpy(dtype=float)
-            for size in (small, large)
-        )
-        rows.append({"metric": metric, **_row(x, y, draws)})
-        labels = [names.get(m, m) for m in shared]
-        reversed_ += _reversals(metric, x, y, labels, noise.get(metric))
+    rows, reversed_, notes = [], [], []
+    rescalings: dict[str, Rescaling] = {}
+    for metric in dict.fromkeys([*small.values, *large.values]):
+        both, note = _both(small, large, metric, shared)
+        notes += [note] if note else []
+        if both is None:
+            continue
+        x, y = (signs[metric] * both[c].to_numpy(dtype=float) for c in ("small", "large"))
+        labels = [names.get(m, m) for m in both.index]
+        reversed_ += _reversals(metric, x, y, labels, (small, large))
+        line = _rescaled(metric, both["large"], predicted)
+        if line is not None:
+            rescalings[metric] = line
+        helps = line is not None and line.helps
+        rows.append({"metric": metric, "mixtures": len(both), **_row(x, y), "helps": helps})
+    if not rows:
+        why = f": {'; '.join(notes)}" if notes else ""
+        raise UserError(f"transfer: {small.label} and {large.label} have no metric in common{why}")
     table = pd.DataFrame(rows).sort_values("accuracy", kind="stable", ascending=False)
-    return Transfer(small, large, len(shared), table.reset_index(drop=True), tuple(reversed_))
+    # What is said of the objective comes first.
+    notes.sort(key=lambda note: not note.startswith(OBJECTIVE))
+    return Transfer(small, large, len(shared), table.reset_index(drop=True), tuple(reversed_),
+                    rescalings, tuple(notes))  # fmt: skip
 
 
 def measured(
@@ -161,6 +264,7 @@ def measured(
     objective: Objective | None,
     directions: Mapping[str, str],
     seed: int,
+    held_out: pd.DataFrame | None = None,
 ) -> list[Transfer]:
     """What every larger size says, of those that are measured.
 
@@ -170,112 +274,136 @@ def measured(
         data: of the proxies, for their seed noise.
         objective: a metric of its own, if there is one.
         directions: ``objective.directions`` of the study.
-        seed: of the runs that are compared, and of the bootstrap.
+        seed: of the runs that are compared.
+        held_out: the fit's predictions of the proxies' metrics by run id, each made without the
+            run.
 
     Raises:
         UserError: no larger size has a finished run, or one has too few.
     """
-    own = runs[runs["seed"] == seed]
-    small, *larger = (_size(own[own["cohort"] == c], objective) for c in cohorts)
-    told = [size for size in larger if len(_shared(small, size)) >= LEAST]
-    if not told:
-        most = max((len(_shared(small, size)) for size in larger), default=0)
+    small, *larger = (_size(runs[runs["cohort"] == c], objective, seed) for c in cohorts)
+    small = replace(small, noise=_proxy_noise(data, objective))
+    shared = [len(small.values.index.intersection(size.values.index)) for size in larger]
+    if not any(count >= LEAST for count in shared):
         raise UserError(
-            f"transfer: {most} mixtures are measured at the proxies' size and a larger one; at "
-            f"least {LEAST} are needed: run `regmix propose` and `regmix train`"
+            f"transfer: {max(shared, default=0)} mixtures are measured at the proxies' size and a "
+            f"larger one; at least {LEAST} are needed: run `regmix propose` and `regmix train`"
         )
-    noise = {str(m): float(v) for m, v in data.noise().items() if math.isfinite(v)}
-    if objective is not None:
-        noise[OBJECTIVE] = data.objective_noise(objective.value)
-    signs = {str(m): sign(str(m), directions) for m in small.values if m != OBJECTIVE}
-    proxies = own[own["cohort"] == cohorts[0]]
-    names = dict(zip(proxies["mixture"], proxies["name"], strict=True))
-    return [compare(small, large, names, signs | {OBJECTIVE: 1}, noise, seed) for large in told]
+    metrics = {*runs.columns.drop(_INFO)}
+    signs = {str(m): sign(str(m), directions) for m in metrics} | {OBJECTIVE: 1}
+    own = runs[(runs["seed"] == seed) & (runs["cohort"] == cohorts[0])]
+    names = dict(zip(own["mixture"], own["name"], strict=True))
+    predicted = None if held_out is None else _predicted(held_out, own, objective)
+    missing = tuple(
+        f"ladder.{i}: {count} of its mixtures are measured; at least {LEAST} are needed"
+        for i, count in enumerate(shared)
+        if count < LEAST
+    )
+    found = [
+        compare(small, large, names, signs, predicted)
+        for large, count in zip(larger, shared, strict=True)
+        if count >= LEAST
+    ]
+    return [replace(t, notes=(*t.notes, *missing)) for t in found]
 
 
-def _shared(small: Size, large: Size) -> list[str]:
-    """Hashes of the mixtures that both have."""
-    return [m for m in small.values.index if m in large.values.index]
+def _size(runs: pd.DataFrame, objective: Objective | None, seed: int) -> Size:
+    own = runs[runs["seed"] == seed]
+    values = own.drop(columns=_INFO).set_axis(pd.Index(own["mixture"]), axis=0)
+    values = _with_objective(values[~values.index.duplicated()], objective)
+    # Without a metric in any of its runs a size is not measured on it.
+    first = own.head(1)
+    return Size(
+        int(first["parameters"].sum()), int(first["tokens"].sum()),
+        values.dropna(axis="columns", how="all"), _noise_between(runs, objective),
+    )  # fmt: skip
 
 
-def _size(runs: pd.DataFrame, objective: Objective | None) -> Size:
-    known = ["run_id", "name", "role", "mixture", "seed", "cohort", "parameters", "tokens"]
-    values = runs.drop(columns=known).dropna(axis="columns", how="any")
-    values.index = pd.Index(runs["mixture"])
-    values = values[~values.index.duplicated()]
-    if objective is not None and all(m in values for m in objective.metrics):
-        metrics = {m: values[m].to_numpy(dtype=float) for m in objective.metrics}
-        values = values.assign(**{OBJECTIVE: objective.value(metrics)})
-    first = runs.head(1)
-    return Size(int(first["parameters"].sum()), int(first["tokens"].sum()), values)
+def _with_objective(values: pd.DataFrame, objective: Objective | None) -> pd.DataFrame:
+    """With the objective as a metric, NaN where one of its own is."""
+    if objective is None:
+        return values
+    columns = values.reindex(columns=list(objective.metrics))
+    total = objective.value({m: columns[m].to_numpy(dtype=float) for m in objective.metrics})
+    return values.assign(**{OBJECTIVE: total})
 
 
-def decided_alike(x: FloatArray, y: FloatArray) -> float:
-    """The share of pairs that two lists of values put in the same order; NaN where all are tied.
-
-    A pair that one of them ties counts half, as a coin would decide it; one that both tie is none.
-    """
-    upper = np.triu_indices(len(x), 1)
-    dx, dy = (np.sign(v[:, None] - v[None, :])[upper] for v in (x, y))
-    decided = (dx != 0) | (dy != 0)
-    if not decided.any():
-        return math.nan
-    agree = np.where(dx * dy == 0, 0.5, dx * dy > 0)
-    return float(agree[decided].mean())
-
-
-def _row(x: FloatArray, y: FloatArray, draws: np.ndarray) -> dict[str, float | bool]:
-    accuracy = [decided_alike(x[d], y[d]) for d in draws]
-    ranks = [_spearman(x[d], y[d]) for d in draws]
-    found: dict[str, float | bool] = {}
-    for name, value, drawn in (
-        ("spearman", _spearman(x, y), ranks),
-        ("accuracy", decided_alike(x, y), accuracy),
-    ):
-        low, high = (
-            np.nanquantile(drawn, [0.05, 0.95]) if np.isfinite(drawn).any() else (value,) * 2
-        )
-        found |= {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
-    found["slope"] = _slope(x, y)
-    found["helps"] = _left_out(x, y, scaled=True) < _left_out(x, y, scaled=False)
+def _noise_between(runs: pd.DataFrame, objective: Objective | None) -> dict[str, SeedNoise]:
+    """Seed noise of one size, pooled over its mixtures that have several seeds."""
+    values = _with_objective(runs.drop(columns=_INFO), objective)
+    found = {}
+    for metric in values:
+        groups = values[metric].dropna().groupby(runs["mixture"])
+        degrees = int((groups.size() - 1).sum())
+        if degrees:
+            squares = float(((groups.size() - 1) * groups.var(ddof=1)).sum())
+            found[str(metric)] = SeedNoise(math.sqrt(squares / degrees), degrees)
     return found
 
 
-def _spearman(x: FloatArray, y: FloatArray) -> float:
-    a, b = stats.rankdata(x), stats.rankdata(y)
-    if not (a.std() and b.std()):
-        return math.nan
-    return float(np.corrcoef(a, b)[0, 1])
+def _proxy_noise(data: Observations, objective: Objective | None) -> dict[str, SeedNoise]:
+    degrees = freedom(data)
+    found = {str(m): SeedNoise(float(v), degrees) for m, v in data.noise().items()}
+    if objective is not None:
+        found[OBJECTIVE] = SeedNoise.of(data, objective.value)
+    return {m: n for m, n in found.items() if n.known}
 
 
-def _slope(x: FloatArray, y: FloatArray) -> float:
-    spread = float(((x - x.mean()) ** 2).sum())
-    return float(((x - x.mean()) * (y - y.mean())).sum() / spread) if spread else math.nan
+def _predicted(
+    held_out: pd.DataFrame, runs: pd.DataFrame, objective: Objective | None
+) -> pd.DataFrame:
+    """Held-out predictions by the hash of the run's mixture, of runs at the seed compared."""
+    of = runs.set_index("run_id")["mixture"]
+    known = held_out.loc[held_out.index.intersection(of.index)]
+    known = known.set_axis(of[known.index].to_numpy(), axis=0)
+    return _with_objective(known[~known.index.duplicated()], objective)
 
 
-def _left_out(x: FloatArray, y: FloatArray, *, scaled: bool) -> float:
-    """Mean squared error of every mixture, predicted from the others."""
-    errors = []
-    for i in range(len(x)):
-        others = np.arange(len(x)) != i
-        slope = _slope(x[others], y[others]) if scaled else 1.0
-        if not math.isfinite(slope):
-            slope = 0.0
-        middle = y[others].mean() + slope * (x[i] - x[others].mean())
-        errors.append((y[i] - middle) ** 2)
-    return float(np.mean(errors))
+def _both(
+    small: Size, large: Size, metric: str, shared: Sequence[str]
+) -> tuple[pd.DataFrame | None, str]:
+    """A metric at both sizes by mixture, None where too few have it; and what is to be said."""
+    for size in (small, large):
+        if metric not in size.values:
+            return None, f"{metric} is not measured at {size.label}"
+    both = pd.DataFrame(
+        {
+            "small": small.values.loc[list(shared), metric],
+            "large": large.values.loc[list(shared), metric],
+        }
+    ).dropna()
+    if len(both) == len(shared):
+        return both, ""
+    note = f"{metric} is lacking in {len(shared) - len(both)} of {len(shared)} mixtures"
+    return (both, note) if len(both) >= LEAST else (None, f"{note}: too few are left")
+
+
+def _rescaled(metric: str, large: pd.Series, predicted: pd.DataFrame | None) -> Rescaling | None:
+    if predicted is None or metric not in predicted:
+        return None
+    x = predicted[metric].reindex(large.index).dropna()
+    return Rescaling.fit(x.to_numpy(dtype=float), large[x.index].to_numpy(dtype=float))
+
+
+def _row(x: FloatArray, y: FloatArray) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, figure in (("spearman", agreement.spearman), ("accuracy", agreement.accuracy)):
+        own = figure(x, y)
+        found |= {name: own.value, f"{name}_low": own.low, f"{name}_high": own.high}
+    slope = float(stats.linregress(x, y).slope) if np.ptp(x) else math.nan
+    return {**found, "slope": slope}
 
 
 def _reversals(
-    metric: str, x: FloatArray, y: FloatArray, names: list[str], noise: float | None
+    metric: str, x: FloatArray, y: FloatArray, names: list[str], sizes: tuple[Size, Size]
 ) -> list[Reversal]:
+    known = [size.noise.get(metric) for size in sizes]
+    counts = [None if n is None else n.counting() for n in known]
     found = []
     for i in range(len(x)):
         for j in range(len(x)):
             if x[i] < x[j] and y[i] > y[j]:
-                beyond = None if noise is None else bool(x[j] - x[i] > 2 * math.sqrt(2) * noise)
-                found.append(
-                    Reversal(metric, names[i], names[j], float(x[j] - x[i]), float(y[i] - y[j]),
-                             beyond)
-                )  # fmt: skip
+                apart = (float(x[j] - x[i]), float(y[i] - y[j]))
+                beyond = [None if c is None else d > c for d, c in zip(apart, counts, strict=True)]
+                found.append(Reversal(metric, names[i], names[j], *apart, *beyond))
     return sorted(found, key=lambda r: -min(r.small, r.large))[:_TOLD]

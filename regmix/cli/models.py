@@ -105,10 +105,9 @@ def evaluate(
 ) -> None:
     """Measure finished models on tasks; what a study's models were asked before is kept."""
     from proxy_trainer import steps
-    from proxy_trainer.evals import afterwards, kept_tasks
+    from proxy_trainer.evals import afterwards, foreign, kept_tasks
     from regmix import console
     from regmix.errors import UserError
-    from regmix.files import write_json
     from regmix.study import Study
 
     asked = kept_tasks.Asked(tuple(tasks or ()), data, limit, seed, include)
@@ -123,10 +122,10 @@ def evaluate(
             )
         wanted = asked.read(None)
         with console.TerminalDisplay().stage("Questions") as progress:
-            results = [r.as_dict() for r in afterwards.folder(models, wanted, progress)]
+            results = afterwards.folder(models, wanted, progress)
         if output is not None:
-            write_json(output, {"model": str(models), "results": results})
-        console.show_model_metrics(results)
+            foreign.save(output, models, results)
+        console.show_model_metrics([r.as_dict() for r in results])
         return
     if output is not None:
         raise UserError("-o is for a model's folder; results of a study are kept in it")

@@ -53,7 +53,7 @@ def _four(value: float | None) -> str:
 
 
 def _show_gains(fit: Fit, comparison: Comparison) -> None:
-    noise = fit.diagnostics["objective_noise"]
+    noise = fit.objective_noise
     for gain in gains(fit.proposal, comparison).values():
         by_seed = ", ".join(f"{v:+.4f}" for v in gain.by_seed.values())
         say(
@@ -65,7 +65,7 @@ def _show_gains(fit: Fit, comparison: Comparison) -> None:
     if comparison.unmeasured:
         names = escape(", ".join(comparison.unmeasured))
         say(f"[yellow]note:[/yellow] no gain without measurements of {names}")
-    if noise:
+    if noise.known:
         say(
             "[dim]seed noise: between proxies that differ by their seed alone; the larger models[/]"
         )
@@ -73,9 +73,12 @@ def _show_gains(fit: Fit, comparison: Comparison) -> None:
 
 
 def _words(verdict: str) -> str:
-    return {"better": "better", "worse": "WORSE", "tied": "no difference beyond seed noise"}[
-        verdict
-    ]
+    return {
+        "better": "better",
+        "worse": "WORSE",
+        "tied": "no difference beyond seed noise",
+        "not known": "seed noise not known",
+    }[verdict]
 
 
 def show_summary(summary: Summary) -> None:

@@ -13,6 +13,7 @@ from regmix.results import Fit
 _MANY_DOMAINS = 24
 _MANY_METRICS = 20
 _MANY_FLAGGED = 8
+_MANY_REFUSED = 12
 
 
 def show_fit(fit: Fit, mixture_path: object) -> None:
@@ -24,6 +25,8 @@ def show_fit(fit: Fit, mixture_path: object) -> None:
     show_distance(fit)
     _show_certainty(fit)
     show_remarks(fit)
+    for text in fit.diagnostics.get("links", ()):  # older fits looked for none
+        say(f"[dim]{escape(text)}[/dim]")
     say(f"mixture  {escape(str(mixture_path))}\nfit      {escape(str(fit.folder))}")
 
 
@@ -101,9 +104,25 @@ def show_remarks(fit: Fit) -> None:
     for reason, names in by_reason.items():
         shown = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
         say(f"left out {len(names)} runs ({escape(reason)}): {escape(shown)}")
+    _show_refused(fit)
     _show_flagged(fit)
     for warning in fit.diagnostics["warnings"]:
         say(f"[yellow]note:[/yellow] {escape(warning)}")
+
+
+def _show_refused(fit: Fit) -> None:
+    """Metrics that are noise, those of whole tasks first, and how to have them all the same."""
+    refused: Mapping[str, str] = fit.diagnostics.get("refused", {})  # older fits refused none
+    names = sorted(refused, key=lambda m: m.count("/"))
+    for name in names[:_MANY_REFUSED]:
+        say(f"[yellow]not fitted:[/yellow] {escape(name)}: {escape(refused[name])}")
+    if names:
+        more = len(names) - _MANY_REFUSED
+        rest = f"and {more} more, in the fit's diagnostics.json; " if more > 0 else ""
+        say(
+            f"[dim]{rest}{len(names)} of the metrics are not fitted: --target or "
+            "objective.weights takes one by name all the same[/dim]"
+        )
 
 
 def _show_flagged(fit: Fit) -> None:

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from regmix.console.terminal import say, show, show_notes, table
 from regmix.cost import Account
-from regmix.differences import NOTHING, UNKNOWN, Differences
+from regmix.differences import MODELS, NOTHING, UNKNOWN, Differences
 from regmix.flags import Flags
 from regmix.noise import ADVISED_SNR, LEAST_SNR, LEVEL, NoiseFloor
 from regmix.quantities import amount, flops
@@ -24,13 +24,14 @@ def show_noise(floor: NoiseFloor) -> None:
     else:
         say("no mixture was repeated: seed noise is not known (swarm.replicates, swarm.repeat)")
     shown = table(
-        "Noise", "metric", "class", "spread/noise", "with sampling", "spread", "seed noise",
-        "90 %", "sampling", "seeds to be stable", "counts from", "uneven", "p",
+        "Noise", "metric", "class", "spread/noise", "p", "with sampling", "spread", "seed noise",
+        "90 %", "sampling", "seeds to be stable", "counts from", "uneven", "p even",
     )  # fmt: skip
     for name, m in floor.metrics.iterrows():
         interval = f"{_figure(m['seed_low'])}–{_figure(m['seed_high'])}" if degrees else "–"
         shown.add_row(
-            escape(str(name)), m["kind"], _ratio(m["snr"]), _ratio(m["snr_least"]),
+            escape(str(name)), m["kind"], _ratio(m["snr"]), _chance(m["p_signal"]),
+            _ratio(m["snr_least"]),
             _figure(m["spread"]), _figure(m["seed"]), interval, _figure(m["eval"]),
             _seeds(m["seeds"], m["snr"]), _figure(m["counts"]), _ratio(m["uneven"]),
             _chance(m["p_uneven"]),
@@ -38,12 +39,14 @@ def show_noise(floor: NoiseFloor) -> None:
     show(shown)
     say(
         f"[dim]very stable: spread {ADVISED_SNR:g}x the seed noise or more; stable: "
-        f"{LEAST_SNR:g}x; noisy ones are kept out of an objective without weights[/dim]"
+        f"{LEAST_SNR:g}x; noisy, too, where p, that mixtures make no difference, is "
+        f"{1 - LEVEL:.2g} or more; noisy ones are kept out of fits unless named[/dim]"
     )
     say(
         f"[dim]counts from: two runs that differ by less do not differ by more than seeds do "
         f"({LEVEL:.0%}, t with {degrees} degrees of freedom); uneven: largest over smallest noise "
-        "of the repeated mixtures, p corrected for the metrics (Holm)[/dim]"
+        "of the repeated mixtures, p even: that it is the same; both p corrected for the metrics "
+        "(Holm)[/dim]"
     )
     for name in floor.copies:
         say(
@@ -61,20 +64,22 @@ def show_differences(found: Differences) -> None:
         paired = f"paired by {seeds} seeds" if seeds else "not paired: no seed in common"
         shown = table(
             f"{name} against {first} ({paired})",
-            "metric", first, name, "difference", "± std error", "on any texts", "df", "p",
+            "metric", first, name, "difference", "± seeds", "± texts", "pairs", "df", "p",
             "p any", "",
         )  # fmt: skip
         for r in rows.to_dict("records"):
             shown.add_row(
                 escape(r["metric"]), f"{r['first']:.4f}", f"{r['value']:.4f}",
-                f"{r['difference']:+.4f}", _figure(r["std_error"]), _figure(r["std_error_any"]),
-                str(r["freedom"]), _chance(r["p"]), _chance(r["p_any"]), r["verdict"],
+                f"{r['difference']:+.4f}", _figure(r["std_error"]), _figure(r["std_error_texts"]),
+                f"{r['items']:,}" if r["items"] else "–", str(r["freedom"]),
+                _chance(r["p"]), _chance(r["p_any"]), r["verdict"],
             )  # fmt: skip
         show(shown)
         say(f"[bold]{escape(_outcome(found, name))}[/bold]")
     say(
         "[dim]p: two-sided, Student's t, corrected for all metrics and pairs of the table (Holm); "
-        "p any: as if each had been measured on other texts of the same kind[/dim]"
+        "p any: with what other texts of the same kind could change, over pairs of documents or "
+        "questions where they are kept, else as if each had been measured on texts of its own[/dim]"
     )
     show_notes(found.notes)
 
@@ -82,11 +87,13 @@ def show_differences(found: Differences) -> None:
 def _outcome(found: Differences, name: str) -> str:
     first, count = found.subjects[0], len(found.detected(name))
     total = int((found.frame["name"] == name).sum())
-    if found.frame["p"].isna().all():
+    own = found.frame[found.frame["name"] == name]
+    if own["p"].fillna(own["p_any"]).isna().all():
         return f"{name} against {first}: {UNKNOWN}"
     if not count:
         return f"{name} against {first}: {NOTHING}"
-    return f"{name} differs from {first} on {count} of {total} metrics"
+    known = "" if own["p"].notna().any() else MODELS
+    return f"{name} differs from {first} on {count} of {total} metrics{known}"
 
 
 def show_flags(found: Flags) -> None:

@@ -130,8 +130,9 @@ def _noise(e: Evidence) -> Iterator[Finding]:
     if o.snr >= noise.ADVISED_SNR:
         yield Finding(
             "can", "objective.signal",
-            f"tell mixtures apart whose objectives differ by {2 * math.sqrt(2) * o.noise:.3g} or "
-            f"more: spread {_times(o.snr)} the noise ({known})",
+            "tell runs apart whose objectives differ by "
+            f"{noise.counting(o.noise, o.freedom):.3g} or more: "
+            f"spread {_times(o.snr)} the noise ({known})",
         )  # fmt: skip
     else:
         yield Finding(

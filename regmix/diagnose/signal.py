@@ -49,7 +49,7 @@ def of_objective(
     known = assess.held_out_objective(held_out.loc[runs], surrogate, objective)
     truth = objective.value({m: data.metrics.loc[runs, m].to_numpy() for m in objective.metrics})
     scores = score(truth, known)
-    spread = float(assess.values(data, objective).std(ddof=1))
+    spread = data.objective_spread(objective.value)
     noise = data.objective_noise(objective.value)
     return Signal(
         spearman=scores.spearman,

@@ -45,10 +45,23 @@ class Ground:
     seed: int
 
     @classmethod
-    def of(cls, settings: Settings, data: Observations, surrogate: Surrogate, seed: int) -> Ground:
-        """With the limits of the study's own objective."""
-        objective = decision.objective_for(settings, data, surrogate, None)
-        limits = decision.limits_for(settings, data, surrogate, objective)
+    def of(
+        cls,
+        settings: Settings,
+        data: Observations,
+        surrogate: Surrogate,
+        seed: int,
+        refused: Mapping[str, str],
+    ) -> Ground:
+        """With the limits of the study's own objective, if it has any.
+
+        Args:
+            refused: metrics that the objective does not take of itself.
+        """
+        limits: tuple[Limit, ...] = ()
+        if settings.objective.limits.worse is not None or settings.objective.limits.metrics:
+            objective = decision.objective_for(settings, data, surrogate, None, refused)
+            limits = decision.limits_for(settings, data, surrogate, objective)
         return cls(surrogate, settings, data, limits, seed)
 
     def problem(self, x: Side, y: Side, share: float) -> Problem:
@@ -60,7 +73,6 @@ class Ground:
             tuple(weights.values()),
             tuple(s for side, _ in parts for s in side.signs),
         )
-        values = objective.value({m: self.data.y(m) for m in objective.metrics})
         return solve.pose(
             self.surrogate,
             objective,
@@ -68,7 +80,7 @@ class Ground:
             self.settings.fit,
             limits=self.limits,
             prior=self.settings.prior,
-            spread=float(values.std(ddof=1)),
+            spread=self.data.objective_spread(objective.value),
         )
 
 

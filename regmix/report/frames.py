@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from regmix import assess
-from regmix.comparison import Comparison, gains
+from regmix.comparison import Comparison, counting_gain, gains
 from regmix.direction import sign as sign_of
 from regmix.mixture import Mixture
+from regmix.noise import SeedNoise
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.records import RunRecord
@@ -72,7 +73,7 @@ def certainty(proposal: Proposal) -> pd.DataFrame:
 def metric_gains(
     comparison: Comparison,
     fit: Fit,
-    noise: Mapping[str, float],
+    noise: Mapping[str, SeedNoise],
     directions: Mapping[str, str],
 ) -> pd.DataFrame:
     """Gains of the objective and of every metric at the target size, beside the predicted ones.
@@ -80,13 +81,13 @@ def metric_gains(
     Args:
         comparison: what was measured at the target size.
         fit: what was predicted.
-        noise: standard deviation between seeds by metric; NaN where it is not known.
+        noise: between seeds, by metric, where it is known.
         directions: the study's ``objective.directions``.
 
     Returns:
         One row a reference, metric and seed: ``reference``, ``row`` (0 is the objective),
         ``label``, ``seed``, ``gain``, ``predicted``, ``predicted_std`` (NaN where not fitted) and
-        ``limit``, below which a mean gain is within two standard deviations of seed noise.
+        ``limit``, below which a mean gain is within seed noise (NaN where that is not known).
     """
     rows: list[dict[str, Any]] = []
     for name, gain in gains(fit.proposal, comparison).items():
@@ -94,7 +95,7 @@ def metric_gains(
             {"reference": name, "row": 0, "label": "objective"},
             gain.by_seed,
             (gain.predicted, gain.predicted_std),
-            fit.diagnostics["objective_noise"],
+            fit.objective_noise,
         )
         baseline = next(c for c in fit.proposal.baselines if c.name == name)
         for number, metric in enumerate(target_metrics(comparison), 1):
@@ -119,12 +120,11 @@ def _gain_rows(
     where: Mapping[str, Any],
     by_seed: Mapping[int, float],
     predicted: tuple[float, float],
-    noise: float | None,
+    noise: SeedNoise | None,
 ) -> list[dict[str, Any]]:
-    # As `Gain.verdict`: a difference of two runs has √2 times the noise of one.
     limit = float("nan")
     if noise is not None and by_seed:
-        limit = 2 * noise * (2 / len(by_seed)) ** 0.5
+        limit = counting_gain(list(by_seed.values()), noise)
     mean, std = predicted
     extra = {"predicted": mean, "predicted_std": std, "limit": limit}
     return [{**where, "seed": seed, "gain": gain, **extra} for seed, gain in by_seed.items()]

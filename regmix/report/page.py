@@ -6,6 +6,7 @@ measured elsewhere) says so in a sentence.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,13 +22,15 @@ from regmix.files import write_text
 from regmix.flags import Flags
 from regmix.imports import ImportedRuns, read_imports
 from regmix.mixture import Mixture
-from regmix.objective import Objective
+from regmix.noise import SeedNoise
+from regmix.objective import Objective, of_themselves
 from regmix.observations import Observations
 from regmix.quantities import amount
 from regmix.records import RunRecord
 from regmix.report import explorer, figures, frames, front, tables, text
 from regmix.results import Fit
 from regmix.study import Study
+from regmix.transfer import Verdict
 
 OBJECTIVE_PANEL, SMALL_PANEL = 4.4, 2.5
 """Width of the held-out figures, in inches."""
@@ -69,18 +72,24 @@ class Evidence:
         """The fit's objective; the study's own before there is a fit."""
         if self.fit is not None:
             return self.fit.objective
+        refused = noise.refused(self.data)
+        if set(of_themselves(self.data.metric_names)) <= set(refused):
+            refused = {}  # nothing would be fitted; what was measured is shown all the same
         return Objective.from_config(
-            self.study.config.objective, self.data.metric_names, noisy=noise.noisy(self.data)
+            self.study.config.objective, self.data.metric_names, refused=refused
         )
 
     @property
-    def noise(self) -> float | None:
-        """Standard deviation of the objective between seeds of one mixture."""
+    def noise(self) -> SeedNoise:
+        """Of the objective, between seeds of one mixture."""
         if self.fit is not None:
-            noise: float | None = self.fit.diagnostics["objective_noise"]
-            return noise
-        found = self.data.objective_noise(self.objective.value)
-        return None if found != found else found
+            return self.fit.objective_noise
+        return SeedNoise.of(self.data, self.objective.value)
+
+    @property
+    def known_noise(self) -> float | None:
+        """Its standard deviation; None where nothing was repeated."""
+        return None if math.isnan(self.noise.std) else self.noise.std
 
     @property
     def gains(self) -> dict[str, Gain]:
@@ -188,15 +197,15 @@ def _drawable(weights: pd.DataFrame) -> bool:
 
 def _verdict(evidence: Evidence) -> dict[str, Any]:
     """The answer in a sentence, its tone, and the figures that go with it."""
-    fit, noise, found = evidence.fit, evidence.noise, evidence.gains
+    fit, known, found = evidence.fit, evidence.noise, evidence.gains
     if fit is None:
         return {"tone": "plain", "cards": []}
     predicted = frames.predicted_gains(fit.proposal)
     units = text.unit(fit.objective)
     return {
         "predicted": text.predicted(fit.objective, predicted),
-        "measured": text.measured(evidence.comparison, found, noise, units),
-        "tone": text.tone(found, noise),
+        "measured": text.measured(evidence.comparison, found, known, units),
+        "tone": text.tone(found, known),
         "cards": _cards(evidence, fit, predicted),
     }
 
@@ -215,7 +224,7 @@ def _cards(evidence: Evidence, fit: Fit, predicted: pd.DataFrame) -> list[dict[s
         cards.append(card)
         if name in evidence.gains:
             word, tone = text.judgement(evidence.gains[name], evidence.noise)
-            decimals = text.decimals_for(evidence.noise or std)
+            decimals = text.decimals_for(evidence.known_noise or std)
             value = text.signed(evidence.gains[name].mean, decimals)
             label = f"measured gain over {name}"
             cards.append({"label": label, "value": value, "error": "", "note": word, "tone": tone})
@@ -237,17 +246,19 @@ def _comparison(evidence: Evidence) -> dict[str, Any] | None:
     fit, comparison = evidence.fit, evidence.comparison
     if fit is None or comparison is None:
         return None
-    noise = {str(m): float(v) for m, v in evidence.data.noise().items()}
+    degrees = noise.freedom(evidence.data)
+    own = {str(m): SeedNoise(float(v), degrees) for m, v in evidence.data.noise().items()}
     directions = evidence.study.config.objective.directions
-    by_metric = frames.metric_gains(comparison, fit, noise, directions)
+    by_metric = frames.metric_gains(comparison, fit, own, directions)
     return {
         "size": f"{amount(comparison.parameters)} non-embedding parameters, "
         f"{amount(comparison.tokens)} tokens",
         "measured": tables.measured(comparison.values, frames.target_metrics(comparison)),
         "gains": tables.gains(evidence.gains, evidence.noise),
         "unmeasured": text.unmeasured(comparison) if comparison.unmeasured else None,
-        "noise": text.number(evidence.noise, 2),
-        "noise_known": evidence.noise is not None,
+        "noise": text.number(evidence.known_noise, 2),
+        "freedom": evidence.noise.freedom,
+        "noise_known": evidence.noise.known,
         "figures": [
             {"reference": name, "figure": figures.metric_gains(by_metric, name)}
             for name in evidence.gains
@@ -266,8 +277,10 @@ def _belief(evidence: Evidence) -> dict[str, Any] | None:
     many = len(drawn) * len(data.weights) > figures.MANY_POINTS
     predictions = fit.held_out
     late = data.weights.index.difference(predictions.index)
-    noise, spread = evidence.noise, fit.diagnostics["objective_spread"]
+    known, spread = evidence.known_noise, fit.diagnostics["objective_spread"]
     return {
+        "transfer": [_larger(v) for v in fit.proposal.transfer],
+        "links": fit.diagnostics.get("links", []),  # older fits looked for none
         "objective": figures.held_out(
             frames.held_out_objective(data, predictions, fit.surrogate, fit.objective),
             "objective",
@@ -287,10 +300,30 @@ def _belief(evidence: Evidence) -> dict[str, Any] | None:
         "hidden": len(scores) - len(drawn) if drawn else 0,
         "table": tables.Table.of(scores.reset_index(), tables.SCORES),
         "candidates": tables.Table.of(frames.candidates(fit.diagnostics), tables.CANDIDATES),
-        "signal": None if not noise else text.number(spread / noise, 2),
+        "signal": text.number(spread / known, 2) if known else None,
         "runs": fit.diagnostics["runs"],
         "late": len(late),
         "warnings": fit.diagnostics["warnings"],
+        "refused": list(fit.diagnostics.get("refused", {}).items()),  # older fits refused none
+    }
+
+
+def _larger(verdict: Verdict) -> dict[str, Any]:
+    """What a larger size says: the sentence, and the proposal's figures there."""
+    rows = pd.DataFrame(
+        [{"metric": m, "mean": p.mean, "std": p.std, "how": p.how}
+         for m, p in verdict.predicted.items()],
+        columns=["metric", "mean", "std", "how"],
+    )  # fmt: skip
+    return {
+        "text": verdict.text,
+        "notes": verdict.notes,
+        "size": verdict.large,
+        "table": tables.Table.of(rows, tables.LARGER),
+        "linked": [
+            (m, text.fixed(v.value, 4), text.fixed(v.low, 4), text.fixed(v.high, 4))
+            for m, v in verdict.linked.items()
+        ],
     }
 
 
@@ -308,11 +341,11 @@ def _swarm(evidence: Evidence) -> dict[str, Any]:
             frames.shares(data, order), frames.share_quartiles(data, order), weights
         ),
         "objectives": figures.run_objectives(
-            runs, None if proposal is None else proposal.best.objective, evidence.noise
+            runs, None if proposal is None else proposal.best.objective, evidence.known_noise
         ),
         "best": runs["name"].iloc[0],
         "best_value": text.number(runs["objective"].iloc[0]),
-        "noise": evidence.noise is not None,
+        "noise": evidence.known_noise is not None,
         "proposal": None if proposal is None else {
             "objective": text.with_error(*proposal.best.objective),
             "nearest": proposal.nearest_run,

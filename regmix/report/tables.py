@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from regmix.comparison import Gain
+from regmix.noise import SeedNoise
 from regmix.quantities import amount, duration, flops
 from regmix.report import frames, text
 
@@ -71,24 +72,26 @@ def measured(values: pd.DataFrame, metrics: Sequence[str]) -> Table:
     return Table.of(values, columns)
 
 
-def gains(found: Mapping[str, Gain], noise: float | None) -> Table:
+def gains(found: Mapping[str, Gain], noise: SeedNoise) -> Table:
     """Predicted and measured gains of the objective, by reference.
 
     Args:
         found: as :func:`regmix.comparison.gains`.
-        noise: standard deviation of the objective between seeds.
+        noise: of the objective, between seeds.
     """
     seeds = sorted({seed for gain in found.values() for seed in gain.by_seed})
-    head = ("against", "predicted", *(f"seed {s}" for s in seeds), "mean measured", "seed noise",
+    head = ("against", "predicted", *(f"seed {s}" for s in seeds), "mean measured", "counts from",
             "verdict")  # fmt: skip
     rows = []
     for name, gain in found.items():
-        decimals = text.decimals_for(noise or gain.predicted_std)
+        decimals = text.decimals_for(noise.std if noise.std > 0 else gain.predicted_std)
         measured = [text.signed(gain.by_seed.get(s), decimals) for s in seeds]
         word, _ = text.judgement(gain, noise)
         predicted = text.with_error(gain.predicted, gain.predicted_std, sign=True)
         mean = text.signed(gain.mean, decimals)
-        rows.append((name, predicted, *measured, mean, text.fixed(noise, decimals), word))
+        rows.append(
+            (name, predicted, *measured, mean, text.fixed(gain.limit(noise), decimals), word)
+        )
     return Table(head, tuple(rows))
 
 
@@ -135,6 +138,12 @@ CERTAINTY: Columns = {
     "tied_high": ("to", text.percent),
     "refit_low": ("refits from", text.percent),
     "refit_high": ("to", text.percent),
+}
+LARGER: Columns = {
+    "metric": ("metric", str),
+    "mean": ("predicted", _five),
+    "std": ("± std", _brief),
+    "how": ("by", str),
 }
 COSTS: Columns = {
     "role": ("role", str),

@@ -9,6 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from regmix.comparison import Comparison, Gain
+from regmix.noise import SeedNoise
 from regmix.objective import Objective
 from regmix.quantities import amount
 from regmix.report.frames import REFERENCES
@@ -111,9 +112,11 @@ def predicted(objective: Objective, gains: pd.DataFrame) -> str:
     return f"The proposed mixture is predicted {text}."
 
 
-def judgement(gain: Gain, noise: float | None) -> tuple[str, Tone]:
+def judgement(gain: Gain, noise: SeedNoise) -> tuple[str, Tone]:
     """What the measurement says about the prediction, in a word or two, and how it is meant."""
     verdict = gain.verdict(noise)
+    if verdict == "not known":
+        return "noise not known: nothing is confirmed", "warn"
     if verdict == "tied":
         return "tied: not confirmed", "warn"
     if verdict == "better":
@@ -125,14 +128,14 @@ def judgement(gain: Gain, noise: float | None) -> tuple[str, Tone]:
 
 
 def measured(
-    comparison: Comparison | None, gains: Mapping[str, Gain], noise: float | None, units: str
+    comparison: Comparison | None, gains: Mapping[str, Gain], noise: SeedNoise, units: str
 ) -> str:
     """What the models at the target size say about the prediction, plainly.
 
     Args:
         comparison: None if nothing was trained at the target size.
         gains: as :func:`regmix.comparison.gains`.
-        noise: standard deviation of the objective between seeds; None if it is not known.
+        noise: of the objective, between seeds.
         units: as :func:`unit`.
     """
     if comparison is None:
@@ -151,9 +154,9 @@ def measured(
     missing = [name for name in REFERENCES if name not in gains]
     missing = [name for name in missing if name in set(comparison.values["mixture"])]
     parts += [f"not measured against {name} with the same seed" for name in missing]
-    chance = "" if noise else (
-        " No mixture was repeated with another seed, so the noise is not known and a small "
-        "difference may be chance."
+    chance = "" if noise.known else (
+        " No mixture was repeated with another seed, so the noise is not known and the differences "
+        "may be chance."
     )  # fmt: skip
     return f"Measured at the larger size ({size}): {'; '.join(parts)}.{chance}"
 
@@ -166,9 +169,9 @@ def unmeasured(comparison: Comparison) -> str:
     )
 
 
-def _measured(name: str, gain: Gain, noise: float | None, units: str) -> str:
+def _measured(name: str, gain: Gain, noise: SeedNoise, units: str) -> str:
     verdict = gain.verdict(noise)
-    decimals = decimals_for(noise or gain.predicted_std)
+    decimals = decimals_for(noise.std if noise.std > 0 else gain.predicted_std)
     seeds = len(gain.by_seed)
     over = f"over {seeds} seed{'s' if seeds > 1 else ''}"
     if verdict == "tied":
@@ -176,13 +179,15 @@ def _measured(name: str, gain: Gain, noise: float | None, units: str) -> str:
             f"tied with {name} {over} (mean gain {signed(gain.mean, decimals)}{units}, within "
             "seed noise), so the predicted difference is not confirmed"
         )
+    if verdict == "not known":
+        return f"mean gain against {name} {signed(gain.mean, decimals)}{units} {over}"
     size = f"by {fixed(abs(gain.mean), decimals)}{units} {over}"
     agrees = (gain.mean > 0) == (gain.predicted > 0)
     ending = "as predicted" if agrees else "which contradicts the prediction"
     return f"{verdict} than {name} {size}, {ending}"
 
 
-def tone(gains: Mapping[str, Gain], noise: float | None) -> Tone:
+def tone(gains: Mapping[str, Gain], noise: SeedNoise) -> Tone:
     """The worst of what was measured: how the answer as a whole is to be taken."""
     found = [judgement(g, noise)[1] for g in gains.values()]
     order: tuple[Tone, ...] = ("bad", "warn", "good")

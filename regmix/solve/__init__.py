@@ -92,7 +92,7 @@ def propose(
         active += [limit.name for limit, excess in names if excess > -1e-3 * limit.scale]
     nearest, typical = _distances(best, data)
     prior = references.get("natural", references["uniform"])
-    spread = _spread(problem.objective, data)
+    spread = data.objective_spread(problem.objective.value)
     return Proposal(
         best=candidates[0],
         baselines=tuple(candidates[1:]),
@@ -106,11 +106,6 @@ def propose(
         relaxed=certainty.relaxed(problem, at, active, rng),
         pulled=certainty.pulled(problem, at, certainty.Pull(prior, spread), rng),
     )
-
-
-def _spread(objective: Objective, data: Observations) -> float:
-    values = objective.value({m: data.y(m) for m in objective.metrics})
-    return float(values.std(ddof=1))
 
 
 def _named(

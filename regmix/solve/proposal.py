@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from regmix.mixture import Mixture
+from regmix.transfer import Verdict
 
 Interval = tuple[float, float]
 
@@ -107,6 +108,8 @@ class Proposal:
     stability: Stability | None = None
     relaxed: tuple[Relaxed, ...] = ()
     pulled: tuple[Pulled, ...] = field(default=())
+    transfer: tuple[Verdict, ...] = ()
+    """What larger sizes say of the order that proxies put mixtures in; () where none was asked."""
 
     @property
     def nearest_distance(self) -> float:
@@ -140,6 +143,7 @@ class Proposal:
             else {**asdict(self.stability), "weights": _ranges(self.stability.weights)},
             "relaxed": [asdict(r) for r in self.relaxed],
             "pulled": [asdict(p) for p in self.pulled],
+            "transfer": [_listed(asdict(v)) for v in self.transfer],
         }
 
     @classmethod
@@ -160,6 +164,7 @@ class Proposal:
             stability=stability,
             relaxed=tuple(Relaxed(**r) for r in raw["relaxed"]),
             pulled=tuple(Pulled(**p) for p in raw["pulled"]),
+            transfer=tuple(Verdict.of(v) for v in raw.get("transfer", ())),  # older fits have none
         )
 
 
@@ -169,6 +174,11 @@ def _pair(value: tuple[float, float]) -> dict[str, float]:
 
 def _tuple(raw: dict[str, float]) -> tuple[float, float]:
     return raw["mean"], raw["std"]
+
+
+def _listed(raw: dict[str, Any]) -> dict[str, Any]:
+    """Tuples as lists, which YAML has a word for."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in raw.items()}
 
 
 def _ranges(found: dict[str, Interval]) -> dict[str, list[float]]:

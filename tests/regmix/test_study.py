@@ -28,6 +28,7 @@ from regmix.config import (
 from regmix.errors import UserError
 from regmix.intake import create_for_import
 from regmix.mixture import Mixture, MixtureFile
+from regmix.noise import SeedNoise
 from regmix.objective import Objective
 from regmix.report import render
 from regmix.study import Study
@@ -307,7 +308,7 @@ def test_comparison_pairs_by_seed(trained: Study, worker: Any) -> None:
     gain = found.gain("uniform", (1.0, 0.1))
     assert gain is not None
     assert gain.by_seed == pytest.approx({3: 2.0, 4: 2.0})
-    assert gain.verdict(0.01) == "better"
+    assert gain.verdict(SeedNoise(0.01, 2)) == "better"
 
 
 def test_runs_for_other_data_or_another_proxy_are_not_trained(make_study: Make) -> None:
@@ -400,7 +401,10 @@ def test_a_noisy_swarm_is_called_a_coin_toss(make_study: Make, worker: Any) -> N
     rng = np.random.default_rng(0)
     for record in study.runs():
         worker.finish(record, {f"bpb/{d}": 2 + rng.normal() for d in study.domains})
-    warnings = study.fit(settings=QUICK).diagnostics["warnings"]
+    with pytest.raises(UserError, match="nothing stands above its seed noise"):
+        study.fit(settings=QUICK)
+    warnings = study.fit("bpb/web", settings=QUICK).diagnostics["warnings"]
+    assert any("asked for by name" in w for w in warnings)
     assert any("spread is" in w and "coin toss" in w for w in warnings)
     assert any("held-out rank correlation" in w and "take the proposal" in w for w in warnings)
 

@@ -12,6 +12,7 @@ import pytest
 
 from regmix.comparison import Comparison, gains
 from regmix.mixture import Mixture
+from regmix.noise import SeedNoise
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.regressors import regressor
@@ -51,7 +52,7 @@ def hand_made_fit() -> Fit:
         stability=Stability(12, 0.05, {"b": (0.7, 0.8), "a": (0.2, 0.3)}),
     )
     objective = Objective(("loss", "acc"), (0.5, 0.5), (1, -1))
-    return Fit("id", Path(), objective, proposal, {"objective_noise": 0.01})
+    return Fit("id", Path(), objective, proposal, {"objective_noise": 0.01, "objective_freedom": 2})
 
 
 def fitted(metric: str) -> FittedMetric:
@@ -114,7 +115,7 @@ def test_gains_are_paired_by_seed_whatever_the_order_of_the_rows() -> None:
 
 def test_metric_gains_are_turned_so_that_positive_is_better() -> None:
     frame = frames.metric_gains(
-        hand_made_comparison(), hand_made_fit(), {"loss": 0.02, "acc": float("nan")}, {}
+        hand_made_comparison(), hand_made_fit(), {"loss": SeedNoise(0.02, 2)}, {}
     )
     by_label = {label: g.set_index("seed") for label, g in frame.groupby("label")}
     assert by_label["loss"]["gain"].to_dict() == pytest.approx({0: 0.3, 1: 0.5})
@@ -123,7 +124,7 @@ def test_metric_gains_are_turned_so_that_positive_is_better() -> None:
     assert by_label["loss"]["predicted"].iloc[0] == pytest.approx(0.4)
     assert by_label["loss"]["predicted_std"].iloc[0] == pytest.approx(0.05)
     assert np.isnan(by_label["acc"]["predicted"].iloc[0]), "accuracy was not fitted"
-    assert by_label["objective"]["limit"].iloc[0] == pytest.approx(2 * 0.01)
+    assert by_label["objective"]["limit"].iloc[0] == pytest.approx(4.302653 * 0.01)  # t
     assert np.isnan(by_label["acc"]["limit"].iloc[0])
     assert frame.drop_duplicates("label")["row"].to_list() == [0, 1, 2]
 

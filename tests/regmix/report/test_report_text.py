@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from regmix.comparison import Comparison, Gain
+from regmix.noise import SeedNoise
 from regmix.objective import Objective
 from regmix.report import text
 
+KNOWN = SeedNoise(0.01, 8)
 BPB = Objective(("bpb/a", "bpb/b"), (0.5, 0.5), (1, 1))
 
 
@@ -82,30 +86,48 @@ def test_what_was_measured_is_said_plainly(
     measured: float, expected_gain: float, words: str, tone: str
 ) -> None:
     gains = {"natural": Gain("natural", {0: measured, 1: measured}, expected_gain, 0.004)}
-    said = text.measured(comparison("proposal", "natural"), gains, 0.0042, "")
+    said = text.measured(comparison("proposal", "natural"), gains, SeedNoise(0.0042, 8), "")
     assert "at the larger size (14.2M parameters, 300M tokens)" in said
     assert words in said
-    assert text.tone(gains, 0.0042) == tone
+    assert text.tone(gains, SeedNoise(0.0042, 8)) == tone
 
 
 def test_the_worst_outcome_sets_the_tone() -> None:
     good, bad = Gain("natural", {0: 1.0}, 1.0, 0.1), Gain("uniform", {0: -1.0}, 1.0, 0.1)
-    assert text.tone({"natural": good, "uniform": bad}, 0.01) == "bad"
-    assert text.tone({}, 0.01) == "plain"
+    assert text.tone({"natural": good, "uniform": bad}, KNOWN) == "bad"
+    assert text.tone({}, KNOWN) == "plain"
 
 
 def test_without_repeats_the_noise_is_said_to_be_unknown() -> None:
     gains = {"natural": Gain("natural", {0: 0.001}, 0.03, 0.004)}
-    said = text.measured(comparison("proposal", "natural"), gains, None, "")
-    assert "over 1 seed, as predicted" in said
+    said = text.measured(comparison("proposal", "natural"), gains, SeedNoise(math.nan, 0), "")
+    assert "mean gain against natural +0.0010 over 1 seed." in said
+    assert "better" not in said
     assert "the noise is not known" in said
+    assert text.tone(gains, SeedNoise(math.nan, 0)) == "warn"
+
+
+def test_of_equal_mixtures_one_gain_in_twenty_counts_however_few_repeats_there_were() -> None:
+    """The noise itself is an estimate: with two degrees of freedom two σ would say so in 18 %."""
+    rng = np.random.default_rng(0)
+    for freedom, seeds in ((2, 1), (2, 2), (2, 5), (8, 2)):
+        said, plain = [], []
+        for _ in range(2000):
+            std = math.sqrt(float(rng.chisquare(freedom)) / freedom)
+            values = rng.normal(0, math.sqrt(2), seeds)
+            gain = Gain("natural", dict(enumerate(values.tolist())), 0.1, 0.1)
+            said.append(gain.verdict(SeedNoise(std, freedom)) != "tied")
+            plain.append(abs(gain.mean) > 2 * std * math.sqrt(2 / seeds))
+        assert np.mean(said) == pytest.approx(0.05, abs=0.015), (freedom, seeds)
+        if freedom == 2:
+            assert np.mean(plain) > 0.15
 
 
 def test_missing_measurements_are_named() -> None:
-    assert text.measured(None, {}, 0.01, "").startswith("Nothing has been measured at the target")
-    assert "not yet checked" in text.measured(comparison("proposal"), {}, 0.01, "")
+    assert text.measured(None, {}, KNOWN, "").startswith("Nothing has been measured at the target")
+    assert "not yet checked" in text.measured(comparison("proposal"), {}, KNOWN, "")
     gains = {"natural": Gain("natural", {0: 0.1}, 0.1, 0.01)}
-    said = text.measured(comparison("proposal", "natural", "uniform"), gains, 0.01, "")
+    said = text.measured(comparison("proposal", "natural", "uniform"), gains, KNOWN, "")
     lacking = replace(comparison("proposal", "natural"), unmeasured=("mmlu/acc",))
-    assert "not all measured on mmlu/acc, which" in text.measured(lacking, {}, 0.01, "")
+    assert "not all measured on mmlu/acc, which" in text.measured(lacking, {}, KNOWN, "")
     assert "not measured against uniform with the same seed" in said
