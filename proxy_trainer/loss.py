@@ -149,7 +149,8 @@ def token_scores(
     """Negative log-likelihoods as :func:`token_nats`, and whether no token is likelier."""
     found_KN = hidden_KND.new_empty(target_KN.shape)
     best_KN = torch.empty_like(found_KN, dtype=torch.bool)
-    for members, rows in _chunks(hidden_KND, weight_KDV):
+    K, N, _ = hidden_KND.shape
+    for members, rows in _chunks(hidden_KND.device.type, K, N, weight_KDV.shape[2]):
         logits_KRV = matmul(hidden_KND[members, rows], weight_KDV[members])
         logits_KRV = logits_KRV.to(_exact(hidden_KND))
         picked_KR = logits_KRV.gather(2, target_KN[members, rows, None]).squeeze(2)

@@ -97,6 +97,6 @@ def uses(study: StudyLayout, manifest: DataManifest, own: Earlier) -> tuple[Use,
     chat = ChatManifest.load(study.chat_data(spec.chat))
     sources = [(chat.source(name), epochs) for name, epochs in spec.epochs]
     return before + tuple(
-        Use(label, CHAT + s.name, share * epochs * s.tokens, s.tokens, content=s.content)
+        Use(label, CHAT + s.name, share * epochs * s.tokens, s.tokens, parts=s.contents)
         for s, epochs in sources
     )

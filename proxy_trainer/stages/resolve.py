@@ -157,8 +157,9 @@ class _Resolver:
                 kept = tuple(replace(v, keep_state=True) for v in stages[index].variants)
                 stages[index] = replace(stages[index], variants=kept)
         found = Recipe(self.path, self.config, self.study, self.shape, tuple(stages), self.held_out)
-        for uses in found.possible_uses() if self.config.max_epochs is not None else ():
-            ledger.check(uses, self.config.max_epochs, str(self.path))
+        if (cap := self.config.max_epochs) is not None:
+            for uses in found.possible_uses():
+                ledger.check(uses, cap, str(self.path))
         for stage in found.stages:
             part(stage.variants[0].plan.batch, 0, stage.world)
         return found
@@ -432,7 +433,7 @@ class _Resolver:
                 CHAT + name,
                 tokens,
                 manifest.source(name).tokens,
-                parts=tuple(shard.content for shard in manifest.source(name).shards),
+                parts=manifest.source(name).contents,
             )
             for name, tokens in read.items()
         )

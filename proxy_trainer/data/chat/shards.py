@@ -63,9 +63,9 @@ class SourceManifest:
     shards: tuple[ChatShard, ...]
 
     @property
-    def content(self) -> str:
-        """Identity of its conversations, whatever it is called."""
-        return fingerprint([shard.content for shard in self.shards])
+    def contents(self) -> tuple[str, ...]:
+        """Identity of the conversations of every file, whatever the source is called."""
+        return tuple(shard.content for shard in self.shards)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def describe(agreement: Agreement) -> str:
             f"is within {text.percent(rough['std_p95'].max(), 0)} of the fit’s own for 95% of "
             f"{'those mixtures' if parts[0] else judged.removeprefix('on ')}."
         )
-    own = {name: float(frame.loc[OBJECTIVE, name]) for name in _NUMBERS}
+    own = frame.loc[[OBJECTIVE], list(_NUMBERS)].astype(float).iloc[0]
     parts.append(
         f"The objective is off by {_stds(own['median'])} predicted standard deviations at the "
         f"median, by {_stds(own['p95'])} for 95% and by {_stds(own['most'])} at most; its standard "
