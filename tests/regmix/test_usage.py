@@ -148,3 +148,17 @@ def test_a_script_for_each_shell(shell: str) -> None:
     )  # fmt: skip
     assert "_REGMIX_COMPLETE" in found.stdout
     assert f"complete_{shell}" in found.stdout
+
+
+def test_control_c_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("regmix.config.find_study", interrupt)
+    monkeypatch.setattr(sys, "argv", ["regmix", "status", "."])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err.startswith("error: interrupted; run the same command again")
