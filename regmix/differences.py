@@ -172,7 +172,15 @@ def _of_model(study: StudyFolder, info: pd.DataFrame, path: Path) -> Subject:
 
 
 def _one_cohort(found: Sequence[Subject], info: pd.DataFrame) -> tuple[list[Subject], list[str]]:
-    """The subjects at the one size and horizon that says most: most seeds, then largest."""
+    """The subjects at the one size and horizon that says most: most seeds, then largest.
+
+    Models that the study does not know stand beside it.
+    """
+    ours = [s for s in found if not (s.runs["role"] == foreign.ROLE).any()]
+    if 0 < len(ours) < len(found):
+        chosen_ones, notes = _one_cohort(ours, info)
+        by_name = {s.name: s for s in chosen_ones}
+        return [by_name.get(s.name, s) for s in found], notes
     shared = set.intersection(*(set(s.runs["cohort"]) for s in found))
     if not shared:
         if any(len(s.runs) > 1 for s in found):

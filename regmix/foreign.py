@@ -14,6 +14,9 @@ from regmix.files import read_json
 from regmix.layout import StudyLayout
 from regmix.paired import Items
 
+ROLE = "model"
+"""Of one of them, among the roles of runs."""
+
 
 @dataclass(frozen=True)
 class Foreign:
@@ -60,7 +63,7 @@ def beside(
     """
     if not models:
         return info, values, errors
-    rows = {name: {"name": name, "role": "model", "cohort": f"model {name}"} for name in models}
+    rows = {name: {"name": name, "role": ROLE, "cohort": f"model {name}"} for name in models}
     more = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=info.columns)
     figures = [
         pd.DataFrame({name: own.metrics[column] for name, own in models.items()}).T

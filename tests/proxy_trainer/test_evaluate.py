@@ -17,6 +17,7 @@ from proxy_trainer.evals import afterwards, kept_tasks
 from proxy_trainer.evals.asking import Asking
 from proxy_trainer.evals.task import Task
 from proxy_trainer.launch.running import Outcome
+from regmix import paired
 from regmix.errors import UserError
 from regmix.files import read_json
 from regmix.study import Study
@@ -264,6 +265,14 @@ def test_the_command(
     assert "12 of 21, drawn with seed 4" in text
     [saved] = read_json(written)["results"]
     assert saved["counts"]["asked"] == 12
+    assert len(pd.read_parquet(paired.beside(written, saved["fingerprint"]))) == 12
+    elsewhere = tmp_path / "whole.json"
+    output(folder, "--tasks", root / "tasks.yaml", "-o", elsewhere)
+    same = measured.compare(spec.run_id, str(elsewhere)).frame.set_index("metric")
+    assert same.loc["sums/bpb", "items"] == 21
+    assert same.loc["sums/small/bpb", "items"] > 0
+    assert same["difference"].abs().max() < 1e-5, "one model, by its run and by its file"
+    assert same.loc["sums/bpb", "std_error_texts"] < 1e-5
     assert "none is asked for; there are " in output(folder, code=2)
     assert "unknown task 'mmul'" in output(folder, "--tasks", "mmul", code=2)
     assert "no such folder" in output(tmp_path / "no", "--tasks", root / "tasks.yaml", code=2)

@@ -214,6 +214,24 @@ def test_models_that_the_study_does_not_know_are_compared_by_their_files(
         trained.compare(first, str(tmp_path / "c.json"))
 
 
+def test_a_mixture_of_several_runs_is_compared_with_a_model_from_elsewhere(
+    trained: Study, tmp_path: Path
+) -> None:
+    """Its runs are those of one size; nothing is said of seeds, which one model does not have."""
+    q = questions(np.random.default_rng(9))[0]
+    file = Path(write_model(tmp_path / "a.json", {"mmlu": q}))
+    described = json.loads(file.read_text())
+    described["results"][0]["metrics"].append(
+        {"name": "bpb/web", "split": "test", "value": 1.0, "std_error": 0.01}
+    )
+    write_json(file, described)
+    found = trained.compare("natural", str(file))
+    assert found.frame["metric"].tolist() == ["bpb/web"]
+    assert found.frame["seeds"].tolist() == [0]
+    assert found.frame["verdict"].tolist() == [UNKNOWN]
+    assert any("not compared" in note and "mmlu/acc" in note for note in found.notes)
+
+
 def test_equal_models_are_told_apart_once_in_twenty_at_most(trained: Study, tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     alarms = []
