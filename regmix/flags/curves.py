@@ -113,12 +113,10 @@ def crossings(metrics: pd.DataFrame) -> list[Flag]:
         metrics: ``run_id``, ``step``, ``name``, ``value``.
     """
     found: dict[tuple[str, str], tuple[float, Flag]] = {}  # of several points, the worst
-    for name, own in metrics.groupby("name"):
-        wide = own.pivot_table(index="run_id", columns="step", values="value").dropna(axis=1)
-        if wide.shape[1] < 2 or len(wide) < LEAST_POINTS:
-            continue
+    judged = dict(_on_the_way(metrics))
+    tests = sum(len(wide) * (wide.shape[1] - 1) for wide in judged.values())
+    for name, wide in judged.items():
         last = wide.iloc[:, -1].to_numpy(dtype=float)
-        tests = len(wide) * (wide.shape[1] - 1) * metrics["name"].nunique()
         bound = limit(len(wide), tests, CHANCE)
         for step in wide.columns[:-1]:
             early = wide[step].to_numpy(dtype=float)
@@ -128,10 +126,18 @@ def crossings(metrics: pd.DataFrame) -> list[Flag]:
                     f"{name}: rank {ranks[0]} of {len(wide)} in step {step}, {ranks[1]} at the end "
                     f"({off:+.0f} std from where the others' curves lead, limit {bound:.1f})"
                 )
-                key = run, str(name)
+                key = run, name
                 if key not in found or abs(off) > found[key][0]:
-                    found[key] = abs(off), Flag(run, "curve", text, str(name))
+                    found[key] = abs(off), Flag(run, "curve", text, name)
     return [flag for _, flag in found.values()]
+
+
+def _on_the_way(metrics: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Metrics that were measured at several points of enough runs: value by run and step."""
+    for name, own in metrics.groupby("name"):
+        wide = own.pivot_table(index="run_id", columns="step", values="value").dropna(axis=1)
+        if wide.shape[1] > 1 and len(wide) >= LEAST_POINTS:
+            yield str(name), wide
 
 
 def _crossed(

@@ -7,7 +7,10 @@ out, and judged by what the rest predicts; that shows further ones, until there 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import pandas as pd
 
 from regmix.flags.base import FAR, Flag, limit, robust
 from regmix.mixture import FloatArray
@@ -39,45 +42,124 @@ def mispredicted(data: Observations) -> list[Flag]:
     """
     if len(data.metrics) < LEAST_RUNS:
         return []
-    metrics = _very_stable(data)
+    noise, bad_repeats = _noise(data)
+    metrics = _very_stable(data, noise)
     if not metrics:
         return []
-    order = np.argsort(data.metrics.index.to_numpy(dtype=str))
-    x, y = data.x()[order], data.metrics[metrics].to_numpy(dtype=float)[order]
-    variances = relative_variances(data, metrics)
-    context = Context(None if variances is None else variances[order])
-    off, mean = _off(x, y, context)
-    ids, found = data.metrics.index[order], []
-    bound = limit(len(y), y.size, CHANCE)
-    for i, j in zip(*np.nonzero(np.abs(off) > bound), strict=True):
-        found.append(
-            Flag(
-                str(ids[i]), RULE,
-                f"{metrics[j]} is {y[i, j]:.4g}, {mean[i, j]:.4g} is predicted from the other runs "
-                f"({off[i, j]:+.0f} std, limit {bound:.1f})",
-                metrics[j],
-            )
-        )  # fmt: skip
-    bad = np.asarray((np.abs(off) > bound).any(1))
-    return found + _repeats(data, metrics, x[~bad], y[~bad], context.rows(~bad))
+    swarm = _Swarm.of(data, metrics, relative_variances(data.without(bad_repeats), metrics))
+    off, mean = _off(swarm.x, swarm.y, swarm.context)
+    bound = limit(len(off), off.size, CHANCE)
+    bad = np.abs(off) > bound
+    found = [
+        Flag(
+            swarm.ids[i], RULE,
+            f"{metrics[j]} is {swarm.y[i, j]:.4g}, {mean[i, j]:.4g} is predicted from the other "
+            f"runs ({off[i, j]:+.0f} std, limit {bound:.1f})",
+            metrics[j],
+        )
+        for i, j in zip(*np.nonzero(bad), strict=True)
+    ]  # fmt: skip
+    return found + [
+        Flag(
+            r.run, RULE,
+            f"{r.metric} is {r.value:.4g}, {r.expected:.4g} is predicted for its mixture "
+            f"({r.off:+.0f} robust std of the swarm)",
+            r.metric,
+        )
+        for r in _repeats(data, metrics, swarm.rows(~bad.any(1)))
+    ]  # fmt: skip
 
 
-def _very_stable(data: Observations) -> list[str]:
-    """Metrics that are, or would be without some one repeat, or of which it is not known.
+@dataclass(frozen=True)
+class _Swarm:
+    """Runs in the order of their ids, so that the order of rows is of no consequence."""
 
-    A bad repeat must not hide itself, and everything else, by making all metrics look noisy.
-    """
-    repeats = data.repeats()
-    least = data.noise()
-    for run in repeats.index if len(repeats) > 2 else ():
-        without = data.without({run: ""}).noise()
-        least = least.where(~(without < least), without)
+    ids: list[str]
+    x: FloatArray
+    y: FloatArray
+    """Shape ``(n_runs, n_metrics)``."""
+    context: Context
+
+    @classmethod
+    def of(cls, data: Observations, metrics: list[str], variances: FloatArray | None) -> _Swarm:
+        order = np.argsort(data.metrics.index.to_numpy(dtype=str))
+        return cls(
+            [str(r) for r in data.metrics.index[order]],
+            data.x()[order],
+            data.metrics[metrics].to_numpy(dtype=float)[order],
+            Context(None if variances is None else variances[order]),
+        )
+
+    def rows(self, keep: np.ndarray) -> _Swarm:
+        ids = [r for r, k in zip(self.ids, keep, strict=True) if k]
+        return _Swarm(ids, self.x[keep], self.y[keep], self.context.rows(keep))
+
+
+@dataclass(frozen=True)
+class _Repeat:
+    """A repeat that is off."""
+
+    run: str
+    metric: str
+    value: float
+    expected: float
+    off: float
+    """Robust standard deviations of the swarm."""
+
+
+def _very_stable(data: Observations, noise: pd.Series) -> list[str]:
+    """Metrics that are, or of which it is not known."""
     spread = robust(data.metrics.to_numpy(dtype=float))
     return [
         str(m)
         for m, s in zip(data.metric_names, spread, strict=True)
-        if s > 0 and not ratio(float(s), float(least[m])) < ADVISED_SNR
+        if s > 0 and not ratio(float(s), float(noise[m])) < ADVISED_SNR
     ]
+
+
+def _doubtful(data: Observations, noise: pd.Series) -> list[str]:
+    """Metrics that are not very stable, which one bad repeat could be the cause of."""
+    repeats = data.repeats()
+    if repeats.empty:
+        return []
+    stable = _very_stable(data, noise)
+    groups = repeats[list(data.metric_names)].groupby(repeats["mixture"])
+    apart = (groups.max() - groups.min()).max()
+    spread = robust(data.metrics.to_numpy(dtype=float))
+    return [
+        str(m)
+        for m, s in zip(data.metric_names, spread, strict=True)
+        # Where all are within half of what makes one bad, none is.
+        if s > 0 and m not in stable and apart[m] > FAR / 2 * s
+    ]
+
+
+def _noise(data: Observations) -> tuple[pd.Series, dict[str, str]]:
+    """Noise of every metric without the repeats that the swarm shows to be bad; and those.
+
+    A bad repeat must not hide itself, and everything else, by making all metrics look noisy. What
+    speaks against it is what the swarm's runs make of its mixture, never that the noise would be
+    less without it: of three seeds, one is always far from the other two.
+    """
+    noise = data.noise()
+    doubtful = _doubtful(data, noise)
+    if not doubtful:
+        return noise, {}
+    swarm = _Swarm.of(data, doubtful, None)
+    off, _ = _off(swarm.x, swarm.y, swarm.context)
+    bad = np.abs(off) > limit(len(off), off.size, CHANCE)
+    judged = [(r.run, r.metric) for r in _repeats(data, doubtful, swarm.rows(~bad.any(1)))]
+    judged += [
+        (swarm.ids[i], doubtful[j])
+        for i, j in zip(*np.nonzero(bad), strict=True)
+        if swarm.ids[i] in data.replicates.index
+    ]
+    noise = noise.copy()
+    for metric in {m for _, m in judged}:
+        without = {run: "" for run, own in judged if own == metric}
+        noise[metric] = data.without(without).noise()[metric]
+    alone = data.replicates.index.difference(data.metrics.index)
+    return noise, {run: "" for run, _ in judged if run in alone}
 
 
 def _off(x: FloatArray, y: FloatArray, context: Context) -> tuple[FloatArray, FloatArray]:
@@ -114,25 +196,19 @@ def _judge(
     return z / np.where(scale > 0, scale, 1.0), mean
 
 
-def _repeats(
-    data: Observations, metrics: list[str], x: FloatArray, y: FloatArray, context: Context
-) -> list[Flag]:
+def _repeats(data: Observations, metrics: list[str], swarm: _Swarm) -> list[_Repeat]:
+    """Repeats that are not of the swarm and far from what it makes of their mixture."""
     others = data.replicates.index.difference(data.metrics.index)
-    if others.empty or len(y) < LEAST_RUNS:
+    if others.empty or len(swarm.y) < LEAST_RUNS:
         return []
     repeats = data.replicates.loc[others]
     at = data.replicate_weights.loc[repeats["mixture"]].to_numpy(dtype=float)
-    scale, found = robust(y), []
-    for j, model in enumerate(GaussianProcess.fit_all(x, y, context)):
-        mean = model.mean(at)
-        for run, value, expected in zip(others, repeats[metrics[j]], mean, strict=True):
-            if abs(value - expected) > FAR * scale[j]:
-                found.append(
-                    Flag(
-                        str(run), RULE,
-                        f"{metrics[j]} is {value:.4g}, {expected:.4g} is predicted for its mixture "
-                        f"({(value - expected) / scale[j]:+.0f} robust std of the swarm)",
-                        metrics[j],
-                    )
-                )  # fmt: skip
+    scale, found = robust(swarm.y), []
+    for j, model in enumerate(GaussianProcess.fit_all(swarm.x, swarm.y, swarm.context)):
+        if scale[j] == 0:
+            continue
+        for run, value, expected in zip(others, repeats[metrics[j]], model.mean(at), strict=True):
+            off = float((value - expected) / scale[j])
+            if abs(off) > FAR:
+                found.append(_Repeat(str(run), metrics[j], float(value), float(expected), off))
     return found
