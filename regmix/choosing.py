@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from regmix import __version__, decision, fit, flags, pareto, results, solve
+from regmix import __version__, decision, fit, pareto, results, solve
 from regmix.config import FitConfig
 from regmix.errors import UserError
 from regmix.fit import FitResult
-from regmix.flags import Flags
 from regmix.folder import StudyFolder
 from regmix.mixture import Mixture
 from regmix.objective import Objective
@@ -19,6 +18,7 @@ from regmix.observations import Observations
 from regmix.pareto import Pareto
 from regmix.results import Fit
 from regmix.solve import Problem, Proposal
+from regmix.sound import Sound
 from regmix.surrogate import Surrogate
 
 Progress = Callable[[int, int], None]
@@ -49,14 +49,13 @@ class Choosing:
     """The data with flagged runs, where ``data`` are without them; None: nothing is left out."""
 
     @classmethod
-    def of(cls, study: StudyFolder, data: Observations, found: Flags, settings: FitConfig) -> Self:
-        """With flagged runs or without them, as the settings say.
-
-        Args:
-            data: with flagged runs, without those that the person left out.
-        """
-        kept = flags.keep(data, found, settings)
-        return cls(study, kept, found.reasons(), None if kept is data else data)
+    def of(cls, study: StudyFolder, measured: Sound) -> Self:
+        """With flagged runs or without them, as the settings say."""
+        reasons = {
+            r: text for r, text in measured.flags.reasons().items() if r in measured.data.names
+        }  # those of larger sizes are not fitted
+        kept = measured.kept
+        return cls(study, kept, reasons, None if kept is measured.data else measured.data)
 
     def fit(
         self,
@@ -146,7 +145,7 @@ class Choosing:
             proposal of the other choice (``weights``), how far it lies from this one
             (``distance``, total variation), and its ``objective`` by this fit.
         """
-        names = self.data.info["name"] if self.whole is None else self.whole.info["name"]
+        names = (self.whole or self.data).names
         found: dict[str, Any] = {
             "runs": {str(names.get(r, r)): text for r, text in self.flagged.items()},
             "excluded": self.whole is not None,

@@ -10,7 +10,7 @@ be deleted at any time; the next command builds it again from ``runs/`` and ``im
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -92,6 +92,14 @@ class Trails:
     """``run_id``, ``step``, ``name``, ``value`` of every evaluation."""
     shares: pd.DataFrame
     """``run_id``, ``domain``, ``requested``, ``realised``."""
+
+    def of(self, runs: Iterable[str]) -> Trails:
+        """Those of some of the runs."""
+        wanted = set(runs)
+        steps, metrics, shares = (
+            f[f["run_id"].isin(wanted)] for f in (self.steps, self.metrics, self.shares)
+        )
+        return Trails(self.info[self.info.index.isin(wanted)], steps, metrics, shares)
 
 
 class Store:
@@ -440,6 +448,7 @@ def _assemble(
         singles=wide_m[single].set_index(info.loc[single, "name"]),
         excluded=tuple(excluded),
         std_errors=errors.reindex(info.index),
+        replicate_names={str(r): str(n) for r, n in info.loc[repeated, "name"].items()},
     )
 
 

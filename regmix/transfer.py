@@ -75,6 +75,8 @@ class Transfer:
     """A row a metric: ``spearman``, ``accuracy`` (share of pairs decided alike), each with
     ``_low`` and ``_high`` (90 %), ``slope`` and ``helps`` (see :func:`compare`)."""
     reversals: tuple[Reversal, ...]
+    left_out: tuple[str, ...] = ()
+    """Runs of any size that the study leaves out, each with its reason."""
 
     def verdict(self) -> str:
         """One sentence on the objective, or on the mean of the metrics where there is none."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from regmix.console.terminal import say, show, table
+from regmix.console.terminal import say, show, show_notes, table
 from regmix.errors import UserError
 from regmix.study import Study
 from regmix.transfer import Reversal, Transfer
@@ -30,6 +30,7 @@ def show_transfer(found: Transfer) -> None:
         say(f"[dim]and {len(found.table) - _ROWS} more; --csv prints all[/dim]")
     for reversal in _worst(found.reversals):
         say(_sentence(reversal))
+    show_notes([f"left out: {run}" for run in found.left_out])
 
 
 def show_verdicts(study: Study) -> None:

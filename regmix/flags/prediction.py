@@ -7,9 +7,11 @@ out, and judged by what the rest predicts; that shows further ones, until there 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from regmix.flags.base import FAR, Flag, limit, robust
@@ -47,17 +49,15 @@ def mispredicted(data: Observations) -> list[Flag]:
     if not metrics:
         return []
     swarm = _Swarm.of(data, metrics, relative_variances(data.without(bad_repeats), metrics))
-    off, mean = _off(swarm.x, swarm.y, swarm.context)
-    bound = limit(len(off), off.size, CHANCE)
-    bad = np.abs(off) > bound
+    judged = _judged(swarm)
     found = [
         Flag(
             swarm.ids[i], RULE,
-            f"{metrics[j]} is {swarm.y[i, j]:.4g}, {mean[i, j]:.4g} is predicted from the other "
-            f"runs ({off[i, j]:+.0f} std, limit {bound:.1f})",
+            f"{metrics[j]} is {swarm.y[i, j]:.4g}, {judged.mean[i, j]:.4g} is predicted from the "
+            f"other runs ({judged.off[i, j]:+.0f} std, limit {judged.bound:.1f})",
             metrics[j],
         )
-        for i, j in zip(*np.nonzero(bad), strict=True)
+        for i, j in zip(*np.nonzero(judged.bad), strict=True)
     ]  # fmt: skip
     return found + [
         Flag(
@@ -66,7 +66,7 @@ def mispredicted(data: Observations) -> list[Flag]:
             f"({r.off:+.0f} robust std of the swarm)",
             r.metric,
         )
-        for r in _repeats(data, metrics, swarm.rows(~bad.any(1)))
+        for r in _repeats(data, swarm, judged)
     ]  # fmt: skip
 
 
@@ -75,6 +75,7 @@ class _Swarm:
     """Runs in the order of their ids, so that the order of rows is of no consequence."""
 
     ids: list[str]
+    metrics: list[str]
     x: FloatArray
     y: FloatArray
     """Shape ``(n_runs, n_metrics)``."""
@@ -85,14 +86,29 @@ class _Swarm:
         order = np.argsort(data.metrics.index.to_numpy(dtype=str))
         return cls(
             [str(r) for r in data.metrics.index[order]],
+            metrics,
             data.x()[order],
             data.metrics[metrics].to_numpy(dtype=float)[order],
             Context(None if variances is None else variances[order]),
         )
 
-    def rows(self, keep: np.ndarray) -> _Swarm:
-        ids = [r for r, k in zip(self.ids, keep, strict=True) if k]
-        return _Swarm(ids, self.x[keep], self.y[keep], self.context.rows(keep))
+
+@dataclass(frozen=True)
+class _Judged:
+    """Every run of a swarm beside what the others make of its mixture."""
+
+    off: FloatArray
+    """Standard deviations between value and prediction, shape ``(n_runs, n_metrics)``."""
+    mean: FloatArray
+    """Predictions, likewise."""
+    bound: float
+    models: Sequence[GaussianProcess]
+    """By metric, of the runs that were no suspects."""
+
+    @property
+    def bad(self) -> npt.NDArray[np.bool_]:
+        """What is further off than the bound."""
+        return np.asarray(np.abs(self.off) > self.bound)
 
 
 @dataclass(frozen=True)
@@ -146,44 +162,43 @@ def _noise(data: Observations) -> tuple[pd.Series, dict[str, str]]:
     if not doubtful:
         return noise, {}
     swarm = _Swarm.of(data, doubtful, None)
-    off, _ = _off(swarm.x, swarm.y, swarm.context)
-    bad = np.abs(off) > limit(len(off), off.size, CHANCE)
-    judged = [(r.run, r.metric) for r in _repeats(data, doubtful, swarm.rows(~bad.any(1)))]
-    judged += [
+    judged = _judged(swarm)
+    bad = [(r.run, r.metric) for r in _repeats(data, swarm, judged)]
+    bad += [
         (swarm.ids[i], doubtful[j])
-        for i, j in zip(*np.nonzero(bad), strict=True)
+        for i, j in zip(*np.nonzero(judged.bad), strict=True)
         if swarm.ids[i] in data.replicates.index
     ]
     noise = noise.copy()
-    for metric in {m for _, m in judged}:
-        without = {run: "" for run, own in judged if own == metric}
+    for metric in {m for _, m in bad}:
+        without = {run: "" for run, own in bad if own == metric}
         noise[metric] = data.without(without).noise()[metric]
     alone = data.replicates.index.difference(data.metrics.index)
-    return noise, {run: "" for run, _ in judged if run in alone}
+    return noise, {run: "" for run, _ in bad if run in alone}
 
 
-def _off(x: FloatArray, y: FloatArray, context: Context) -> tuple[FloatArray, FloatArray]:
-    """Standard deviations between value and prediction, and the predictions; shapes as ``y``."""
+def _judged(swarm: _Swarm) -> _Judged:
+    """Judge every run; suspects are taken out of what the others are predicted from."""
+    y = swarm.y
     bound = limit(len(y), y.size, CHANCE)
     harm = MATERIAL * robust(y)
     out = np.zeros(len(y), dtype=bool)
     for _ in range(_ROUNDS):
-        off, mean = _judge(x, y, context, out)
-        off[np.abs(y - mean) < harm] = 0.0
-        bad = (np.abs(off) > bound).any(1)
+        found = _predicted(swarm, out, bound)
+        found.off[np.abs(y - found.mean) < harm] = 0.0
+        bad = found.bad.any(1)
         if (bad | out).sum() > _MOST * len(y):
-            return np.zeros_like(y), mean
+            return replace(found, off=np.zeros_like(y))
         if not (bad & ~out).any():
             break
         out |= bad
-    return off, mean
+    return found
 
 
-def _judge(
-    x: FloatArray, y: FloatArray, context: Context, out: np.ndarray
-) -> tuple[FloatArray, FloatArray]:
+def _predicted(swarm: _Swarm, out: npt.NDArray[np.bool_], bound: float) -> _Judged:
     """The same, with some runs taken out of what the others are predicted from."""
-    models = GaussianProcess.fit_all(x[~out], y[~out], context.rows(~out))
+    x, y = swarm.x, swarm.y
+    models = GaussianProcess.fit_all(x[~out], y[~out], swarm.context.rows(~out))
     mean, std = np.empty((2, *y.shape))
     for j, model in enumerate(models):
         inside = model.leave_one_out()
@@ -193,22 +208,21 @@ def _judge(
             mean[out, j], std[out, j] = outside.mean, outside.std
     z = (y - mean) / std
     scale = robust(z[~out])
-    return z / np.where(scale > 0, scale, 1.0), mean
+    return _Judged(z / np.where(scale > 0, scale, 1.0), mean, bound, models)
 
 
-def _repeats(data: Observations, metrics: list[str], swarm: _Swarm) -> list[_Repeat]:
+def _repeats(data: Observations, swarm: _Swarm, judged: _Judged) -> list[_Repeat]:
     """Repeats that are not of the swarm and far from what it makes of their mixture."""
     others = data.replicates.index.difference(data.metrics.index)
-    if others.empty or len(swarm.y) < LEAST_RUNS:
+    sound = np.asarray(~judged.bad.any(1))
+    if others.empty or sound.sum() < LEAST_RUNS:
         return []
     repeats = data.replicates.loc[others]
     at = data.replicate_weights.loc[repeats["mixture"]].to_numpy(dtype=float)
-    scale, found = robust(swarm.y), []
-    for j, model in enumerate(GaussianProcess.fit_all(swarm.x, swarm.y, swarm.context)):
-        if scale[j] == 0:
-            continue
-        for run, value, expected in zip(others, repeats[metrics[j]], model.mean(at), strict=True):
-            off = float((value - expected) / scale[j])
-            if abs(off) > FAR:
-                found.append(_Repeat(str(run), metrics[j], float(value), float(expected), off))
+    scale, found = robust(swarm.y[sound]), []
+    for j, (metric, model) in enumerate(zip(swarm.metrics, judged.models, strict=True)):
+        for run, value, expected in zip(others, repeats[metric], model.mean(at), strict=True):
+            if scale[j] and abs(value - expected) > FAR * scale[j]:
+                off = float((value - expected) / scale[j])
+                found.append(_Repeat(str(run), metric, float(value), float(expected), off))
     return found
