@@ -27,7 +27,7 @@ from regmix.observations import Observations
 from regmix.records import RunRecord, read_runs
 from regmix.runs import RunSpec
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LOCK_SECONDS = 30.0
 IMPORT = "import"
 """The cohort of runs that were measured elsewhere."""
@@ -410,9 +410,14 @@ def _insert_import(db: duckdb.DuckDBPyConnection, batch: ImportedRuns) -> None:
     position = {d: i for i, d in enumerate(batch.weights.columns)}
     long["position"] = long["domain"].map(position)
     _insert(db, "mixtures", long)
-    values = batch.metrics.rename_axis("run_id").reset_index()
-    values = values.melt("run_id", var_name="name", value_name="value")
-    _insert(db, "metrics", values.assign(step=0, tokens=0, split="valid"))
+    errors = batch.metrics.iloc[:, :0] if batch.errors is None else batch.errors
+    values, std_errors = (
+        f.rename_axis("run_id").reset_index().melt("run_id", var_name="name", value_name=value)
+        for f, value in ((batch.metrics, "value"), (errors, "std_error"))
+    )
+    values = values.merge(std_errors, "left", ["run_id", "name"], validate="one_to_one")
+    values = values.astype({"std_error": float}).assign(step=0, tokens=0, split="valid")
+    _insert(db, "metrics", values)
 
 
 def _assemble(
