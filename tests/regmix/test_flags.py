@@ -61,17 +61,6 @@ def changed(data: Observations, metrics: pd.DataFrame) -> Observations:
     return Observations(data.weights, metrics, data.info, data.replicates, data.replicate_weights)
 
 
-def test_a_clean_study_of_a_hundred_runs_has_no_flag_in_98_of_100() -> None:
-    alarms = [
-        bool(prediction.mispredicted(clean(np.random.default_rng([seed, 1]), surface, noise)))
-        for surface in ("exponential", "power", "kink")
-        for noise in (0.02, 0.002)
-        for seed in range(17)
-    ]
-    assert len(alarms) == 102
-    assert sum(alarms) <= 2
-
-
 def test_leave_one_out_is_that_of_conditioning_on_the_others() -> None:
     rng = np.random.default_rng(0)
     x = rng.dirichlet(np.ones(3), 20)
