@@ -30,6 +30,8 @@ noise normal; what they are not takes the rest of the two in a hundred (docs/NOI
 MATERIAL = 0.25
 """Of the swarm's robust standard deviation: what is off by less may be the process's own fault
 where noise is very low, and does no harm."""
+_SUSPECT = 4.0
+"""Standard deviations from which on a run is not among those that others are predicted from."""
 _ROUNDS = 6
 _MOST = 0.25
 """Of the runs: were there more suspects, it would be the prediction that is wrong."""
@@ -178,7 +180,11 @@ def _noise(data: Observations) -> tuple[pd.Series, dict[str, str]]:
 
 
 def _judged(swarm: _Swarm) -> _Judged:
-    """Judge every run; suspects are taken out of what the others are predicted from."""
+    """Judge every run; suspects are taken out of what all are predicted from.
+
+    Bad runs make the process take everything for noise, and hide each other by it. So what is far
+    off, though not by enough to be told, is taken out too; it comes back if the rest predicts it.
+    """
     y = swarm.y
     bound = limit(len(y), y.size, CHANCE)
     harm = MATERIAL * robust(y)
@@ -186,12 +192,13 @@ def _judged(swarm: _Swarm) -> _Judged:
     for _ in range(_ROUNDS):
         found = _predicted(swarm, out, bound)
         found.off[np.abs(y - found.mean) < harm] = 0.0
-        bad = found.bad.any(1)
-        if (bad | out).sum() > _MOST * len(y):
+        if found.bad.any(1).sum() > _MOST * len(y):
             return replace(found, off=np.zeros_like(y))
-        if not (bad & ~out).any():
+        worst = np.abs(found.off).max(1)
+        least = max(_SUSPECT, float(np.quantile(worst, 1 - _MOST)))
+        if np.array_equal(worst > least, out):
             break
-        out |= bad
+        out = worst > least
     return found
 
 
