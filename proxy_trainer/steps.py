@@ -11,7 +11,7 @@ import torch
 from proxy_trainer import arrays, leftovers
 from proxy_trainer.corpus import build_corpus
 from proxy_trainer.data import build
-from proxy_trainer.data.contamination import table
+from proxy_trainer.data.contamination import of_recipe, table
 from proxy_trainer.evals import afterwards, kept_tasks
 from proxy_trainer.evals.afterwards import Evaluated
 from proxy_trainer.evals.task import Task
@@ -56,10 +56,15 @@ def contamination(
     benchmarks: Sequence[Benchmark] = (),
     ngram: int | None = None,
     progress: Progress | None = None,
+    recipe: Path | None = None,
 ) -> pd.DataFrame:
-    """A row a domain and benchmark; see :func:`proxy_trainer.data.build.contaminations`."""
+    """A row a domain and benchmark; see :func:`proxy_trainer.data.build.contaminations`.
+
+    Args:
+        recipe: whose conversations are searched too.
+    """
     found = build.contaminations(
-        study.layout, study.config, benchmarks,
+        study.layout, study.config, benchmarks, of_recipe(recipe) if recipe else (),
         ngram=ngram, workers=_processes(study.config.launch), progress=progress,
     )  # fmt: skip
     return table(found)

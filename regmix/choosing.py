@@ -10,11 +10,10 @@ from typing import Any, Self
 
 import pandas as pd
 
-from regmix import __version__, decision, fit, flags, noise, pareto, results, solve
+from regmix import __version__, decision, fit, noise, pareto, results, solve
 from regmix.config import FitConfig
 from regmix.errors import UserError
 from regmix.fit import FitResult
-from regmix.flags import Flags
 from regmix.folder import StudyFolder
 from regmix.link import Link
 from regmix.mixture import Mixture
@@ -23,6 +22,7 @@ from regmix.observations import Observations
 from regmix.pareto import Pareto
 from regmix.results import Fit
 from regmix.solve import Problem, Proposal
+from regmix.sound import Sound
 from regmix.surrogate import Surrogate
 from regmix.transfer import OBJECTIVE, Transfer
 
@@ -66,21 +66,23 @@ class Choosing:
     def of(
         cls,
         study: StudyFolder,
-        data: Observations,
-        found: Flags,
-        settings: FitConfig,
+        measured: Sound,
         transfer: Larger | None = None,
         links: Callable[[], list[Link | str]] = list,
     ) -> Self:
         """With flagged runs or without them, as the settings say.
 
         Args:
-            data: with flagged runs, without those that the person left out.
+            measured: the study's runs, and what is wrong with which.
             transfer: what larger sizes say of an objective.
             links: from bits per byte to accuracies, as larger models have them.
         """
-        kept = flags.keep(data, found, settings)
-        return cls(study, kept, found.reasons(), None if kept is data else data, transfer, links)
+        reasons = {
+            r: text for r, text in measured.flags.reasons().items() if r in measured.data.names
+        }  # those of larger sizes are not fitted
+        kept = measured.kept
+        whole = None if kept is measured.data else measured.data
+        return cls(study, kept, reasons, whole, transfer, links)
 
     @cached_property
     def _refused(self) -> dict[str, str]:
@@ -189,7 +191,7 @@ class Choosing:
             proposal of the other choice (``weights``), how far it lies from this one
             (``distance``, total variation), and its ``objective`` by this fit.
         """
-        names = self.data.info["name"] if self.whole is None else self.whole.info["name"]
+        names = (self.whole or self.data).names
         found: dict[str, Any] = {
             "runs": {str(names.get(r, r)): text for r, text in self.flagged.items()},
             "excluded": self.whole is not None,

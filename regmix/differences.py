@@ -79,7 +79,12 @@ class Differences:
         }
 
 
-def compare(study: StudyFolder, store: Store, names: Sequence[str]) -> Differences:
+def compare(
+    study: StudyFolder,
+    store: Store,
+    names: Sequence[str],
+    left_out: Mapping[str, str] | None = None,
+) -> Differences:
     """Compare finished runs of a study.
 
     Args:
@@ -87,6 +92,8 @@ def compare(study: StudyFolder, store: Store, names: Sequence[str]) -> Differenc
             files) or runs (ids, beginnings of ids, names, paths of their models); a name that
             is both counts as the mixture, with all of its seeds; or models that the study does not
             know, by the JSON file that ``regmix eval MODEL -o`` wrote.
+        left_out: by run id, why a run is no part of its mixture's figures and of the noise; one
+            that is asked for itself is compared all the same.
 
     Raises:
         UserError: fewer than two, an unknown or ambiguous name, nothing finished on a mixture, no
@@ -97,15 +104,18 @@ def compare(study: StudyFolder, store: Store, names: Sequence[str]) -> Differenc
     info, values, errors = store.measured()
     unknown = foreign.read(names, study.layout)
     info, values, errors = foreign.beside(unknown, info, values, errors)
-    found = [_find(study, info, name) for name in names]
+    left_out = left_out or {}
+    sound = info[~info.index.isin(list(left_out))]
+    found = [_find(study, info, sound, name) for name in names]
     subjects, notes = _one_cohort(found, info)
+    notes += _left_out(subjects, info, left_out)
     for i, a in enumerate(subjects):
         for b in subjects[i + 1 :]:
             shared = a.runs.index.intersection(b.runs.index)
             if len(shared):
                 raise UserError(f"compare: '{a.name}' and '{b.name}' share run {shared[0]}")
     metrics = _common_metrics(subjects, values, notes)
-    floor = _floor(subjects, info, values, metrics, notes, all_known=not unknown)
+    floor = _floor(subjects, sound, values, metrics, notes, all_known=not unknown)
     subjects = [_with_items(s, study, unknown) for s in subjects]
     rows = [
         _row(subjects[0], other, m, values[m], errors[m], floor, study)
@@ -128,18 +138,18 @@ def _with_items(subject: Subject, study: StudyFolder, unknown: Mapping[str, Fore
     return replace(subject, items=items)
 
 
-def _find(study: StudyFolder, info: pd.DataFrame, name: str) -> Subject:
+def _find(study: StudyFolder, info: pd.DataFrame, sound: pd.DataFrame, name: str) -> Subject:
     path = Path(name)
     if foreign.is_file(name):
         return Subject(name, info.loc[[name]])
     if path.suffix in (".yaml", ".yml") and path.is_file():
         mixture = MixtureFile.load(path, study.domains).mixture.id
-        return _of_mixture(name, info, mixture)
+        return _of_mixture(name, info, sound, mixture)
     if path.is_dir():
         return _of_model(study, info, path)
     files = {p.stem for p in study.layout.mixes.glob("*.yaml")}
     if name in files or name in study.references():
-        return _of_mixture(name, info, study.mixture(name).id)
+        return _of_mixture(name, info, sound, study.mixture(name).id)
     own = info[info["name"] == name]
     if own.empty:
         own = info[info.index.str.startswith(name)] if name else own
@@ -153,10 +163,16 @@ def _find(study: StudyFolder, info: pd.DataFrame, name: str) -> Subject:
     return Subject(name, own)
 
 
-def _of_mixture(name: str, info: pd.DataFrame, mixture: str) -> Subject:
-    own = info[info["mixture"] == mixture]
+def _of_mixture(name: str, info: pd.DataFrame, sound: pd.DataFrame, mixture: str) -> Subject:
+    own = sound[sound["mixture"] == mixture]
     if own.empty:
-        raise UserError(f"compare: no finished run was trained on mixture '{name}'")
+        gone = info.loc[info["mixture"] == mixture, "name"]
+        raise UserError(
+            f"compare: no finished run was trained on mixture '{name}'"
+            if gone.empty
+            else f"compare: the study leaves out all runs of mixture '{name}' (fit.exclude, "
+            f"fit.flagged): {', '.join(gone)}"
+        )
     return Subject(name, own)
 
 
@@ -200,6 +216,23 @@ def _one_cohort(found: Sequence[Subject], info: pd.DataFrame) -> tuple[list[Subj
         kept = pd.concat([s.runs[s.runs["cohort"] == chosen] for s in found])
         notes.append(f"of {len(shared)} sizes that all were trained at: {_sizes(kept)}")
     return [Subject(s.name, s.runs[s.runs["cohort"] == chosen]) for s in found], notes
+
+
+def _left_out(
+    subjects: Sequence[Subject], info: pd.DataFrame, left_out: Mapping[str, str]
+) -> list[str]:
+    """The runs of a mixture with others, or of one that is compared, that are left out."""
+    own = info[info["cohort"].isin(subjects[0].runs["cohort"])]
+    compared = {m for s in subjects for m in s.runs["mixture"]}
+    matter = own["mixture"].duplicated(keep=False) | own["mixture"].isin(compared)
+    asked = {r for s in subjects for r in s.runs.index}
+    return [
+        f"{info['name'][r]} is compared, though the study leaves it out ({left_out[r]})"
+        if r in asked
+        else f"without {info['name'][r]} ({left_out[r]})"
+        for r in own.index[matter]
+        if r in left_out
+    ]
 
 
 def _sizes(runs: pd.DataFrame) -> str:

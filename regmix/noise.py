@@ -55,6 +55,8 @@ class NoiseFloor:
     """Seed noise by repeated mixture (its hash) and metric, beside a column ``seeds``."""
     copies: tuple[str, ...]
     """Runs that are not counted, since their figures are another's to the last digit."""
+    notes: tuple[str, ...] = ()
+    """Runs that were left out, and flagged ones that were not."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, NaN as None, for ``--json``."""
@@ -62,6 +64,7 @@ class NoiseFloor:
             "metrics": plain.records(self.metrics),
             "mixtures": plain.records(self.mixtures),
             "copies": list(self.copies),
+            "notes": list(self.notes),
         }
 
     def at_most(self, metric: str) -> tuple[float, int]:

@@ -38,6 +38,8 @@ class Observations:
     """Runs that are left out, each with its reason."""
     std_errors: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Sampling error of every metric by run id, replicates included; NaN where it is not known."""
+    replicate_names: Mapping[str, str] = field(default_factory=dict)
+    """Names of the runs in :attr:`replicates`, by run id."""
 
     def __post_init__(self) -> None:
         if not (self.weights.index.equals(self.metrics.index) and self.metrics.index.is_unique):
@@ -52,6 +54,12 @@ class Observations:
     def metric_names(self) -> tuple[str, ...]:
         """Metric names."""
         return tuple(self.metrics.columns)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Names of all runs by run id, repeats included."""
+        own = {str(r): str(n) for r, n in self.info["name"].items()}
+        return {**self.replicate_names, **own}
 
     def frame(self) -> pd.DataFrame:
         """One row a run: info, weights (``weight/<domain>``) and metrics side by side."""
@@ -118,7 +126,8 @@ class Observations:
             replicates = replicates[~replicates.index.isin(gone)]
             left = replicates["mixture"]
             replicates = replicates[left.duplicated(keep=False).to_numpy()]
-        said = [f"{self.info['name'].get(r, r)} ({reasons[r]})" for r in gone]
+        names, errors = self.names, self.std_errors
+        said = [f"{names.get(r, r)} ({reasons[r]})" for r in gone]
         return replace(
             self,
             weights=self.weights[keep],
@@ -126,6 +135,8 @@ class Observations:
             info=self.info[keep],
             replicates=replicates,
             excluded=(*self.excluded, *said),
+            std_errors=errors[~errors.index.isin(gone)],
+            replicate_names={r: n for r, n in self.replicate_names.items() if r not in gone},
         )
 
     @cached_property

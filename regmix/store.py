@@ -10,7 +10,7 @@ be deleted at any time; the next command builds it again from ``runs/`` and ``im
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -103,6 +103,14 @@ class Trails:
     """``run_id``, ``step``, ``name``, ``value`` of every evaluation."""
     shares: pd.DataFrame
     """``run_id``, ``domain``, ``requested``, ``realised``."""
+
+    def of(self, runs: Iterable[str]) -> Trails:
+        """Those of some of the runs."""
+        wanted = set(runs)
+        steps, metrics, shares = (
+            f[f["run_id"].isin(wanted)] for f in (self.steps, self.metrics, self.shares)
+        )
+        return Trails(self.info[self.info.index.isin(wanted)], steps, metrics, shares)
 
 
 class Store:
@@ -413,9 +421,14 @@ def _insert_import(db: duckdb.DuckDBPyConnection, batch: ImportedRuns) -> None:
     position = {d: i for i, d in enumerate(batch.weights.columns)}
     long["position"] = long["domain"].map(position)
     _insert(db, "mixtures", long)
-    values = batch.metrics.rename_axis("run_id").reset_index()
-    values = values.melt("run_id", var_name="name", value_name="value")
-    _insert(db, "metrics", values.assign(step=0, tokens=0, split="valid"))
+    errors = batch.metrics.iloc[:, :0] if batch.errors is None else batch.errors
+    values, std_errors = (
+        f.rename_axis("run_id").reset_index().melt("run_id", var_name="name", value_name=value)
+        for f, value in ((batch.metrics, "value"), (errors, "std_error"))
+    )
+    values = values.merge(std_errors, "left", ["run_id", "name"], validate="one_to_one")
+    values = values.astype({"std_error": float}).assign(step=0, tokens=0, split="valid")
+    _insert(db, "metrics", values)
 
 
 def _assemble(
@@ -452,6 +465,7 @@ def _assemble(
         singles=wide_m[single].set_index(info.loc[single, "name"]),
         excluded=tuple(excluded),
         std_errors=errors.reindex(info.index),
+        replicate_names={str(r): str(n) for r, n in info.loc[repeated, "name"].items()},
     )
 
 

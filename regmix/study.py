@@ -7,6 +7,7 @@ What the command line does, a notebook can do: ``Study.open(path)``, then ``prop
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,12 +18,12 @@ from regmix import (
     cost,
     diagnose,
     differences,
-    flags,
     link,
     noise,
     planning,
     results,
     sizes,
+    sound,
 )
 from regmix.choosing import Choosing, Progress
 from regmix.comparison import Comparison
@@ -47,6 +48,7 @@ from regmix.regressors import registry
 from regmix.results import Fit
 from regmix.runs import RunSpec
 from regmix.solve import Problem
+from regmix.sound import Sound
 from regmix.store import Store, cohort
 from regmix.strict import place
 from regmix.transfer import Transfer
@@ -147,8 +149,7 @@ class Study(StudyFolder):
         Raises:
             UserError: nothing is measured yet.
         """
-        wanted = cohort(planning.template(self, self.config.proxy)) if self.manifest else None
-        return self.store.observations(wanted)
+        return sound.observations(self, self.store)
 
     def fit(
         self,
@@ -282,10 +283,13 @@ class Study(StudyFolder):
     ) -> list[Transfer]:
         settings = (self.config.proxy, *self.config.ladder)
         cohorts = [cohort(planning.template(self, own)) for own in settings]
-        return measured_transfer(
-            self.store.sizes(), cohorts, self.observations(), objective,
+        measured, runs = self._sound(), self.store.sizes()
+        found = measured_transfer(
+            runs[~runs["run_id"].isin(list(measured.left_out))], cohorts, measured.kept, objective,
             self.config.objective.directions, self.config.seed, held_out,
         )  # fmt: skip
+        names = tuple(f"{measured.names[r]} ({why})" for r, why in measured.left_out.items())
+        return [replace(transfer, left_out=names) for transfer in found]
 
     def links(self) -> list[Link | str]:
         """What bits per byte are worth in accuracy, task by task; or why that cannot be said."""
@@ -304,24 +308,22 @@ class Study(StudyFolder):
         Raises:
             UserError: nothing is measured yet, or ``fit.exclude`` names a run that is not there.
         """
-        return flags.find(self._not_excluded(self.config.fit), self.store)
+        return self._sound().flags
 
     def fitted(self) -> Observations:
-        """The observations without the runs that the study leaves out of its fits.
+        """The observations without the runs that the study leaves out of its figures.
 
         Raises:
             UserError: as :meth:`flags`.
         """
-        return self._choosing(self.config.fit).data
+        return self._sound().kept
 
-    def _not_excluded(self, settings: FitConfig) -> Observations:
-        return flags.exclude(self.observations(), settings, str(self.layout.config))
+    def _sound(self, settings: FitConfig | None = None) -> Sound:
+        return Sound.of(self, self.store, settings or self.config.fit)
 
     def _choosing(self, settings: FitConfig) -> Choosing:
-        data = self._not_excluded(settings)
         transfer = self._transfer if self.config.ladder else None
-        found = flags.find(data, self.store)
-        return Choosing.of(self, data, found, settings, transfer, self.links)
+        return Choosing.of(self, self._sound(settings), transfer, self.links)
 
     def cost(self) -> Account:
         """What the finished runs took, and what RegMix's published recipe would have."""
@@ -337,15 +339,21 @@ class Study(StudyFolder):
         Raises:
             UserError: as :func:`regmix.differences.compare`.
         """
-        return differences.compare(self, self.store, names)
+        settings = self.config.fit
+        asked = settings.exclude or settings.flagged == "exclude"
+        left_out = self._sound().left_out if asked else {}
+        return differences.compare(self, self.store, names, left_out)
 
     def noise(self) -> NoiseFloor:
         """Every metric's noise, and how wide a difference between two runs must be to count.
 
+        Of the runs that fits take; a flagged repeat that is among them is named.
+
         Raises:
-            UserError: nothing is measured yet.
+            UserError: as :meth:`flags`.
         """
-        return noise.floor(self._not_excluded(self.config.fit))
+        measured = self._sound()
+        return replace(noise.floor(measured.kept), notes=measured.notes())
 
     def comparison(self) -> Comparison | None:
         """Measured target runs on the proposal, natural and uniform; None before there are any."""

@@ -132,6 +132,8 @@ class Transfer:
     """By metric; none without a fit's predictions."""
     notes: tuple[str, ...] = ()
     """What could not be compared, and why."""
+    left_out: tuple[str, ...] = ()
+    """Runs of any size that the study leaves out, each with its reason."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, NaN as None, for ``--json``."""
@@ -142,6 +144,8 @@ class Transfer:
             "verdict": self.verdict(),
             "metrics": plain.records(self.table),
             "reversals": [plain.row(asdict(r)) for r in self.reversals],
+            "notes": list(self.notes),
+            "left_out": list(self.left_out),
         }
 
     def verdict(self) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from proxy_trainer.data import contamination
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.data.chat import template as templates
-from proxy_trainer.data.contamination import Overlap, Search
+from proxy_trainer.data.chat.build import inputs_of
+from proxy_trainer.data.contamination import Conversations, Overlap, Search
 from proxy_trainer.data.shards import dtype_for
 from proxy_trainer.data.sole import sole_builder
 from proxy_trainer.data.sources import Counts, Input, documents, expand
@@ -104,6 +105,7 @@ def contaminations(
     layout: StudyLayout,
     config: StudyConfig,
     benchmarks: Sequence[Benchmark] = (),
+    chats: Sequence[Conversations] = (),
     *,
     ngram: int | None = None,
     workers: int = 1,
@@ -113,6 +115,7 @@ def contaminations(
 
     Args:
         benchmarks: default: those of ``data.decontaminate``.
+        chats: conversations to look in too.
         ngram: consecutive words that are looked for; default: as there, or 13.
         progress: called with (inputs done, inputs in all).
 
@@ -133,6 +136,11 @@ def contaminations(
         for d in config.domains
         for split, item in _inputs(d, layout.root)
         if split != "valid"
+    ]
+    searches += [
+        Search(layout, chat.label, item, 0.0, items, length, chat.source)
+        for chat in chats
+        for item in inputs_of(chat.source, chat.folder)
     ]
     return contamination.overlaps(searches, workers, progress)
 

@@ -10,15 +10,19 @@ from typing import Any
 
 import pandas as pd
 
-from proxy_trainer.data.screen import Screen, words
+from proxy_trainer.data.chat.conversations import texts
+from proxy_trainer.data.screen import Screen, ShortItems, words
 from proxy_trainer.data.sources import Counts, Input, documents, json_lines, parquet_rows
 from proxy_trainer.data.tokenise import is_valid_document
 from proxy_trainer.data.workers import carry_out
+from regmix import strict
+from regmix.chat import ChatSource
 from regmix.config import Benchmark, name_from
 from regmix.errors import UserError
 from regmix.files import PARQUET
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
+from regmix.recipe import RecipeConfig
 
 Progress = Callable[[int, int], None]
 
@@ -106,16 +110,62 @@ def screen_file(layout: StudyLayout, benchmarks: Sequence[Items], length: int) -
 
 
 @dataclass(frozen=True)
+class Conversations:
+    """A source of conversations that some stage trains on."""
+
+    label: str
+    """Stage and name."""
+    source: ChatSource
+    folder: Path
+    """Where the source's relative paths start."""
+
+
+def of_recipe(path: Path) -> list[Conversations]:
+    """The conversations that the stages of a recipe train on.
+
+    Raises:
+        UserError: the recipe cannot be read, or trains on none.
+    """
+    recipe = strict.load(path, RecipeConfig)
+    found = [
+        Conversations(f"{stage.name}/{source.name}", source, path.parent)
+        for stage in recipe.stages
+        if stage.data is not None
+        for source in stage.data.sources
+    ]
+    if not found:
+        raise UserError(f"{path}: no stage of it trains on conversations")
+    return found
+
+
+@dataclass(frozen=True)
 class Search:
-    """One input of a domain, to be searched for the items of all benchmarks."""
+    """One input of a domain or of a source of conversations, to be searched for all items."""
 
     layout: StudyLayout
     domain: str
+    """Or the source's stage and name."""
     item: Input
     valid_share: float
     """Of the documents, set apart for validation: they are not searched."""
     benchmarks: tuple[Items, ...]
     length: int
+    chat: ChatSource | None = None
+    """What its conversations are read by, where it holds some."""
+
+    def texts(self) -> Iterator[str]:
+        """Every training document or conversation.
+
+        Raises:
+            UserError: the input cannot be read.
+        """
+        if self.chat is not None:
+            assert self.item.path is not None  # conversations are read from files
+            yield from texts(self.item.path, self.chat.format, self.chat.pair)
+            return
+        for text in documents(self.item, Counts()):
+            if not (self.valid_share and is_valid_document(text, self.valid_share)):
+                yield text
 
     @property
     def folder(self) -> Path:
@@ -139,20 +189,22 @@ class Overlap:
     """Items of which an n-gram stands in a document."""
     whole: set[int] = field(default_factory=set)
     """Items of which the whole text does."""
+    short: set[int] = field(default_factory=set)
+    """Items that are too short to be judged, and stand in a document exactly as they are."""
 
 
 def search(task: Search) -> dict[str, Any]:
     """What one input holds: by benchmark the contaminated documents, and the items."""
     screens = [Screen.of(items.texts, task.length) for items in task.benchmarks]
+    shorts = [ShortItems(items.texts, task.length) for items in task.benchmarks]
     found: list[dict[str, Any]] = [
-        {"contaminated": 0, "held": set(), "whole": set()} for _ in screens
+        {"contaminated": 0, "held": set(), "whole": set(), "short": set()} for _ in screens
     ]
     read = 0
-    for text in documents(task.item, Counts()):
-        if task.valid_share and is_valid_document(text, task.valid_share):
-            continue
+    for text in task.texts():
         read += 1
-        for items, screen, own in zip(task.benchmarks, screens, found, strict=True):
+        for items, screen, short, own in zip(task.benchmarks, screens, shorts, found, strict=True):
+            own["short"].update(short.found(text))
             held = screen.found(text)
             if held:
                 spelled = _spelled(text)
@@ -192,6 +244,7 @@ def overlaps(
             overlap.contaminated += own["contaminated"]
             overlap.held |= own["held"]
             overlap.whole |= own["whole"]
+            overlap.short |= own["short"]
         ended += 1
         if progress:
             progress(ended, len(searches))
@@ -213,6 +266,7 @@ def table(found: Sequence[Overlap]) -> pd.DataFrame:
             "items held": len(o.held),
             "share of judged": round(len(o.held) / o.judged, 4) if o.judged else 0.0,
             "held whole": len(o.whole),
+            "short held": len(o.short),
         }
         for o in found
     ]

@@ -3,7 +3,7 @@
 The usual n-gram rule (13 words; Brown et al. 2020, arXiv 2005.14165, appendix C): a document is
 contaminated by an item if any 13 consecutive words of the item stand in it. Words are runs of
 letters and digits, in lower case. Items of fewer words are looked for whole, down to a length below
-which a match says nothing; shorter ones are not judged, and counted.
+which a match says little; shorter ones are not judged, but their whole text is looked for, too.
 """
 
 from __future__ import annotations
@@ -48,6 +48,39 @@ class _Grams:
         return int(self.ids.shape[1])
 
 
+class ShortItems:
+    """Items too short for the rule, of which only the whole text is looked for, spelled alike.
+
+    Case and white space apart: punctuation is most of what such an item is.
+    """
+
+    def __init__(self, texts: Sequence[str], length: int) -> None:
+        """Take the short ones out of all items.
+
+        Args:
+            length: words of an n-gram of the rule.
+        """
+        least = min(LEAST_WORDS, length)
+        self._spelled = {
+            i: _exact(text) for i, text in enumerate(texts) if 0 < len(words(text)) < least
+        }
+        self._index = list(self._spelled)
+        kept = [texts[i] for i in self._index]
+        self._screen = Screen.of(kept, max(1, least - 1), least=1)  # finds candidates
+
+    def found(self, text: str) -> list[int]:
+        """The items, by their place among all, whose whole text stands in this one."""
+        candidates = [self._index[i] for i in self._screen.found(text)]
+        if not candidates:
+            return []
+        exact = _exact(text)
+        return [i for i in candidates if self._spelled[i] in exact]
+
+
+def _exact(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
 class Screen:
     """The n-grams of some items, to be found in documents."""
 
@@ -59,11 +92,12 @@ class Screen:
         """How many there are, those that are not judged included."""
 
     @classmethod
-    def of(cls, texts: Iterable[str], length: int) -> Screen:
+    def of(cls, texts: Iterable[str], length: int, least: int = LEAST_WORDS) -> Screen:
         """The screen of some items.
 
         Args:
             length: words of an n-gram.
+            least: words that an item must have to be looked for.
         """
         vocabulary: dict[str, int] = {}
         found: dict[int, list[tuple[npt.NDArray[np.uint32], int]]] = {}
@@ -71,7 +105,7 @@ class Screen:
         for count, text in enumerate(texts, 1):
             own = [vocabulary.setdefault(word, len(vocabulary) + 1) for word in words(text)]
             size = min(length, len(own))
-            if size >= min(LEAST_WORDS, length):
+            if size >= min(least, length):
                 ids = np.asarray(own, dtype=np.uint32)
                 windows = np.lib.stride_tricks.sliding_window_view(ids, size)
                 found.setdefault(size, []).extend((w, count - 1) for w in windows)
@@ -160,8 +194,8 @@ def _held(grams: _Grams, ids: npt.NDArray[np.uint32]) -> set[int]:
     first = np.searchsorted(grams.hashes, hashes, side="left")
     end = np.searchsorted(grams.hashes, hashes, side="right")
     held: set[int] = set()
-    for window, start, stop in zip(windows, first, end, strict=True):
-        for row in range(start, stop):
-            if np.array_equal(grams.ids[row], window):
+    for hit in np.flatnonzero(end > first):
+        for row in range(first[hit], end[hit]):
+            if np.array_equal(grams.ids[row], windows[hit]):
                 held.add(int(grams.items[row]))
     return held

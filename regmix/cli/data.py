@@ -41,6 +41,9 @@ def data_contamination(
     ngram: Annotated[
         int | None, typer.Option(min=5, max=50, help="Words in a row that count; default: 13.")
     ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe, whose conversations are searched too.")
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Look for evaluation items in every domain's training text."""
@@ -52,10 +55,10 @@ def data_contamination(
     opened = Study.open(study)
     benchmarks = contamination.given(file or [], field or [])
     if csv:  # nothing beside the table
-        console.show_frame(steps.contamination(opened, benchmarks, ngram), csv=True)
+        console.show_frame(steps.contamination(opened, benchmarks, ngram, recipe=recipe), csv=True)
         return
     with console.TerminalDisplay().stage("Training text") as progress:
-        found = steps.contamination(opened, benchmarks, ngram, progress)
+        found = steps.contamination(opened, benchmarks, ngram, progress, recipe)
     console.show_frame(found)
 
 

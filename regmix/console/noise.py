@@ -53,6 +53,7 @@ def show_noise(floor: NoiseFloor) -> None:
             f"[yellow]note:[/yellow] {escape(name)} has another repeat's figures to the last "
             "digit: not counted as a repeat"
         )
+    show_notes(floor.notes)
 
 
 def show_differences(found: Differences) -> None:

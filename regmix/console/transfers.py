@@ -47,6 +47,7 @@ def show_transfer(found: Transfer) -> None:
     show_notes(found.notes)
     for reversal in _worst(found.reversals):
         say(_sentence(reversal))
+    show_notes([f"left out: {run}" for run in found.left_out])
 
 
 def show_verdicts(study: Study) -> None:

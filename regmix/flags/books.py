@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from regmix.flags.base import Flag
-from regmix.observations import Observations
 
 SHARE = 0.01
 """Total variation between requested and realised shares, beyond three times the runs' median."""
@@ -53,25 +54,24 @@ def tokens(info: pd.DataFrame) -> list[Flag]:
     ]
 
 
-def copies(data: Observations) -> list[Flag]:
+def copies(values: pd.DataFrame, mixtures: Mapping[str, str]) -> list[Flag]:
     """Runs whose every figure is another's to the last digit.
 
     Of one mixture, the later one is flagged: a seed was taken twice. Of two mixtures, both: which
     is the copy cannot be told. One metric alone may well come out the same.
+
+    Args:
+        values: metrics by run id.
+        mixtures: hashes of those that may be shared, by run id.
     """
-    names = list(data.metric_names)
+    names = list(values.columns)
     if len(names) < 2:
         return []
-    values = pd.concat(
-        [data.metrics, data.replicates.reindex(columns=names)]
-    )  # a run that is repeated stands in both
-    values = values[~values.index.duplicated()]
-    mixture = {str(r): m for r, m in data.replicates.get("mixture", pd.Series()).items()}
     found = []
     for _, own in values[values.duplicated(keep=False)].groupby(names, sort=False):
         first, *others = map(str, own.index)
-        shared = mixture.get(first)
-        if shared is not None and all(mixture.get(o) == shared for o in others):
+        shared = mixtures.get(first)
+        if shared is not None and all(mixtures.get(o) == shared for o in others):
             found += [
                 Flag(o, "copy", f"every figure is that of {first}: a seed was taken twice")
                 for o in others

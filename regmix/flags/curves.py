@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from regmix.flags import base
 from regmix.flags.base import FAR, Flag, limit, robust
 from regmix.mixture import FloatArray
 
@@ -17,8 +17,6 @@ LEAST_POINTS = 10
 """Log points below which a course is not judged."""
 CHANCE = 0.005
 """That a clean study has a run flagged because its curve crosses the others'."""
-CROSSED = 0.25
-"""Of the runs: ranks that a curve must have crossed."""
 _BEFORE = 5
 """Points whose median says what comes next."""
 
@@ -113,38 +111,28 @@ def crossings(metrics: pd.DataFrame) -> list[Flag]:
         metrics: ``run_id``, ``step``, ``name``, ``value``.
     """
     found: dict[tuple[str, str], tuple[float, Flag]] = {}  # of several points, the worst
-    for name, own in metrics.groupby("name"):
-        wide = own.pivot_table(index="run_id", columns="step", values="value").dropna(axis=1)
-        if wide.shape[1] < 2 or len(wide) < LEAST_POINTS:
-            continue
+    judged = dict(_on_the_way(metrics))
+    tests = sum(len(wide) * (wide.shape[1] - 1) for wide in judged.values())
+    for name, wide in judged.items():
         last = wide.iloc[:, -1].to_numpy(dtype=float)
-        tests = len(wide) * (wide.shape[1] - 1) * metrics["name"].nunique()
         bound = limit(len(wide), tests, CHANCE)
         for step in wide.columns[:-1]:
             early = wide[step].to_numpy(dtype=float)
-            for i, off, ranks in _crossed(early, last, bound):
-                run = str(wide.index[i])
+            for c in base.crossings(early, last, bound):
+                run = str(wide.index[c.index])
                 text = (
-                    f"{name}: rank {ranks[0]} of {len(wide)} in step {step}, {ranks[1]} at the end "
-                    f"({off:+.0f} std from where the others' curves lead, limit {bound:.1f})"
+                    f"{name}: rank {c.ranks[0]} of {len(wide)} in step {step}, {c.ranks[1]} at the "
+                    f"end ({c.off:+.0f} std from where the others' curves lead, limit {bound:.1f})"
                 )
-                key = run, str(name)
-                if key not in found or abs(off) > found[key][0]:
-                    found[key] = abs(off), Flag(run, "curve", text, str(name))
+                key = run, name
+                if key not in found or abs(c.off) > found[key][0]:
+                    found[key] = abs(c.off), Flag(run, "curve", text, name)
     return [flag for _, flag in found.values()]
 
 
-def _crossed(
-    early: FloatArray, last: FloatArray, bound: float
-) -> Iterator[tuple[int, float, tuple[int, int]]]:
-    if np.ptp(early) == 0 or np.ptp(last) == 0:
-        return
-    slope, at_zero = stats.theilslopes(last, early)[:2]
-    residual = last - at_zero - slope * early
-    scale = float(robust(residual))
-    if scale == 0:
-        return
-    ranks = np.column_stack([stats.rankdata(v, "ordinal").astype(int) for v in (early, last)])
-    for i in np.flatnonzero(np.abs(residual) > bound * scale):
-        if abs(ranks[i, 1] - ranks[i, 0]) >= CROSSED * len(last):
-            yield int(i), float(residual[i] / scale), (int(ranks[i, 0]), int(ranks[i, 1]))
+def _on_the_way(metrics: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Metrics that were measured at several points of enough runs: value by run and step."""
+    for name, own in metrics.groupby("name"):
+        wide = own.pivot_table(index="run_id", columns="step", values="value").dropna(axis=1)
+        if wide.shape[1] > 1 and len(wide) >= LEAST_POINTS:
+            yield str(name), wide

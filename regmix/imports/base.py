@@ -45,7 +45,7 @@ class ImportedRuns:
     directions: Mapping[str, Direction] = field(default_factory=dict)
     """Whether a metric is better low or high, as far as the source or the metric's name says."""
     errors: pd.DataFrame | None = None
-    """Standard errors of metrics where the source has them, NaN elsewhere; kept, not fitted."""
+    """Standard errors of metrics where the source has them, NaN elsewhere; not fitted."""
 
     @classmethod
     def of(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy_trainer import steps
 from proxy_trainer.data import build, contamination
-from proxy_trainer.data.screen import LEAST_WORDS, Screen, words
+from proxy_trainer.data.screen import LEAST_WORDS, Screen, ShortItems, words
 from proxy_trainer.data.tokenise import is_valid_document
 from regmix.errors import UserError
 from regmix.study import Study
@@ -55,6 +55,30 @@ def test_case_and_punctuation_do_not_hide_an_item() -> None:
     assert screen.found(item.replace("extension", "extensions")) == []
 
 
+SPELLED = st.lists(st.sampled_from("a B c ? + .".split()), max_size=9).map(" ".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(SPELLED, max_size=6), SPELLED)
+def test_short_items_are_found_whole_and_as_they_are(items: list[str], text: str) -> None:
+    def spelled(t: str) -> str:
+        return " ".join(t.casefold().split())
+
+    expected = [
+        i for i, item in enumerate(items)
+        if 0 < len(words(item)) < LEAST_WORDS and spelled(item) in spelled(text)
+    ]  # fmt: skip
+    assert ShortItems(items, 13).found(text) == expected
+
+
+def test_a_short_item_is_no_part_of_a_word() -> None:
+    short = ShortItems(["Which is true?", "x + 1"], 13)
+    assert short.found("So:  which\nis TRUE? That.") == [0]
+    assert short.found("Which is true.") == []
+    assert short.found("Sandwhich is true?") == []
+    assert short.found("max + 12") == []
+
+
 def test_it_is_the_same_once_it_was_written(tmp_path: Path) -> None:
     items = [" ".join(f"w{i + j}" for j in range(20)) for i in range(3)] + ["one two three"]
     path = tmp_path / "screen.npz"
@@ -89,15 +113,63 @@ def write_items(folder: Path, items: list[str]) -> Path:
 
 def test_planted_items_are_reported_by_domain(new_study: Callable[..., Study]) -> None:
     study = new_study()
-    items = [*planted(study, held=3, whole=2), "much too short", "never " * 20]
+    first = study.layout.root / "text" / "sums.jsonl"
+    share = study.config.domains[1].valid_share
+    sums = [json.loads(line)["text"] for line in first.read_text().splitlines()]
+    one = next(t for t in sums if not is_valid_document(t, share)).splitlines()[0]
+    items = [*planted(study, held=3, whole=2), "much too short", "never " * 20, one]
     path = write_items(study.layout.root, items)
     found = steps.contamination(study, contamination.given([path], ["question"]))
     shown = found.set_index("domain")
     assert found["domain"].iloc[0] == "prose"
     prose = shown.loc["prose"]
-    assert (prose["items"], prose["judged"], prose["items held"]) == (7, 6, 5)
-    assert (prose["held whole"], prose["contaminated"]) == (2, 5)
+    assert (prose["items"], prose["judged"], prose["items held"]) == (8, 6, 5)
+    assert (prose["held whole"], prose["contaminated"], prose["short held"]) == (2, 5, 0)
+    assert (shown.loc["sums", "short held"], shown.loc["sums", "contaminated"]) == (1, 0)
     assert (shown.loc[["sums", "code"], "items held"] == 0).all()
+
+
+RECIPE = """\
+kind: recipe
+name: tiny
+study: study
+model: {size: 50k}
+stages:
+  - {name: pretrain, kind: pretrain, mixture: mix.yaml}
+  - name: sft
+    kind: sft
+    data: {sources: [{name: talk, files: [talk.jsonl], epochs: 1},
+                     {name: pairs, files: [pairs.jsonl], epochs: 1}]}
+"""
+
+
+def test_conversations_of_a_recipe_are_searched(new_study: Callable[..., Study]) -> None:
+    study = new_study()
+    folder = study.layout.root.parent
+    item = " ".join(f"word{i}" for i in range(15))
+    talk = [
+        {"messages": [{"role": "user", "content": f"Say {item}!"},
+                      {"role": "assistant", "content": "No."}]},
+        {"messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Hm."}]},
+    ]  # fmt: skip
+    pairs = [{"prompt": "And?", "completion": item[: item.index("word13")]}]
+    for name, rows in (("talk", talk), ("pairs", pairs)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    path = write_items(study.layout.root, [item])
+    given = contamination.given([path], ["question"])
+    shown = steps.contamination(study, given, recipe=recipe).set_index("domain")
+    columns = ["documents", "contaminated", "held whole"]
+    assert shown.loc["sft/talk", columns].tolist() == [2, 1, 1]
+    assert shown.loc["sft/pairs", columns].tolist() == [1, 1, 0]
+    assert (shown.loc[["prose", "sums", "code"], "items held"] == 0).all()
+    (folder / "pairs.jsonl").write_text('{"prompt": "And?", "completion": 3}\n')
+    with pytest.raises(UserError, match=r"pairs\.jsonl:1: content: expected a text"):
+        steps.contamination(study, given, recipe=recipe)
+    recipe.write_text(RECIPE[: RECIPE.index("  - name: sft")])
+    with pytest.raises(UserError, match="no stage of it trains on conversations"):
+        steps.contamination(study, given, recipe=recipe)
 
 
 def test_contaminated_documents_are_left_out_and_counted(new_study: Callable[..., Study]) -> None:
@@ -153,7 +225,7 @@ def test_the_command(
     output, errors = regmix(
         "data", "contamination", root, "--file", path, "--field", "question", "--csv"
     ).communicate(timeout=120)
-    assert "\nprose,items.jsonl,215,2,2,2,2,1.0,2\n" in output, errors
+    assert "\nprose,items.jsonl,215,2,2,2,2,1.0,2,0\n" in output, errors
     assert output.startswith("domain,benchmark,")
     lacking = regmix("data", "contamination", root, "--file", path)
     _, errors = lacking.communicate(timeout=60)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from regmix.cli import main
 from regmix.errors import UserError
@@ -24,7 +27,6 @@ from regmix.study import Study
 
 Make = Callable[..., Study]
 DOMAINS = ["books", "code", "math", "web"]
-FIT = "fit: {regressor: gp, samples: 500, bootstraps: 0, repeats: 1}\n"
 
 
 def values(w: np.ndarray, surface: str) -> np.ndarray:
@@ -57,17 +59,6 @@ def clean(
 
 def changed(data: Observations, metrics: pd.DataFrame) -> Observations:
     return Observations(data.weights, metrics, data.info, data.replicates, data.replicate_weights)
-
-
-def test_a_clean_study_of_a_hundred_runs_has_no_flag_in_98_of_100() -> None:
-    alarms = [
-        bool(prediction.mispredicted(clean(np.random.default_rng([seed, 1]), surface, noise)))
-        for surface in ("exponential", "power", "kink")
-        for noise in (0.02, 0.002)
-        for seed in range(17)
-    ]
-    assert len(alarms) == 102
-    assert sum(alarms) <= 2
 
 
 def test_leave_one_out_is_that_of_conditioning_on_the_others() -> None:
@@ -125,6 +116,28 @@ def test_a_diverged_repeat_is_found_and_does_not_hide_behind_its_own_noise() -> 
         Observations(data.weights, metrics, data.info, repeats, data.replicate_weights)
     )
     assert {f.run_id for f in found} == {"n2", "r020"}
+
+
+def test_no_repeat_is_left_out_of_the_noise_only_because_it_would_be_less() -> None:
+    """Of three seeds one is always far from the others: a noisy metric is taken for very stable
+    as often as three seeds underestimate its noise fourfold, and no oftener."""
+    judged = 0
+    for seed in range(40):
+        rng = np.random.default_rng([seed, 9])
+        data = clean(rng, runs=40)
+        spread = float(data.metrics["bpb/web"].std())
+        metrics, repeats = data.metrics[["bpb/web"]].copy(), data.replicates.copy()
+        noise = spread / math.sqrt(3)  # spread over noise is 2
+        metrics["bpb/web"] += noise * rng.standard_normal(40)
+        metrics.loc["r010"] += 20 * noise
+        repeats["bpb/web"] += noise * rng.standard_normal(3)
+        noisy = Observations(
+            data.weights, metrics, data.info, repeats[["bpb/web", "mixture"]],
+            data.replicate_weights,
+        )  # fmt: skip
+        judged += bool(prediction.mispredicted(noisy))
+    chance = 1 - math.exp(-((2 / 8) ** 2))  # χ² with two degrees of freedom
+    assert judged <= stats.binom.ppf(0.999, 40, chance)
 
 
 def test_with_few_runs_more_is_needed() -> None:
@@ -203,6 +216,16 @@ def test_a_curve_that_crosses_the_others_is_found_and_clean_ones_are_not() -> No
     (flag,) = curves.crossings(metrics)
     assert flag.run_id == best
     assert "100 at the end" in flag.text or "99 at the end" in flag.text
+
+
+def test_metrics_that_have_one_point_make_a_crossing_no_less_certain() -> None:
+    metrics = learning(np.random.default_rng(200))
+    last = metrics[metrics["step"] == 300].set_index("run_id")["value"]
+    best = str(last.idxmin())
+    metrics.loc[(metrics["run_id"] == best) & (metrics["step"] == 300), "value"] = last.max()
+    end = metrics[metrics["step"] == 300]
+    subjects = [end.assign(name=f"mmlu/subject-{i}/acc") for i in range(342)]
+    assert curves.crossings(pd.concat([metrics, *subjects])) == curves.crossings(metrics)
 
 
 def swarm_of(make_study: Make, worker: Any, more: str = "") -> Study:
@@ -332,6 +355,95 @@ def test_a_person_leaves_runs_out_by_name(make_study: Make, worker: Any) -> None
     found = study.fit()
     assert "mix-0004 (by fit.exclude)" in found.diagnostics["excluded"]
     assert found.diagnostics["flagged"]["runs"] == {}
+
+
+def diverged_seed(make_study: Make, worker: Any, settings: str) -> Study:
+    """A swarm of which one repeat of natural has diverged."""
+    study = swarm_of(make_study, worker)
+    redo(worker, named(study, "natural-seed2"), {f"bpb/{d}": 9.0 for d in study.domains})
+    return with_fit(study, settings)
+
+
+def test_a_bad_repeat_is_named_in_the_noise_that_it_ruins(make_study: Make, worker: Any) -> None:
+    floor = diverged_seed(make_study, worker, "").noise()
+    assert set(floor.metrics["kind"]) == {"noisy"}
+    (note,) = floor.notes
+    assert note.startswith("with natural-seed2, which is flagged (prediction: ")
+
+
+@pytest.mark.parametrize("settings", ["exclude: [natural-seed2], ", "flagged: exclude, "])
+def test_a_repeat_that_is_left_out_is_no_part_of_noise_and_comparisons(
+    make_study: Make, worker: Any, settings: str
+) -> None:
+    study = diverged_seed(make_study, worker, settings)
+    floor = study.noise()
+    assert set(floor.metrics["kind"]) == {"very stable"}
+    assert (floor.metrics["freedom"] == 1).all()
+    (note,) = floor.notes
+    assert note.startswith("without natural-seed2 (")
+    found = study.compare("natural", "mix-0001")
+    assert (found.frame["first"] < 4).all()
+    assert found.frame["std_error"].tolist() == pytest.approx(
+        [math.sqrt(2) * float(floor.metrics["seed"][m]) for m in found.frame["metric"]]
+    )
+    assert any(n.startswith("without natural-seed2 (") for n in found.notes)
+    asked = study.compare("mix-0001", "natural-seed2")
+    assert (asked.frame["value"] == 9).all()
+    assert any(n.startswith("natural-seed2 is compared, though") for n in asked.notes)
+
+
+LADDER = """ladder:
+  - model: {size: 100k}
+    train: {tokens: 40960, batch_tokens: 1024}
+    mixtures: 10
+"""
+
+
+def with_fit(study: Study, settings: str) -> Study:
+    text = study.layout.config.read_text("utf-8")
+    study.layout.config.write_text(text.replace("fit: {", f"fit: {{{settings}", 1), "utf-8")
+    return Study.open(study.layout.root)
+
+
+def test_a_larger_run_that_diverged_is_flagged_and_leaves_the_transfer(
+    make_study: Make, worker: Any
+) -> None:
+    study = swarm_of(make_study, worker, LADDER)
+    assert rules(study) == set()
+    bad = next(r for r in study.runs() if r.spec.role == "ladder" and "mix-" in r.spec.name)
+    redo(worker, bad, {f"bpb/{d}": 9.0 + i for i, d in enumerate(study.domains)})
+    found = study.flags()
+    assert rules(study) == {(bad.spec.name, "ladder")}
+    assert set(found.frame["metric"]) <= {f"bpb/{d}" for d in study.domains}
+    fitted = with_fit(study, "bootstraps: 0, ").fit()
+    assert fitted.diagnostics["flagged"]["runs"] == {}, "larger runs are not fitted"
+    proxy = bad.spec.name.removeprefix("ladder1-")
+    for settings, gone in (("flagged: exclude, ", bad.spec.name), (f"exclude: [{proxy}], ", proxy)):
+        before = study.layout.config.read_text("utf-8")
+        (transfer,) = with_fit(study, settings).transfer()
+        study.layout.config.write_text(before, "utf-8")
+        assert transfer.mixtures == 9, "of 10"
+        assert [x.startswith(f"{gone} (") for x in transfer.left_out] == [True]
+
+
+def test_a_larger_run_that_saw_other_text_is_flagged(make_study: Make, worker: Any) -> None:
+    study = swarm_of(make_study, worker, LADDER)
+    short = next(r for r in study.runs() if r.spec.role == "ladder")
+    done = read_json(short.layout.done)
+    for domain, other in zip(done["domains"], (0.1, 0.1, 0.8), strict=True):
+        domain["realised"] = other
+    write_json(short.layout.done, {**done, "tokens": done["tokens"] // 2})
+    assert rules(study) == {(short.spec.name, "shares"), (short.spec.name, "tokens")}
+
+
+def test_sampling_errors_are_those_of_the_runs_that_are_kept() -> None:
+    data = clean(np.random.default_rng(8), runs=20)
+    errors = pd.DataFrame(0.01, [*data.metrics.index, "n0", "n1", "n2"], list(data.metric_names))
+    errors.loc[["r004", "n1"]] = 5.0
+    known = replace(data, std_errors=errors)
+    assert known.sampling().min() > 1
+    kept = known.without({"r004": "diverged", "n1": "diverged"})
+    assert kept.sampling().tolist() == pytest.approx([0.01] * 4)
 
 
 def test_an_unknown_run_to_leave_out_is_named(make_study: Make, worker: Any) -> None:

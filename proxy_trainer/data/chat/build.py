@@ -100,7 +100,7 @@ def build(
     template = templates.find(given, tokenizer, base=base)
     # Refuses a pair that does not go together, before any work.
     turn_ends = ChatEncoder(tokenizer, template).turn_ends()
-    inputs = {source.name: _inputs(source, folder) for source in data.sources}
+    inputs = {source.name: inputs_of(source, folder) for source in data.sources}
     identity = _identity(data, inputs, template, tokenizer, context)
     own = layout.chat_data(identity)
     with sole_builder(own, own / "claims", CLAIM_SECONDS, "command"):
@@ -137,8 +137,12 @@ def build(
     return manifest
 
 
-def _inputs(source: ChatFiles, folder: Path) -> list[Input]:
-    """The files of a source in name order, each of them once."""
+def inputs_of(source: ChatFiles, folder: Path) -> list[Input]:
+    """The files of a source in name order, each of them once.
+
+    Raises:
+        UserError: there is none, one is named twice, or holds something else by its suffix.
+    """
     where = f"sources.{source.name}.files"
     found: dict[Path, str] = {}
     items = []

@@ -56,6 +56,25 @@ def conversations(
         raise UserError(f"{path}: holds no conversation")
 
 
+def texts(path: Path, form: ChatFormat, pair: tuple[str, str] = _PAIR) -> Iterator[str]:
+    """What every conversation of a file says, all turns one after the other; no template is needed.
+
+    Raises:
+        UserError: file, line and what is wrong there.
+    """
+    for where, row in _rows(path, pair):
+        if _form(where, row, form, pair) == "prompt_completion":
+            said = [row[key] for key in pair]
+        else:
+            said = [
+                m.get("content") if isinstance(m, Mapping) else None for m in _listed(where, row)
+            ]
+        for content in said:
+            if not isinstance(content, str):
+                raise UserError(f"{where}: content: expected a text, found {_kind(content)}")
+        yield "\n".join(map(str, said))
+
+
 def _rows(path: Path, pair: tuple[str, str]) -> Iterator[tuple[str, Mapping[str, object]]]:
     if path.name.endswith(PARQUET):
         for number, row in parquet_rows(path, ("messages", *pair, *_TOOLS)):
@@ -85,14 +104,9 @@ def _messages(
             _message(f"{where}: {key}", {"role": role, "content": row.get(key)}, template)
             for role, key in zip(("user", "assistant"), pair, strict=True)
         )
-    given = row.get("messages")
-    if not isinstance(given, list) or not given:
-        raise UserError(
-            f"{where}: messages: expected a list of messages, found "
-            + ("an empty list" if given == [] else _kind(given))
-        )
     messages = tuple(
-        _message(f"{where}: messages[{n}]", message, template) for n, message in enumerate(given)
+        _message(f"{where}: messages[{n}]", message, template)
+        for n, message in enumerate(_listed(where, row))
     )
     if not any(m["role"] == "assistant" for m in messages):
         roles = ", ".join(dict.fromkeys(m["role"] for m in messages))
@@ -100,6 +114,16 @@ def _messages(
             f"{where}: no turn of the assistant, so there is nothing to train on (roles: {roles})"
         )
     return messages
+
+
+def _listed(where: str, row: Mapping[str, object]) -> list[object]:
+    given = row.get("messages")
+    if not isinstance(given, list) or not given:
+        raise UserError(
+            f"{where}: messages: expected a list of messages, found "
+            + ("an empty list" if given == [] else _kind(given))
+        )
+    return given
 
 
 def _form(

@@ -103,6 +103,11 @@ def test_standard_errors_are_kept_and_are_no_metrics(results: Path, tmp_path: Pa
     assert "wikitext/word_perplexity" not in found.errors, "N/A in every run"
     study = create_for_import(tmp_path / "study", found, [DATA / "weights.csv", results])
     assert len(study.observations().weights) == 12
+    _, _, errors = study.store.measured()
+    assert errors["mmlu/acc"].to_dict() == dict.fromkeys(found.metrics.index, 0.0036)
+    assert errors["wikitext/word_perplexity"].isna().all()
+    rows = study.noise().metrics
+    assert rows.loc["arc_easy/acc", "eval"] == pytest.approx(0.0102)
     path = study.layout.imports / found.stamp / "errors.csv"
     kept = pd.read_csv(path, dtype={"run_id": str}).set_index("run_id")
     assert kept["mmlu/acc"].to_dict() == dict.fromkeys(found.metrics.index, 0.0036)
