@@ -47,7 +47,6 @@ from regmix.records import RunRecord, read_runs
 from regmix.regressors import registry
 from regmix.results import Fit
 from regmix.runs import RunSpec
-from regmix.solve import Problem
 from regmix.sound import Sound
 from regmix.store import Store, cohort
 from regmix.strict import place
@@ -199,17 +198,6 @@ class Study(StudyFolder):
         for metric, prediction in found.items():
             columns[metric], columns[f"{metric}_std"] = prediction.mean, prediction.std
         return pd.DataFrame(columns, index=mixtures.index)
-
-    def problem(self, found: Fit | None = None) -> Problem:
-        """What a fit's proposal was found to solve, by the present settings.
-
-        Args:
-            found: default: the latest.
-
-        Raises:
-            UserError: nothing is fitted yet.
-        """
-        return self._choosing(self.config.fit).problem(found or self.latest_fit())
 
     def pareto(
         self,

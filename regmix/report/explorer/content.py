@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from regmix import __version__, pareto
+from regmix.choosing import Choosing
 from regmix.direction import sign
 from regmix.mixture import FloatArray, Mixture
 from regmix.objective import Objective
@@ -59,7 +60,7 @@ def build(study: Study, data: Observations, fit: Fit) -> Explorer:
     Args:
         data: what the report shows; runs that the fit does not know are left out.
     """
-    problem = study.problem(fit)
+    problem = Choosing(study, data).problem(fit)
     runs = data.weights.loc[data.weights.index.intersection(fit.held_out.index)]
     known = mixtures(study, fit)
     region = Region(

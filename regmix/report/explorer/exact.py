@@ -63,9 +63,10 @@ def std(fitted: FittedMetric) -> FormulaStd | ProcessStd | None:
     return FormulaStd(root, posterior["noise"], scale, FARTHEST * scale if bounded else None)
 
 
-def std_size(fitted: FittedMetric, runs: int) -> int:
+def std_size(fitted: FittedMetric) -> int:
     """Numbers that :func:`std` would take."""
     if isinstance(fitted.model, GaussianProcess):
+        runs = len(fitted.model.expansion().inputs)
         return runs * (runs + 1) // 2
     if isinstance(fitted.model, Parametric):
         return len(fitted.model.state()["posterior"]["theta"]) ** 2

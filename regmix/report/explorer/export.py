@@ -66,7 +66,7 @@ def compact(problem: Problem, region: Region, samples: int = FITTED_TO) -> Compa
     """
     surrogate = problem.surrogate
     known = [_known(metric) for metric in surrogate.metrics]
-    if 8 * sum(exact.std_size(m, len(region.runs)) for m in surrogate.metrics) > EXACT_BYTES:
+    if 8 * sum(exact.std_size(m) for m in surrogate.metrics) > EXACT_BYTES:
         known = [_Known(k.shift, k.terms, k.whole, None) for k in known]
     if problem.limits or not all(k.whole and k.std is not None for k in known):
         return _with_stand_ins(problem, known, region, samples)

@@ -95,6 +95,7 @@
         this.moving = false;
         this.render();
       });
+      number.addEventListener("focus", () => number.select());
       // What is being typed is left alone; what comes of it is shown, reached or not.
       number.addEventListener("input", () => {
         row.typing = true;
