@@ -554,12 +554,13 @@ def evaluate(
     tasks: Annotated[
         list[str] | None,
         typer.Option(
-            help="mmlu, a file of tasks, or lm:NAME of lm-evaluation-harness; several times. "
-            "Default: the study's."
+            help="mmlu, gsm8k, a file of tasks, or lm:NAME of lm-evaluation-harness; several "
+            "times. Default: the study's."
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder with the questions of mmlu; default: the study's.")
+        Path | None,
+        typer.Option(help="Folder with the files of tasks that are named; default: the study's."),
     ] = None,
     include: Annotated[
         Path | None, typer.Option(help="Folder of more tasks of lm-evaluation-harness.")

@@ -15,8 +15,8 @@ Direction = Literal["lower", "higher"]
 
 _HIGHER = (
     r"acc", r"accuracy", r"exact_match", r"em", r"f1", r"mcc", r"bleu", r"rouge\w*", r"chrf\+*",
-    r"pass@\d+", r"pass_at_\d+", r"maj@\d+", r"score", r"win_?rate", r"recall", r"precision",
-    r"auc", r"auroc", r"mrr", r"ndcg", r"mc1", r"mc2", r"reward", r"choice_prob_norm",
+    r"pass@\d+", r"avg@\d+", r"pass_at_\d+", r"maj@\d+", r"score", r"win_?rate", r"recall",
+    r"precision", r"auc", r"auroc", r"mrr", r"ndcg", r"mc1", r"mc2", r"reward", r"choice_prob_norm",
     r"choice_logprob", r"logprobs?",
 )  # fmt: skip
 _LOWER = (

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from regmix.config import EvaluateConfig
-from regmix.config.base import AsTuple, Name, Names, Strict
+from regmix.config.base import AsTuple, Name, Names, Positive, Strict
 from regmix.errors import UserError
 from regmix.files import read_json
 from regmix.layout import StudyLayout
@@ -28,6 +28,20 @@ MICRO = "micro"
 _TAKEN = ("bpb", "chat")
 """What the metrics of every run's own text and conversations begin with."""
 
+
+def _pattern(value: str) -> str:
+    try:
+        groups = re.compile(value).groups
+    except re.error as exc:
+        raise ValueError(f"{value!r} is no regular expression ({exc})") from exc
+    if groups > 1:
+        raise ValueError(f"{value!r} has {groups} groups; one at most, or (?:…)")
+    return value
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
+"""A regular expression; with a group, that is what is meant of a match."""
+Patterns = Annotated[tuple[Pattern, ...], AsTuple]
 AnswerForm = Literal["index", "letter", "text"]
 
 
@@ -117,6 +131,67 @@ class TextCollection(Strict):
         return value
 
 
+class AnswerFields(Strict):
+    """Keys of a row; dots lead into mappings."""
+
+    question: str = "question"
+    answer: str = "answer"
+
+
+class GenerationTask(Strict):
+    """Questions that are answered in words, of which a pattern finds the answer itself."""
+
+    kind: Literal["generation"]
+    name: TaskName
+    files: Files
+    """Of questions."""
+    shot_files: Names = ()
+    """Of questions with answers that are shown before each question."""
+    shots: Annotated[int, Field(ge=0)] = 0
+    """How many: the first."""
+    fields: AnswerFields = AnswerFields()
+    question: str = "Question: {question}\nAnswer:"
+    """``{question}``, or any other field of the row."""
+    chat_question: str = "{question}"
+    """What the user says, to models that have a chat template."""
+    answer: str = " {answer}"
+    """What follows the question of a shot."""
+    separator: str = "\n\n"
+    """After each shot."""
+    gold: Pattern | None = None
+    """What of a row's answer is right: its last match, or that match's group; all of it if
+    empty."""
+    extract: Annotated[Patterns, Field(min_length=1)]
+    """What of a text is its answer: the last match of the first of them that matches."""
+    ignore: Patterns = ()
+    """What is taken out of both before they are compared, without regard to case."""
+    stop: Names = ()
+    """Texts at which a model is stopped."""
+    max_tokens: Positive = 256
+    """Of each text."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0: always the likeliest token."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repeats: Positive = 1
+    """Texts for each question: the ``k`` of ``avg@k``."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _checked(self) -> GenerationTask:
+        if self.shots and not self.shot_files:
+            raise ValueError(f"shots: {self.shots} need shot_files")
+        if self.repeats > 1 and not self.temperature:
+            raise ValueError(f"repeats: {self.repeats} texts of temperature 0 would be one text")
+        if WORD.findall(self.answer) != ["answer"]:
+            raise ValueError(f"answer: {self.answer!r} must hold {{answer}} once, and no other")
+        for name in ("question", "chat_question"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name}: is empty")
+        if any(not stop for stop in self.stop):
+            raise ValueError("stop: an empty text would stop a model at once")
+        return self
+
+
 class HarnessTask(Strict):
     """A task or group of lm-evaluation-harness, with its own files."""
 
@@ -145,6 +220,7 @@ def _kind(value: object) -> object:
 AnyTask = Annotated[
     Annotated[ChoiceTask, Tag("choice")]
     | Annotated[TextCollection, Tag("texts")]
+    | Annotated[GenerationTask, Tag("generation")]
     | Annotated[HarnessTask, Tag("lm-eval")],
     Discriminator(_kind),
 ]

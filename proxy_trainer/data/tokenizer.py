@@ -67,6 +67,11 @@ def load(path: Path) -> Tokenizer:
     return tokenizer
 
 
+def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """One like it that gives a text the special tokens that it spells, as transformers does."""
+    return Tokenizer.from_str(tokenizer.to_str())
+
+
 def vocab_size(tokenizer: Tokenizer) -> int:
     """One more than the largest id: some tokenizers leave ids out."""
     return 1 + max(tokenizer.get_vocab().values())

@@ -7,11 +7,11 @@ together, and stay loaded for the next task.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from proxy_trainer.data import tokenizer as tokenizers
-from proxy_trainer.evals import chat_prompt, checkpoints, kinds, models
+from proxy_trainer.evals import checkpoints, kinds, models
 from proxy_trainer.evals.models import Models
 from proxy_trainer.evals.task import Task
 from proxy_trainer.models.folder import load_folder
@@ -114,10 +114,7 @@ class Asking:
 
 def of_run(found: Models, study: StudyLayout, spec: RunSpec) -> Models:
     """Models of a run's weights, with how its conversations are written, if it reads any."""
-    if not spec.chat:
-        return found
-    chat, ends = chat_prompt.of_conversations(study.chat_data(spec.chat))
-    return replace(found, chat=chat, ends=ends)
+    return found.of_conversations(study.chat_data(spec.chat)) if spec.chat else found
 
 
 def place(spec: RunSpec, step: int | None) -> dict[str, Any]:

@@ -17,8 +17,8 @@ import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tokenizers import Tokenizer
 
+from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.evals import generate
 from proxy_trainer.evals.choice import answers
 from proxy_trainer.evals.generate import Sampling
@@ -40,8 +40,7 @@ class Together:
     def __init__(self, models: Models, progress: Callable[[int, int], None] | None) -> None:
         self.models = models
         self._progress = progress
-        # As transformers reads texts: one that spells a special token has it.
-        self.tokenizer = Tokenizer.from_str(models.tokenizer.to_str())
+        self.tokenizer = tokenizers.with_special_tokens(models.tokenizer)
         self._known: dict[Pair, Scored] = {}
         self.tokens_read = 0
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from proxy_trainer.evals.generation import Generation
 from proxy_trainer.evals.harness import Harness
 from proxy_trainer.evals.multiple_choice import MultipleChoice
 from proxy_trainer.evals.questions import TASK
@@ -15,8 +16,9 @@ from regmix.errors import unknown_name
 from regmix.files import read_json
 from regmix.tasks import AnyTask
 
-_KINDS: dict[str, type[MultipleChoice] | type[Texts] | type[Harness]] = {
-    kind.kind: kind for kind in (MultipleChoice, Texts, Harness)
+_Kind = type[MultipleChoice] | type[Texts] | type[Generation] | type[Harness]
+_KINDS: dict[str, _Kind] = {
+    kind.kind: kind for kind in (MultipleChoice, Texts, Generation, Harness)
 }
 
 

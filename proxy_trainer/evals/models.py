@@ -12,7 +12,7 @@ from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.environment import choose_device
 from proxy_trainer.evals import vllm_writer
 from proxy_trainer.evals.bpb import Measured
-from proxy_trainer.evals.chat_prompt import ChatPrompt, turn_ends
+from proxy_trainer.evals.chat_prompt import ChatPrompt, of_conversations, turn_ends
 from proxy_trainer.evals.choice import ArrayReader, DecoderReader, Reader
 from proxy_trainer.evals.generate import TransformersWriter, Writer
 from proxy_trainer.evals.whole import WholeModel
@@ -25,6 +25,10 @@ from regmix.errors import UserError
 from regmix.families import Shape
 from regmix.files import read_json
 from regmix.sizes import ModelShape
+
+
+class WriteNothingError(UserError):
+    """A task asks for text, and the models as they are here cannot write any."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,20 @@ class Models:
         """The members of an array."""
         return cls(array, ArrayReader(array), tokenizer, array.shape.context, opening)
 
+    def of_conversations(self, folder: Path) -> Models:
+        """The same, as what is trained on some conversations.
+
+        Args:
+            folder: of these, as they were tokenised.
+        """
+        chat, ends = of_conversations(folder)
+        return replace(self, chat=chat, ends=ends)
+
     def writer(self, member: int) -> Writer:
         """One of them as what writes text: with vLLM where it is installed and the model a file.
 
         Raises:
-            UserError: several processes hold the models together.
+            WriteNothingError: several processes hold the models together.
         """
         ends = self.ends or frozenset([self.opening])
         if self.folders and vllm_writer.available():
@@ -72,9 +85,9 @@ class Models:
         elif isinstance(self.measured, WholeModel):
             shape, device = self.measured.decoder.shape, self.measured.decoder.head_VD.device
         else:
-            raise UserError(
-                "models that several processes hold together write no text: ask them afterwards, "
-                "with `regmix eval`"
+            raise WriteNothingError(
+                "models that several processes hold together write no text: they are asked "
+                "afterwards, with `regmix eval`"
             )
         made = hf.model(self.measured.member(member), shape).to(device)
         return TransformersWriter(made, self.tokenizer, self.context, ends)

@@ -164,6 +164,8 @@ def test_kept_models_are_asked_once_and_as_they_were_in_training(
 COLLECTION = """\
 tasks:
   - {kind: texts, name: held, sources: {sums: [text/sums.jsonl], code: [text/code.jsonl]}}
+  - {kind: generation, name: said, files: [questions.jsonl], fields: {answer: subject},
+     extract: ["[a-z]+"], max_tokens: 8, repeats: 2, temperature: 1.0}
 """
 
 
@@ -182,11 +184,15 @@ def test_a_study_asks_tasks_of_all_kinds_as_runs_end_and_afterwards(
     ids = [spec.run_id for spec in specs]
     train_runs(study, ids)
     for run_id in ids:
-        assert {"sums/bpb", "held/bpb", "held/micro/bpb", "held/code/bpb"} <= set(
+        assert {"sums/bpb", "held/bpb", "held/micro/bpb", "held/code/bpb", "said/avg@2"} <= set(
             read_json(study.layout.run(run_id).done)["metrics"]
         )
     asked = tasks(study)
-    paths = [study.layout.run(run_id).eval_result(asked[1].fingerprint) for run_id in ids]
+    paths = [
+        study.layout.run(run_id).eval_result(task.fingerprint)
+        for run_id in ids
+        for task in asked[1:]
+    ]
     before = [read_json(path) for path in paths]
     for path in paths:
         path.unlink()
@@ -198,6 +204,8 @@ def test_a_study_asks_tasks_of_all_kinds_as_runs_end_and_afterwards(
         for old, new in zip(then["metrics"], now["metrics"], strict=True):
             assert new["value"] == pytest.approx(old["value"], rel=1e-6)
             assert new["std_error"] == pytest.approx(old["std_error"], rel=1e-4)
+    texts = [pd.read_parquet(path.with_suffix(".parquet")).get("text") for path in paths[1::2]]
+    assert not texts[0].equals(texts[1]), "two seeds write two things"
     rows = study.store.query("select * from metrics where name = 'held/code/bpb'")
     assert len(rows) == 2
     assert rows["std_error"].notna().all()
