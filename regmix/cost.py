@@ -35,7 +35,7 @@ REGMIX_MODEL = ModelShape(
 ASSUMPTIONS = (
     "finished runs only; failed and repeated attempts are not in their records",
     "evaluation FLOPs are those of each domain's held-out text up to train.eval_bytes and of what "
-    "tasks gave the model to read, a forward pass at a third of training's FLOPs a token",
+    "was read and written for tasks, a forward pass at a third of training's FLOPs a token",
     f"RegMix (arXiv 2407.01492): {REGMIX_RUNS} proxies of 1,001 steps of 1.05M tokens, 256 wide, 2 "
     "layers, MLP 512, vocabulary 50,432 not tied, context 2,048; counted by the same formula, its "
     "evaluations left out; set beside the proxies, seconds at their speed in FLOPs a second",
@@ -127,6 +127,7 @@ def _evaluated(record: RunRecord, held_out: Mapping[str, tuple[int, int]]) -> fl
     text = sum(
         tokens * min(1.0, spec.plan.eval_bytes / size) for tokens, size in held_out.values() if size
     )
-    asked = sum(float(found["counts"].get("tokens_read", "nan")) for found in record.evals())
-    tokens = len(spec.plan.eval_steps) * text + asked
+    counts = [found["counts"] for found in record.evals()]
+    asked = [float(c.get("tokens_read", "nan")) + float(c.get("tokens_written", 0)) for c in counts]
+    tokens = len(spec.plan.eval_steps) * text + sum(asked)
     return tokens * spec.model.flops_per_token(spec.vocab_size) / 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.evals import kept_tasks
 from proxy_trainer.evals.asking import of_run, place
-from proxy_trainer.evals.models import Models
+from proxy_trainer.evals.models import Models, WriteNothingError
 from proxy_trainer.evals.task import Progress
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.sharded.model import ShardedModel
@@ -20,7 +20,8 @@ def ask(state: State, study: StudyLayout, progress: Progress) -> None:
     """Ask all members together, and leave the results in their runs' folders.
 
     Called in every process that trains the models, at each of their evaluation points. A run of
-    which nothing can be said on a task has failed.
+    which nothing can be said on a task has failed. A task that is answered in words is left for
+    afterwards where several processes hold the model, which the log says.
 
     Raises:
         UserError: a task's questions are not there any more.
@@ -31,7 +32,13 @@ def ask(state: State, study: StudyLayout, progress: Progress) -> None:
         return
     models = _models(state, study)
     for task in kept_tasks.load(study, spec.tasks):
-        outcomes = task.ask(models, progress)
+        try:
+            outcomes = task.ask(models, progress)
+        except WriteNothingError as exc:  # in all processes alike; kept models can be asked later
+            for _, run in state.alive:
+                text = f"not asked '{task.name}': {exc}"
+                run.log.write("warning", step=state.step, about=task.name, text=text)
+            continue
         for k, run in state.alive:
             outcome = outcomes[k]
             if isinstance(outcome, RegmixError):

@@ -27,6 +27,10 @@ from regmix.files import read_json
 from regmix.sizes import ModelShape
 
 
+class WriteNothingError(UserError):
+    """A task asks for text, and the models as they are here cannot write any."""
+
+
 @dataclass(frozen=True)
 class Models:
     """One model, or the members of an array."""
@@ -70,7 +74,7 @@ class Models:
         """One of them as what writes text: with vLLM where it is installed and the model a file.
 
         Raises:
-            UserError: several processes hold the models together.
+            WriteNothingError: several processes hold the models together.
         """
         ends = self.ends or frozenset([self.opening])
         if self.folders and vllm_writer.available():
@@ -81,9 +85,9 @@ class Models:
         elif isinstance(self.measured, WholeModel):
             shape, device = self.measured.decoder.shape, self.measured.decoder.head_VD.device
         else:
-            raise UserError(
-                "models that several processes hold together write no text: ask them afterwards, "
-                "with `regmix eval`"
+            raise WriteNothingError(
+                "models that several processes hold together write no text: they are asked "
+                "afterwards, with `regmix eval`"
             )
         made = hf.model(self.measured.member(member), shape).to(device)
         return TransformersWriter(made, self.tokenizer, self.context, ends)

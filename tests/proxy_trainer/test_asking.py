@@ -14,19 +14,23 @@ from pathlib import Path
 import pytest
 
 from proxy_trainer import checkpoint, steps
-from proxy_trainer.evals import kept_tasks
+from proxy_trainer.evals import kept_tasks, kinds
 from proxy_trainer.evals.asking import Asking
 from proxy_trainer.evals.task import Task
 from proxy_trainer.launch import running
 from proxy_trainer.launch.running import Outcome
+from proxy_trainer.sharded.ranks import Ranks
+from proxy_trainer.sharded.run import Settings, train_sharded
 from proxy_trainer.train import train
 from regmix import claims
 from regmix.errors import UserError
 from regmix.files import read_json
 from regmix.layout import AskedLayout
 from regmix.planning import template
+from regmix.records import read_events
 from regmix.store import cohort
 from regmix.study import Study
+from regmix.tasks import GenerationTask
 from regmix.testing.launchers import until
 
 RUNS = 9
@@ -86,7 +90,7 @@ def pieces(study: Study) -> list[AskedLayout]:
     return study.layout.asked([r.spec.run_id for r in study.runs()], [task.fingerprint])
 
 
-def kinds(piece: AskedLayout) -> list[str]:
+def entries(piece: AskedLayout) -> list[str]:
     return [f"{e.kind}{' in vain' * e.failed}" for e in claims.log(piece.claims)]
 
 
@@ -104,7 +108,7 @@ def test_a_task_that_is_added_later_trains_nothing_again(kept: Study) -> None:
     assert data.metrics["sums/bpb"].nunique() == len(data.metrics)
     assert data.std_errors is not None
     assert data.std_errors["sums/bpb"].notna().all()
-    assert [kinds(piece) for piece in pieces(study)] == [["claimed", "released"]] * RUNS
+    assert [entries(piece) for piece in pieces(study)] == [["claimed", "released"]] * RUNS
     again = steps.ask(study, tasks(study))
     assert (again.asked, len(again.runs)) == (0, RUNS)
     pieces(study)[0].done.unlink()
@@ -139,7 +143,7 @@ def test_two_commands_ask_each_model_once(
         texts.append(out)
     own = [int(text[text.index(f" of {RUNS} models asked now") - 1]) for text in texts]
     assert sum(own) == RUNS
-    assert [kinds(piece) for piece in pieces(kept)] == [["claimed", "released"]] * RUNS
+    assert [entries(piece) for piece in pieces(kept)] == [["claimed", "released"]] * RUNS
     workers = {read_json(piece.done)["environment"]["worker"] for piece in pieces(kept)}
     assert len(workers) == sum(count > 0 for count in own)
 
@@ -163,7 +167,7 @@ def test_what_a_killed_worker_had_is_asked_by_another(
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     assert f"{RUNS} of {RUNS} models asked now" in out
-    logs = [kinds(piece) for piece in pieces(kept)]
+    logs = [entries(piece) for piece in pieces(kept)]
     assert ["claimed", "claimed", "released"] in logs
     assert all(log[-2:] == ["claimed", "released"] for log in logs)
 
@@ -190,7 +194,7 @@ def test_a_model_that_can_say_nothing_is_marked_and_may_be_asked_again(kept: Stu
         assert set(found.failed) == {r.spec.run_id for r in kept.runs()}
         assert {why.partition(":")[0] for why in found.failed.values()} == {"task 'sums'"}
         assert found.asked == 0
-        assert [kinds(piece) for piece in pieces(kept)] == [["claimed", "released"]] * RUNS
+        assert [entries(piece) for piece in pieces(kept)] == [["claimed", "released"]] * RUNS
     assert running.cancel(kept.layout) == [], "nothing of it is open"
 
 
@@ -228,6 +232,33 @@ def test_on_the_way_tasks_are_asked_where_text_is_read(keeping: Study, train_run
     spec = next(r.spec for r in study.runs() if r.spec.run_id == run_id)
     less = 2 * one * spec.flops / spec.tokens / 3
     assert share - study.cost().roles["evaluation"].sum() == pytest.approx(less)
+
+
+def test_what_is_answered_in_words_a_sharded_run_leaves_for_afterwards(
+    kept: Study, ranks: Ranks
+) -> None:
+    row = {"question": "2 + 3 =", "answer": "#### 5"}
+    (kept.layout.root / "words.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    described = GenerationTask(
+        kind="generation", name="words", files=("words.jsonl",), gold="#### ([0-9]+)",
+        extract=("[0-9]+",), max_tokens=4,
+    )  # fmt: skip
+    found: list[Task] = [kinds.read(described, kept.layout.root), *tasks(kept)]
+    for task in found:
+        task.save(kept.layout.evals / task.fingerprint)
+    first, second = (task.fingerprint for task in found)
+    spec = replace(kept.runs()[0].spec, seed=99, tasks=(first, second))
+    kept.add_run(spec)
+    run = kept.layout.run(spec.run_id)
+    train_sharded(kept.layout, run, ranks, Settings(1e9))
+    told = [e for e in read_events(run.events) if e["type"] == "warning"]
+    assert [e["about"] for e in told] == ["words"]
+    assert "asked afterwards" in told[0]["text"]
+    assert not run.eval_result(first).exists()
+    assert run.eval_result(second).exists()
+    again = steps.ask(kept, [found[0]], run_ids=[spec.run_id])
+    assert (again.asked, again.failed) == (1, {})
+    assert {m["name"] for m in read_json(run.eval_result(first))["metrics"]} >= {"words/avg@1"}
 
 
 def test_an_unfinished_run_is_asked_by_its_checkpoint(keeping: Study) -> None:

@@ -52,9 +52,10 @@ def test_what_tasks_gave_to_read_counts_at_a_third_too(trained: Study) -> None:
         (first, "f1", 30_000), (first, "f2", 6_000), (second, "f1", 30_000),
     ):  # fmt: skip
         write_json(record.layout.eval_result(name), result(tokens_read=tokens))
+    write_json(first.layout.eval_result("f3"), result(tokens_read=3_000, tokens_written=1_000))
     found = trained.cost()
     each = first.spec.flops / first.spec.tokens / 3
-    assert found.roles["evaluation"].sum() - before == pytest.approx(66_000 * each)
+    assert found.roles["evaluation"].sum() - before == pytest.approx(70_000 * each)
     write_json(second.layout.eval_result("f1"), result())  # does not say
     assert trained.cost().as_dict()["evaluation_share"] is None
 
