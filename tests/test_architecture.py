@@ -194,7 +194,8 @@ TYPES = {
     "regmix", "regmix.arrays", "regmix.chat", "regmix.claims", "regmix.config", "regmix.direction",
     "regmix.doctor", "regmix.errors", "regmix.families", "regmix.files", "regmix.hashing",
     "regmix.keys",
-    "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.places", "regmix.quantities",
+    "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.paired", "regmix.places",
+    "regmix.quantities",
     "regmix.recipe", "regmix.records", "regmix.runs", "regmix.sizes", "regmix.strict",
     "regmix.tasks", "regmix.yaml_io",
 }  # fmt: skip

@@ -59,6 +59,11 @@ def look(import_study: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., D
 Look = Callable[..., Diagnosis]
 
 
+def by_name(values: pd.DataFrame) -> str:
+    """An objective that takes metrics whether or not they are more than noise."""
+    return f"objective: {{weights: {{{', '.join(f'{m}: 1.0' for m in values)}}}}}\n"
+
+
 def topics(found: Diagnosis, kind: str = "cannot") -> set[str]:
     return {f.topic for f in found.findings if f.kind == kind}
 
@@ -186,7 +191,7 @@ def test_metrics_that_nothing_predicts_and_metrics_that_say_nothing_new(look: Lo
     rng = np.random.default_rng(3)
     values["bpb/dice"] = rng.standard_normal(len(values))
     values["again"] = -2 * values["bpb/web"] + 1e-6 * rng.standard_normal(len(values))
-    found = look(weights, values)
+    found = look(weights, values, by_name(values.drop(columns="again")))
     assert names(found, "metrics.unpredicted") == ("bpb/dice",)
     assert len(names(found, "metrics.twins")) == 1
     assert found.metrics.loc["bpb/web", "twin"] == "again"  # by name the later of the two
@@ -231,7 +236,7 @@ def test_a_power_law_is_extrapolated_exactly() -> None:
 def test_a_curve_of_noise_is_called_unclear(look: Look) -> None:
     weights, values = planted(48)
     rng = np.random.default_rng(9)
-    found = look(weights, values * 0 + rng.standard_normal(values.shape))
+    found = look(weights, values * 0 + rng.standard_normal(values.shape), by_name(values))
     assert found.curve is not None
     assert not found.curve.forecast.clear
     assert {"curve", "objective.rank"} <= topics(found)

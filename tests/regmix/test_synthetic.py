@@ -119,7 +119,7 @@ def settings(
 
 def decide(data: Observations, choice: Settings, result: FitResult | None = None) -> Decided:
     found = result or fit(data, list(data.metric_names), choice.fit)
-    objective = objective_for(choice, data, found.surrogate, None)
+    objective = objective_for(choice, data, found.surrogate, None, {})
     problem = problem_for(choice, data, found.surrogate, objective)
     references = {"uniform": choice.prior}
     return Decided(data, found, propose(problem, choice.fit, data, references, 0))
@@ -313,7 +313,7 @@ def test_a_search_sees_no_better_mixture_than_it_proposes() -> None:
         for study in studies(name, 8):
             choice = settings(study.data, ObjectiveConfig())
             surrogate = study.result.surrogate
-            objective = objective_for(choice, study.data, surrogate, None)
+            objective = objective_for(choice, study.data, surrogate, None, {})
             problem = problem_for(choice, study.data, surrogate, objective)
             found, _ = search_for(problem, QUICK, study.data, 0)
             cloud = np.random.default_rng(1).dirichlet(np.full(8, 1.5), 20_000)

@@ -80,6 +80,13 @@ class Page:
             "const done = arguments[0]; requestAnimationFrame(() => setTimeout(done, 90))"
         )
 
+    def compared(self) -> list[str]:
+        """What can be compared with, as the page has it at this moment."""
+        found: list[str] = self.js(
+            "return [...document.querySelectorAll('#x-compare option')].map(o => o.text)"
+        )
+        return found
+
     def click(self, name: str) -> None:
         """As a person would, but for the line at the top, which may lie over it."""
         self.press(self.id(name))
@@ -261,8 +268,9 @@ def test_a_typed_share_goes_as_far_as_the_constraints_allow(page: Page, convex: 
     for typed, expected in (("90", 0.16), ("0", 0.02)):  # the cap holds before the bound does
         page.js("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", field)
         field.send_keys(Keys.CONTROL + "a", typed, Keys.ENTER)
+        near = pytest.approx(expected, abs=1e-6)
+        WebDriverWait(page.driver, PATIENCE).until(lambda _, near=near: page.weights()[0] == near)
         page.settle()
-        assert page.weights()[0] == pytest.approx(expected, abs=1e-6)
         assert field.get_attribute("value") == f"{100 * expected:.1f}"  # and not what was typed
         assert convex.space.contains(page.weights()).all()
     assert "bounds.books" in page.id("active").text
@@ -431,8 +439,9 @@ def test_far_from_the_runs_is_shaded_and_named(page: Page, convex: Study) -> Non
 def test_pinned_mixtures_are_compared_and_removed(page: Page) -> None:
     page.click("pin")
     page.click("pin")
-    names = [o.text for o in Select(page.id("compare")).options]
-    assert names[-2:] == ["what-if", "what-if-2"]
+    WebDriverWait(page.driver, PATIENCE).until(
+        lambda _: page.compared()[-2:] == ["what-if", "what-if-2"]
+    )
     page.slider("math").send_keys(Keys.ARROW_RIGHT * 30)
     Select(page.id("compare")).select_by_visible_text("what-if")
     page.settle()
@@ -447,7 +456,7 @@ def test_pinned_mixtures_are_compared_and_removed(page: Page) -> None:
     assert page.id("gain-words").text == "the same mixture"
     page.press(page.labelled("Remove what-if"))
     page.settle()
-    assert "what-if" not in [o.text for o in Select(page.id("compare")).options]
+    assert "what-if" not in page.compared()
 
 
 def test_a_reference_outside_the_space_is_compared_with_but_not_started_from(page: Page) -> None:
