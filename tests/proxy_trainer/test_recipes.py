@@ -195,7 +195,7 @@ def test_a_folder_a_run_and_a_checkpoint_can_be_started_from(
     path = one_stage(recipe, start={"run": own.run_id})
     found = resolve(path)
     assert found.stages[0].variants[0].start == Start(run=own.run_id)
-    totals = ledger.totals(found.uses)
+    totals = ledger.totals(found.uses())
     assert totals == pytest.approx(
         {k: 2 * v for k, v in ledger.totals(first[0].stage.uses).items()}
     )
@@ -208,7 +208,7 @@ def test_a_folder_a_run_and_a_checkpoint_can_be_started_from(
     spec = found.stages[0].variants[0]
     assert spec.start == Start(run=own.run_id, step=8, optimiser=True)
     assert tables.plan(found)["from"].tolist() == [f"run {own.run_id}, step 8"]
-    assert ledger.totals(found.uses) == pytest.approx({k: 0.7 * v for k, v in totals.items()})
+    assert ledger.totals(found.uses()) == pytest.approx({k: 0.7 * v for k, v in totals.items()})
     weights = dict(starts.weights(study.layout, spec.start, spec.model.context))
     moments = starts.moments(study.layout, spec.start)
     assert moments is not None
