@@ -5,7 +5,7 @@
 CORPUS holds ``train/<domain>.jsonl.zst`` and ``valid/…``, EVAL ``mmlu_test.jsonl.zst`` and
 ``mmlu_dev.jsonl.zst``. A swarm of proxies with three seeds at three mixtures (natural, uniform and
 a lopsided one), some of the mixtures again at a larger size, all asked a sample of MMLU. Printed,
-and kept in ``results/``, is what the commands say: `regmix flags`, `noise`, `transfer` and `fit`.
+and kept in ``results/``, is what the commands say: `regmix flags`, `noise`, `fit` and `transfer`.
 The study stays in OUT; running again does only what is missing.
 """
 
@@ -27,7 +27,7 @@ from regmix.demo import domain_files
 from regmix.files import write_text
 
 PREPARE = (("data", "build"), ("propose",), ("train",))
-ASKED = (("flags",), ("noise",), ("transfer",), ("fit",))
+ASKED = (("flags",), ("noise",), ("fit",), ("transfer",))
 LOPSIDED = 0.7
 """Share of the first domain in the third repeated mixture."""
 
@@ -39,9 +39,9 @@ def main() -> None:
     parser.add_argument("--eval", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=160_000, help="of a proxy")
-    parser.add_argument("--rungs", type=int, default=12, help="mixtures at the larger size")
+    parser.add_argument("--rungs", type=int, default=10, help="mixtures at the larger size")
     parser.add_argument("--rung-tokens", type=int, default=320_000)
-    parser.add_argument("--limit", type=int, default=570, help="questions of MMLU")
+    parser.add_argument("--limit", type=int, default=285, help="questions of MMLU")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kept", default="noise-study", help="name of the result file")
     args = parser.parse_args()
