@@ -35,7 +35,9 @@ def test_from_text_to_trained_runs(
     estimate = values("train", root, "--dry-run")
     assert estimate["runs"] == len(runs)
     assert estimate["tokens"] == len(runs) * 128 * 4
-    assert estimate["hours"] is None
+    prices = {p["offer"]["launcher"]: p for p in estimate["prices"]}
+    assert prices["local"]["hours"] > 0, "by trial, before the first run"
+    assert prices["local"]["cost"] is None
     assert values("cancel", root) == {"jobs": []}
     outcome = values("train", root)
     assert set(outcome) == {"done", "failed", "busy", "elsewhere"}
