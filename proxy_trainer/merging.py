@@ -17,9 +17,9 @@ from torch import Tensor
 
 from proxy_trainer.data.chat.shards import ChatManifest
 from proxy_trainer.data.sampler import Realised
-from proxy_trainer.environment import HALF, PRECISION, choose_device, describe
+from proxy_trainer.environment import HALF, PRECISION, describe
 from proxy_trainer.evals import bpb, documents
-from proxy_trainer.evals.bpb import Reading, load_eval_sets
+from proxy_trainer.evals.bpb import EvalSet, Reading, load_eval_sets
 from proxy_trainer.evals.chat import load_chat_sets
 from proxy_trainer.evals.whole import WholeModel
 from proxy_trainer.events import EventLog
@@ -180,9 +180,14 @@ def _make(study: StudyLayout, spec: RunSpec, run: RunLayout, claim: Claim) -> No
     for left in (run.model, *run.root.glob(f".{run.model.name}.tmp-*")):  # of a process killed
         shutil.rmtree(left, ignore_errors=True)
     readings: list[Reading] = []
+    device = torch.device("cpu")
 
     def measure(weights: Weights) -> Mapping[str, float]:
-        readings.extend(_measured(study, spec, weights))
+        nonlocal device
+        half = any(_precision(study.run(own)) == HALF for own in spec.merge)
+        model = WholeModel(weights, half_precision=half)
+        device = model.device
+        readings.extend(bpb.read(model, _sets(study, spec)))
         return {r.name: r.value(0) for r in readings}
 
     merge_folders(
@@ -197,7 +202,7 @@ def _make(study: StudyLayout, spec: RunSpec, run: RunLayout, claim: Claim) -> No
     claim.check()
     documents.save(run, readings, 0)
     with EventLog(run.events) as log:
-        log.write("start", step=0, members=1, environment=describe(choose_device()))
+        log.write("start", step=0, members=1, environment=describe(device))
         for reading in readings:
             log.write("metric", step=0, tokens=0, **reading.fields(0))
     result = {
@@ -210,7 +215,7 @@ def _make(study: StudyLayout, spec: RunSpec, run: RunLayout, claim: Claim) -> No
         "skipped_steps": 0,
         "metrics": {r.name: r.value(0) for r in readings},
         "domains": [],
-        "environment": describe(choose_device()),
+        "environment": describe(device),
     }
     write_new(run.done, to_json(result))
 
@@ -229,15 +234,15 @@ def _origin(study: StudyLayout, spec: RunSpec) -> cards.Origin:
     )
 
 
-def _measured(study: StudyLayout, spec: RunSpec, weights: Weights) -> list[Reading]:
+def _sets(study: StudyLayout, spec: RunSpec) -> list[EvalSet]:
+    """What the runs that are averaged were measured on."""
     manifest = DataManifest.load(study.manifest)
     sets = load_eval_sets(
         study, manifest, context=spec.model.context, max_bytes=spec.plan.eval_bytes
     )
     if spec.held_out:
         sets += load_chat_sets(study, spec.held_out, spec.plan.eval_bytes)
-    half = any(_precision(study.run(own)) == HALF for own in spec.merge)
-    return bpb.read(WholeModel(weights, half_precision=half), sets)
+    return sets
 
 
 def _precision(run: RunLayout) -> str | None:

@@ -60,12 +60,12 @@ def propose(study: StudyFolder, runs: int | None = None) -> Proposed:
         replace(shared, name=p.name, role=p.role, mixture=p.mixture, seed=p.seed)
         for p in swarm.runs
     )
-    specs += tuple(_ladder(study, cohort(shared)))
+    specs += tuple(_ladder(study, shared))
     new = sum(add_run(study, spec) for spec in specs)
     return Proposed(specs, new, swarm.acceptance, swarm.pulled, swarm.notes)
 
 
-def _ladder(study: StudyFolder, proxy: str) -> Iterator[RunSpec]:
+def _ladder(study: StudyFolder, proxy: RunSpec) -> Iterator[RunSpec]:
     """The mixtures that are trained again at larger sizes; the same however large the swarm is."""
     base = design.swarm(
         study.config.swarm, study.space, study.as_configured().natural(), study.config.seed
@@ -73,7 +73,7 @@ def _ladder(study: StudyFolder, proxy: str) -> Iterator[RunSpec]:
     own = [p for p in base.runs if p.seed == study.config.seed]
     for index, step in enumerate(study.config.ladder):
         shared = template(study, step)
-        if cohort(shared) == proxy:
+        if cohort(replace(shared, keep_model=proxy.keep_model)) == cohort(proxy):
             raise UserError(f"{study.layout.config}: ladder.{index}: is the proxy itself")
         for p in design.spread(own, step.mixtures):
             yield replace(

@@ -14,6 +14,9 @@ from regmix.layout import RunLayout, StudyLayout
 from regmix.outline import outline
 from regmix.runs import RunSpec
 
+_EVAL = ("task", "fingerprint", "step", "tokens", "counts", "metrics")
+"""What a file of results holds in any case."""
+
 Status = Literal["waiting", "started", "done", "failed"]
 
 
@@ -59,11 +62,11 @@ class RunFiles:
             at_end: leave out what it came to on the way.
 
         Raises:
-            UserError: a file is not JSON.
+            UserError: a file is not JSON, or lacks something.
         """
         for path in sorted(self.layout.evals.glob("*.json")):
             if not (at_end and "@" in path.stem):
-                yield read_json(path)
+                yield read_eval(path)
 
     def result(self) -> dict[str, Any]:
         """Content of ``DONE``."""
@@ -81,6 +84,22 @@ class RunRecord(RunFiles):
     """One run as it stands on disk."""
 
     spec: RunSpec
+
+
+def read_eval(path: Path) -> dict[str, Any]:
+    """What a model came to on one task.
+
+    Raises:
+        UserError: the file is not JSON, or lacks something.
+    """
+    found = read_json(path)
+    lacking = [key for key in _EVAL if key not in found] if isinstance(found, dict) else _EVAL
+    if lacking:
+        raise UserError(
+            f"{path}: no results of a task ({', '.join(lacking)} missing); delete the file, and "
+            "`regmix eval` asks the run again"
+        )
+    return found
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:

@@ -70,8 +70,8 @@ class RunLog:
 
     @property
     def heard(self) -> float | None:
-        """When the run last said that it gets on, by its worker's clock; None before."""
-        return self._turns[-1].last if self._turns else None
+        """When the run last said something, by the file server's clock; None before."""
+        return self._path.stat().st_mtime if self._turns else None
 
     @property
     def trained(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -177,6 +178,8 @@ class Lookout:
     def __init__(self, layout: StudyLayout) -> None:
         self._layout = layout
         self._runs: dict[str, Tracked] = {}
+        self.now = time.time()
+        """When it looked last, by the file server's clock."""
 
     @property
     def runs(self) -> Sequence[Tracked]:
@@ -192,7 +195,8 @@ class Lookout:
         glance = Glance(self._layout.runs)
         self._runs = {f: run for f in self._folders() if (run := self._look(f, glance)) is not None}
         # After all claims were looked at: the file server was asked by now, if clocks differ.
-        rates = pace(self.runs, glance.now())
+        self.now = glance.now()
+        rates = pace(self.runs, self.now)
         return StudyStatus(tuple(r.shown(rates.get(r.brief.run_id, 0.0)) for r in self.runs))
 
     def _folders(self) -> list[str]:

@@ -44,7 +44,7 @@ class WorkerState:
     finished: int
     """Runs that it has finished."""
     silent_seconds: float | None
-    """Since one of its runs has logged something, by its own clock; None before."""
+    """Since one of its runs has logged something, by the file server's clock; None before."""
 
 
 @dataclass(frozen=True)
@@ -146,17 +146,21 @@ class Watch:
         Raises:
             UserError: a file of a run is malformed.
         """
-        now = time.time()
         status = self._lookout.look()
         runs = self._lookout.runs
         states = {run.run_id: run for run in status.runs}
         took = [took for run in runs if (took := self._took(run)) is not None]
         running = [run for run in runs if run.state == "running"]
         return Snapshot(
-            time=now,
+            time=time.time(),
             status=status,
             roles=_roles(status.runs),
-            workers=_workers(running, states, Counter(t.worker for t in took if t.finished), now),
+            workers=_workers(
+                running,
+                states,
+                Counter(t.worker for t in took if t.finished),
+                self._lookout.now,
+            ),
             training=tuple(
                 InTraining(states[r.brief.run_id], tuple(r.log.curve), dict(r.log.metrics))
                 for r in running

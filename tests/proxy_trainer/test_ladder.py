@@ -86,3 +86,7 @@ def test_what_is_missing_is_said(study: Study, laddered: Study) -> None:
     path.write_text(own)
     with pytest.raises(UserError, match=r"ladder\.0: is the proxy itself"):
         Study.open(path.parent).propose()
+    path.write_text(own.replace("proxy:\n", "proxy:\n  keep_model: true\n", 1))
+    assert "keep_model: true" in path.read_text()
+    with pytest.raises(UserError, match=r"ladder\.0: is the proxy itself"):
+        Study.open(path.parent).propose()

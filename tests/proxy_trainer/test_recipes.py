@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from proxy_trainer import checkpoint, moments, starts, steps
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
+from proxy_trainer.optim import learning_rate
 from proxy_trainer.stages import execute, ledger, tables
 from proxy_trainer.stages.execute import Ended
 from proxy_trainer.stages.resolve import resolve
@@ -209,6 +210,11 @@ def test_a_folder_a_run_and_a_checkpoint_can_be_started_from(
     assert spec.start == Start(run=own.run_id, step=8, optimiser=True)
     assert tables.plan(found)["from"].tolist() == [f"run {own.run_id}, step 8"]
     assert ledger.totals(found.uses()) == pytest.approx({k: 0.7 * v for k, v in totals.items()})
+    text = path.read_text()
+    path.write_text(text.replace("lr: 0.008", "eval_points: 1"))
+    rate = resolve(path).stages[0].variants[0].plan.lr
+    assert rate == learning_rate(own.plan, 7), "not the rate that the run stood at"
+    path.write_text(text)
     weights = dict(starts.weights(study.layout, spec.start, spec.model.context))
     moments = starts.moments(study.layout, spec.start)
     assert moments is not None
@@ -510,6 +516,9 @@ def test_models_are_asked_after_every_stage_and_their_average_too(
     midtrain = ended[1]
     assert midtrain.metric == "sums/bpb"
     assert midtrain.chosen not in midtrain.tried
+    _, measured, _ = study.store.measured()
+    average = measured.loc[midtrain.chosen.spec.run_id]
+    assert average[["sums/bpb", "bpb/prose"]].gt(0).all(), "asked, and measured on the domains"
     values = [midtrain.value(t) for t in (*midtrain.tried, midtrain.chosen)]
     assert len(set(values)) == 3
     assert all(0 < v < 100 for v in values)

@@ -176,6 +176,16 @@ def test_a_broken_line_in_the_middle_is_an_error_with_its_number(
         trained.store.ingest()
 
 
+@pytest.mark.parametrize("content", ['{"task": "mmlu", "metrics": []}', "[]"])
+def test_a_file_that_is_no_results_of_a_task_is_named(trained: Study, content: str) -> None:
+    layout = trained.runs()[0].layout
+    layout.evals.mkdir()
+    (layout.evals / "abc.json").write_text(content)
+    missing = r"abc\.json: no results of a task \(.*fingerprint, step, .*missing\); delete the file"
+    with pytest.raises(UserError, match=missing):
+        trained.store.ingest()
+
+
 def test_the_last_value_of_a_metric_counts(trained: Study, worker: Any) -> None:
     record = next(r for r in trained.runs() if r.spec.name == "mix-0000")
     record.layout.events.unlink()

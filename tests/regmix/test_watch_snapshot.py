@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,7 +90,11 @@ def test_roles_workers_curves_and_troubles(study: Study, worker: Any) -> None:
     assert second.tokens_per_second == pytest.approx(2 * per_step * 25 / 50, rel=0.02)
     assert (first.host, first.device) == (claims.Process.this().host, "NVIDIA H100")
     assert first.silent_seconds is not None
-    assert first.silent_seconds < 60
+    assert first.silent_seconds < 60, "its clock is 80 s behind, which is no silence"
+    os.utime(alone.layout.events, (time.time() - 300,) * 2)
+    with held("w.0", alone):
+        later = Watch(study.layout).look().workers[0].silent_seconds
+    assert later == pytest.approx(300, abs=30)
     curves = {t.state.run_id: t for t in found.training}
     assert curves[alone.spec.run_id].curve == ((10 * per_step, 3.0), (50 * per_step, 2.5))
     assert curves[alone.spec.run_id].metrics == {"bpb/web": 1.25}
