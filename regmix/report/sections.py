@@ -23,7 +23,8 @@ from regmix.transfer import Verdict
 
 
 def _shown(figure: Figure) -> dict[str, Any]:
-    return {"svg": Markup(figure.svg()), "caption": figure.caption}  # noqa: S704 - our own drawing
+    svg = Markup(figure.svg())  # noqa: S704 - our own drawing
+    return {"svg": svg, "caption": figure.caption, "title": figure.title}
 
 
 def _if_any(make: Callable[[], Figure]) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def _if_any(make: Callable[[], Figure]) -> dict[str, Any]:
     try:
         return {**_shown(make()), "problem": None}
     except UserError as exc:
-        return {"svg": None, "caption": None, "problem": str(exc)}
+        return {"svg": None, "caption": None, "title": None, "problem": str(exc)}
 
 
 def answer(plots: Plots) -> dict[str, Any]:

@@ -32,9 +32,7 @@ def effects(frame: pd.DataFrame, proposal: pd.Series, label: str, paper: Paper) 
     names = list(dict.fromkeys(frame["domain"]))
     columns = min(_COLUMNS, max(len(names), 1))
     lines = max(1, ceil(len(names) / columns))
-    figure = canvas(
-        f"Effect of every domain's share on {label}", 2.45 * columns, 0.4 + 1.75 * lines
-    )
+    figure = canvas(f"Effect of every domain's share on {label}", WIDTH, 0.4 + 1.55 * lines)
     grid = np.ravel(figure.subplots(lines, columns, sharey=True, squeeze=False))
     for axes, name in zip(grid, names, strict=False):
         _curve(axes, frame[frame["domain"] == name], float(proposal[name]), paper)
@@ -58,8 +56,8 @@ def _curve(axes: Any, own: pd.DataFrame, at: float, paper: Paper) -> None:
     axes.grid(visible=True, axis="both")
     percent(axes.xaxis)
     for axis in (axes.xaxis, axes.yaxis):
-        ticks(axis, 4)
-    axes.tick_params(labelsize=8)
+        ticks(axis, 3)
+    axes.tick_params(labelsize=7.5)
 
 
 def matrix(frame: pd.DataFrame, paper: Paper) -> Figure:

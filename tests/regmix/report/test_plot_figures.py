@@ -160,7 +160,8 @@ def test_a_notebook_shows_it_without_a_page_around_it(figure: Figure) -> None:
     assert "What &amp; how" in html
     assert ">a&lt;b&gt;</text>" in html
     assert figure.frame().attrs["units"] == {"proposal": "share"}
-    figure.frame().loc[:, "proposal"] = np.nan
+    own = figure.frame()
+    own["proposal"] = np.nan
     assert figure.frame()["proposal"].notna().all(), "the data is not the reader's to change"
 
 
