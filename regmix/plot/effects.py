@@ -8,7 +8,7 @@ most of their errors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Protocol
@@ -149,8 +149,7 @@ def curves(
     paths = scene.paths(POINTS)
     # The base twice: what is predicted of one row alone is another shape of array.
     start = float(quantity.mean(np.vstack([scene.base, scene.base]))[0])
-    means = {name: quantity.mean(x) for name, (_, x) in paths.items()}
-    ranked = sorted(paths, key=lambda name: -float(np.ptp(means[name])))
+    ranked = _widest(quantity, paths)
     chosen = ranked[:limit] if domains is None else [n for n in ranked if n in domains]
 
     def row(i: int) -> pd.DataFrame:
@@ -174,6 +173,16 @@ def curves(
     frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
     fixed = len(movers.movers(scene.space)) - len(paths)
     return Found(frame, len(paths) - len(chosen), fixed)
+
+
+def _widest(quantity: Quantity, paths: Mapping[str, tuple[Mover, FloatArray]]) -> list[str]:
+    """Names of movers, that with the widest effect first; all are predicted together."""
+    if not paths:
+        return []
+    means = quantity.mean(np.vstack([x for _, x in paths.values()]))
+    ends = np.cumsum([len(x) for _, x in paths.values()])[:-1]
+    width = dict(zip(paths, map(np.ptp, np.split(means, ends)), strict=True))
+    return sorted(paths, key=lambda name: -float(width[name]))
 
 
 @dataclass(frozen=True)
@@ -245,7 +254,7 @@ def interactions(scene: Scene, quantity: Quantity, *, limit: int = PAIRS) -> Fou
         ``interaction`` (in the quantity's unit), ``std``, ``clear`` (90 % sure of its sign).
     """
     paths = scene.paths(POINTS)
-    widest = sorted(paths, key=lambda n: -float(np.ptp(quantity.mean(paths[n][1]))))[:CROSSED]
+    widest = _widest(quantity, paths)[:CROSSED]
     pairs = []
     for one, other in combinations([paths[n][0] for n in widest], 2):
         found = _square(scene, one, other)
