@@ -1,13 +1,15 @@
 # Both commands do all the set-up themselves and are quick when run again.
 #   make demo    find a mixture on text that is already on this machine, and train with it
 #   make test    lint, types and the whole test suite
+# After the demo:
+#   make notebooks   execute the notebooks; HTML in build/notebooks
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= demo
 
-.PHONY: demo test setup lint clean
+.PHONY: demo test setup lint clean notebooks
 
 setup: $(READY)
 
@@ -19,6 +21,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/regmix demo $(DEMO) $(ARGS)
+
+notebooks: $(READY)
+	$(BIN)/python -m notebooks.build $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

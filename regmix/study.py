@@ -6,6 +6,7 @@ What the command line does, a notebook can do: ``Study.open(path)``, then ``prop
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -100,7 +101,7 @@ class Study(StudyFolder):
         told += [f"{imported} imported"] if imported else []
         fitted = (self.layout.fits / results.LATEST).exists()
         rows = [
-            ("folder", str(self.layout.root)),
+            ("folder", min(str(self.layout.root), os.path.relpath(self.layout.root), key=len)),
             ("domains", ", ".join(self.domains)),
             ("runs", ", ".join(told) or "none"),
             ("latest fit", self.latest_fit().fit_id if fitted else "none"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,3 +124,19 @@ def test_other_settings_in_the_same_folder_are_refused(
     assert "holds a demo with size tiny, corpus None, seed 0; asked was" in other.stderr
     assert "seed 1" in other.stderr
     assert written(folder) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["1-first-look", "2-trade-off", "4-choosing-proxies", "5-proposal-to-training"]
+)
+def test_a_notebook_runs_on_the_demo(
+    finished: subprocess.CompletedProcess[str],
+    folder: Path,
+    name: str,
+    tmp_path: Path,
+    run_notebook: Any,
+) -> None:
+    """On a copy, as notebooks keep what they compute in the study."""
+    study = tmp_path / "demo"
+    shutil.copytree(folder, study)
+    run_notebook(name, REGMIX_STUDY=str(study))
