@@ -50,13 +50,13 @@ plot.shares()
 # ## Is it more than luck?
 #
 # Two models of one mixture differ by their seeds. A metric tells mixtures apart only as far as
-# its spread over the mixtures exceeds that. The figure has the twelve metrics that do least so, the
+# its spread over the mixtures exceeds that. The figure shows those that do least so, the
 # table the twelve that do most.
 
 # %%
 repeated = not runs.repeats().empty
 unknown = Markdown("No mixture was repeated with another seed: the noise is not known.")
-plot.noise_floor(limit=12) if repeated else unknown
+plot.noise_floor() if repeated else unknown
 
 # %%
 noise = study.noise().metrics

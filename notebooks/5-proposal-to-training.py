@@ -42,7 +42,8 @@ def shown(text):
 def regmix(*words):
     """Run a command and show it."""
     words = [str(word) for word in words]
-    command, wide = [sys.executable, "-m", "regmix.cli", *words], {**os.environ, "COLUMNS": "110"}
+    command = [sys.executable, "-m", "regmix.cli", *words]
+    wide = {**os.environ, "COLUMNS": "110", "FORCE_COLOR": ""}  # which kernels set
     done = subprocess.run(command, capture_output=True, text=True, env=wide)
     print(shown(f"$ regmix {' '.join(words)}\n{done.stdout}{done.stderr}"))
     done.check_returncode()
@@ -54,14 +55,16 @@ fit.best
 # ## Export
 #
 # Each trainer has its own format and weighs tokens or documents; the exporter converts, and says
-# what it did. The same mixture for two of them:
+# what it did. The same mixture for two of them, of which the second draws whole documents:
 
 # %%
 regmix("export", mixture, "--to", "levanter", "-o", work / "levanter.yaml")
 
 # %%
 regmix("export", mixture, "--to", "interleave-json", "-o", work / "interleave.json")
-print(shown((work / "interleave.json").read_text()))
+written = pd.DataFrame(json.loads((work / "interleave.json").read_text())["datasets"])
+weights = {"tokens": fit.best.as_dict(), "documents": written.set_index("name")["weight"]}
+pd.DataFrame(weights).add_prefix("share of ").rename_axis("domain").round(4)
 
 # %% [markdown]
 # And back: the file of a trainer as a mixture, to see that nothing was lost on the way.
