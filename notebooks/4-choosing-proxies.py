@@ -37,7 +37,7 @@ findings = study.diagnose()
 # %%
 cost = study.cost().roles[["runs", "tokens", "flops", "device_hours"]] / [1, 1e6, 1e12, 1 / 60]
 cost.columns = ["runs", "tokens [millions]", "training [TFLOP]", "devices [minutes]"]
-cost.round(2)
+cost.astype({"runs": int}).round(2)
 
 # %% [markdown]
 # ## Noise: what could any proxy of this kind see?
@@ -128,9 +128,9 @@ Markdown(told)
 # mixtures come out in the same order.
 
 # %%
-larger = study.transfer() if study.config.ladder else []
 known = any(verdict.accuracy for verdict in fit.proposal.transfer)
-plot.transfer() if known else Markdown("This study has no ladder of larger proxies (`ladder:`).")
+larger = study.transfer() if known else []
+plot.transfer() if known else Markdown("No larger proxies were trained (`ladder:`).")
 
 # %%
 columns = {
