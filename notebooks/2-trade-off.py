@@ -52,12 +52,15 @@ knowledge = named(fit.surrogate.metric_names, KNOWLEDGE)
 doing = [m for m in named(fit.surrogate.metric_names, "math code gsm") if m not in knowledge]
 knowing = [m for m in knowledge if m.startswith("bpb/")]
 noisy = named(fit.diagnostics["refused"], KNOWLEDGE)
-asked = any("mmlu" in m for m in [*knowledge, *noisy])
-Markdown(
-    f"Math and code: {', '.join(doing)}. Knowledge: {', '.join(knowledge)}. Seeds explain, so not "
-    f"fitted: {', '.join(noisy) or 'none'}."
-    f"{'' if asked else ' This study does not ask MMLU (`evaluate.tasks`).'}"
-)
+named_sides = {"Math and code": doing, "Knowledge": knowledge, "Noise, and not fitted": noisy}
+lines = [f"{side}: {', '.join(own) or 'nothing'}." for side, own in named_sides.items()]
+if not any("mmlu" in m for m in [*knowledge, *noisy]):
+    lines.append("This study does not ask MMLU (`evaluate.tasks`).")
+if not (doing and knowing):
+    first, *_, last = named(fit.surrogate.metric_names, "bpb/")
+    doing, knowing, knowledge = [first], [last], [last]
+    lines.append(f"A side is missing: what follows is `{first}` against `{last}`.")
+Markdown(" ".join(lines))
 
 # %% [markdown]
 # ## The front
@@ -69,15 +72,15 @@ front = study.pareto(",".join(doing), ",".join(knowing))
 plot.front()
 
 # %% [markdown]
-# In bits per byte, with one standard deviation of a measurement, from the mixture that is best
-# for math and code down to the one that is best for knowledge:
+# In bits per byte (the mean over a side's metrics), with one standard deviation of a measurement,
+# from the mixture that is best for math and code down to the one that is best for knowledge:
 
 # %%
 UNIT = "[bits per byte]"
 columns = {
-    "x_plain": f"math and code {UNIT}",
+    "x_plain": f"{', '.join(doing)} {UNIT}",
     "x_plain_std": f"its error {UNIT}",
-    "y_plain": f"knowledge {UNIT}",
+    "y_plain": f"{', '.join(knowing)} {UNIT}",
     "y_plain_std": f"error of that {UNIT}",
     "nearest_distance": "distance to the nearest run [total variation]",
 }
@@ -141,12 +144,12 @@ _ = axes.legend(frameon=False)
 
 # %%
 own = prices.xs(code, level="paid in").dropna()
-told = [
-    f"{middle:.2f} points of `{code}` (90% interval {low:.2f} to {high:.2f}) on the piece {piece}"
+told = ", ".join(
+    f"{middle:.2f} on the piece {piece} ({low:.2f} to {high:.2f})"
     for piece, _, low, middle, high in own.itertuples()
-]
+)
 Markdown(
-    f"**Answer.** A point of `{main}` costs {', '.join(told)}."
+    f"**Answer.** A point of `{main}` costs, in points of `{code}` with 90% intervals: {told}."
     if told
     else "**Answer.** The fit is sure of a gain on no piece: this study can put no price on it."
 )
