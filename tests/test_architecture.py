@@ -200,7 +200,8 @@ TYPES = {
     "regmix.tasks", "regmix.yaml_io",
 }  # fmt: skip
 ENTRANCES = {
-    "proxy_trainer.stages.execute", "proxy_trainer.stages.resolve", "proxy_trainer.steps"
+    "proxy_trainer.stages.execute", "proxy_trainer.stages.plan", "proxy_trainer.stages.written",
+    "proxy_trainer.steps",
 }  # fmt: skip
 """Where a command enters the trainer, with a study in its hand."""
 
