@@ -178,7 +178,7 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
     from proxy_trainer.data.sources import json_lines
     from proxy_trainer.models import hf
     from proxy_trainer.models.array import ModelArray
-    from proxy_trainer.sharded.model import without_weights
+    from proxy_trainer.models.losses import without_weights
     from regmix.config import ModelConfig
     from regmix.sizes import shape
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from regmix import plain
 from regmix.mixture import FloatArray
@@ -196,7 +196,7 @@ def _trend(data: Observations) -> FloatArray:
 def _f_test(explained: FloatArray, by: int, rest: FloatArray, left: int) -> FloatArray:
     """p-values of sums of squares with their degrees of freedom; NaN where there are none."""
     with np.errstate(divide="ignore", invalid="ignore"):  # no rest: sure; nothing at all: NaN
-        return np.asarray(stats.f.sf(explained / by / (rest / left), by, left))
+        return np.asarray(scipy.stats.f.sf(explained / by / (rest / left), by, left))
 
 
 def freedom(data: Observations) -> int:
@@ -257,7 +257,7 @@ def counting(noise: float, degrees: float, level: float = LEVEL) -> float:
     """
     if not degrees >= 1:
         return float("nan")
-    return float(stats.t.ppf(0.5 + level / 2, degrees)) * math.sqrt(2) * noise
+    return float(scipy.stats.t.ppf(0.5 + level / 2, degrees)) * math.sqrt(2) * noise
 
 
 def holm(p: Sequence[float]) -> FloatArray:
@@ -301,7 +301,7 @@ def relative_variances(data: Observations, metrics: Sequence[str]) -> FloatArray
 def _interval(noise: float, degrees: int) -> tuple[float, float]:
     if degrees < 1:
         return float("nan"), float("nan")
-    low, high = (noise * math.sqrt(degrees / stats.chi2.ppf(q, degrees)) for q in _INTERVAL)
+    low, high = (noise * math.sqrt(degrees / scipy.stats.chi2.ppf(q, degrees)) for q in _INTERVAL)
     return low, high
 
 

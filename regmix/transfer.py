@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from regmix import agreement, plain
 from regmix.direction import sign
@@ -394,7 +394,7 @@ def _row(x: FloatArray, y: FloatArray) -> dict[str, float]:
     for name, figure in (("spearman", agreement.spearman), ("accuracy", agreement.accuracy)):
         own = figure(x, y)
         found |= {name: own.value, f"{name}_low": own.low, f"{name}_high": own.high}
-    slope = float(stats.linregress(x, y).slope) if np.ptp(x) else math.nan
+    slope = float(scipy.stats.linregress(x, y).slope) if np.ptp(x) else math.nan
     return {**found, "slope": slope}
 
 

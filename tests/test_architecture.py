@@ -160,9 +160,9 @@ def test_only_bodies_of_commands_and_of_launcher_checks_import_the_trainer() -> 
         assert not trainer(module_level_imports(name))
 
 
-def loaded_by(code: str) -> list[str]:
+def loaded_by(code: str, among: tuple[str, ...] = HEAVY) -> list[str]:
     """Which heavy packages are loaded after some code has run in a process of its own."""
-    ask = f"{code}\nimport json, sys\nprint(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    ask = f"{code}\nimport json, sys\nprint(json.dumps([m for m in {among!r} if m in sys.modules]))"
     found = subprocess.run(
         [sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=ROOT
     )
@@ -187,6 +187,13 @@ def test_help_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize("name", ["regmix.study", "regmix.store", "regmix.console"])
 def test_study_api_loads_no_torch(name: str) -> None:
     assert not {"torch", "transformers"} & set(loaded_by(f"import {name}"))
+
+
+@pytest.mark.parametrize("name", ["proxy_trainer.worker", "proxy_trainer.steps"])
+def test_workers_and_commands_start_quickly(name: str) -> None:
+    """What takes seconds to load, and only some need, waits until it is needed."""
+    slow = ("torch.distributed.fsdp", "torch._dynamo", "transformers", "scipy.stats", "lightgbm")
+    assert loaded_by(f"import {name}", slow) == []
 
 
 TRAINER = modules("proxy_trainer")
