@@ -405,8 +405,8 @@ OLMO3 = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "name"),
-    [(OLMO2, "Olmo2ForCausalLM"), (QWEN3, "Qwen3ForCausalLM"), (OLMO3, "Olmo3ForCausalLM")],
-    ids=["olmo2", "qwen3", "olmo3"],
+    [(QWEN3, "Qwen3ForCausalLM"), (OLMO3, "Olmo3ForCausalLM")],
+    ids=["qwen3", "olmo3"],
 )
 def test_a_family_of_transformers_goes_through_all_stages(
     config: dict[str, Any], name: str, recipe: Callable[..., Path], study: Study

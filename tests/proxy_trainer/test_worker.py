@@ -460,9 +460,9 @@ def one_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return flag
 
 
-def stalling(copy_study: Callable[..., Study], name: str) -> Study:
+def stalling(copy_study: Callable[..., Study], name: str, tokens: int = LONG) -> Study:
     """A study whose workers are given up after three seconds without a step."""
-    study = copy_study(name, tokens=LONG)
+    study = copy_study(name, tokens=tokens)
     path = study.layout.config
     changed = "{workers: 1, claim_seconds: 1.0, stall_minutes: 0.05,"
     path.write_text(path.read_text().replace("{workers: 2,", changed))
@@ -501,7 +501,7 @@ def test_a_run_whose_step_never_ends_is_tried_again_and_the_reason_kept(
 def test_a_local_worker_that_hangs_is_replaced_by_the_command(
     copy_study: Callable[..., Study], regmix: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    study = stalling(copy_study, "study")
+    study = stalling(copy_study, "study", tokens=128 * 350)
     study.propose(runs=1)
     command = regmix("train", study.layout.root)
     _, errors = command.communicate(timeout=240)
