@@ -21,7 +21,7 @@ import scipy
 
 from regmix import plain
 from regmix.mixture import FloatArray
-from regmix.observations import Observations
+from regmix.observations import Observations, from_first
 
 ADVISED_SNR, LEAST_SNR = 8.0, 3.0
 """Spread over noise from which on a metric is very stable, and stable (DECISIONS)."""
@@ -281,8 +281,7 @@ def relative_variances(data: Observations, metrics: Sequence[str]) -> FloatArray
     repeats = data.repeats()
     if repeats.empty:
         return None
-    values = repeats[list(metrics)]
-    groups = values.groupby(repeats["mixture"])
+    groups = from_first(repeats[list(metrics)], repeats["mixture"]).groupby(repeats["mixture"])
     freedom = (groups.size() - 1).to_numpy(dtype=float)
     if (freedom > 0).sum() < 2:
         return None
@@ -310,7 +309,8 @@ def _by_mixture(data: Observations) -> pd.DataFrame:
     repeats = data.repeats()
     if repeats.empty:
         return pd.DataFrame(columns=["seeds", *data.metric_names]).rename_axis("mixture")
-    groups = repeats[list(data.metric_names)].groupby(repeats["mixture"])
+    values = from_first(repeats[list(data.metric_names)], repeats["mixture"])
+    groups = values.groupby(repeats["mixture"])
     found = groups.std(ddof=1)
     found.insert(0, "seeds", groups.size())
     return found[found["seeds"] > 1]

@@ -23,7 +23,7 @@ from regmix.link import Link, Linked
 from regmix.mixture import FloatArray
 from regmix.noise import SeedNoise, freedom
 from regmix.objective import Objective
-from regmix.observations import Observations
+from regmix.observations import Observations, from_first
 from regmix.quantities import amount
 from regmix.rescaling import Rescaling
 
@@ -337,7 +337,9 @@ def _noise_between(runs: pd.DataFrame, objective: Objective | None) -> dict[str,
     values = _with_objective(runs.drop(columns=_INFO), objective)
     found = {}
     for metric in values:
-        groups = values[metric].dropna().groupby(runs["mixture"])
+        known = values[[metric]].dropna()
+        mixture = runs["mixture"].loc[known.index]
+        groups = from_first(known, mixture)[metric].groupby(mixture)
         degrees = int((groups.size() - 1).sum())
         if degrees:
             squares = float(((groups.size() - 1) * groups.var(ddof=1)).sum())
