@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from regmix import markup, quantities
 from regmix.errors import UserError, unknown_name
 from regmix.files import write_text
 from regmix.hashing import fingerprint
@@ -103,6 +104,13 @@ class Mixture:
     def as_dict(self) -> dict[str, float]:
         """Name to weight, in order."""
         return dict(zip(self.domains, self.weights, strict=True))
+
+    def _repr_html_(self) -> str:
+        """For notebooks: shares of training tokens, the largest first."""
+        ordered = sorted(self.as_dict().items(), key=lambda item: -item[1])
+        return markup.table(
+            ("domain", "share of tokens"), [(d, quantities.percent(w, 2)) for d, w in ordered]
+        )
 
     def __getitem__(self, domain: str) -> float:
         return self.weights[self.domains.index(domain)]

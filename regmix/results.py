@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from regmix import assess, yaml_io
+from regmix import assess, markup, quantities, yaml_io
 from regmix.errors import UserError
 from regmix.files import read_json, write_json, write_text
 from regmix.fit import FitResult
@@ -64,6 +64,21 @@ class Fit:
     def best(self) -> Mixture:
         """The proposed mixture."""
         return self.proposal.best.mixture
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the held-out record, then the proposal."""
+        scores = {
+            "objective": ("", self.diagnostics["objective_scores"]),
+            **{m: (e["regressor"], e["scores"]) for m, e in self.diagnostics["metrics"].items()},
+        }
+        rows = [
+            (name, regressor, quantities.fixed(own["spearman"], 3), quantities.fixed(own["r2"], 3),
+             quantities.percent(own["coverage90"], 0))
+            for name, (regressor, own) in scores.items()
+        ]  # fmt: skip
+        head = ("held out", "regressor", "Spearman ρ", "R²", "in 90% interval")
+        told = f"fit {self.fit_id}, {self.diagnostics['runs']} runs: {self.objective.describe()}"
+        return markup.table(head, rows, told) + self.proposal._repr_html_()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for ``--json``: what the fit's folder has, without predictions by run."""

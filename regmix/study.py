@@ -6,6 +6,7 @@ What the command line does, a notebook can do: ``Study.open(path)``, then ``prop
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from regmix import (
     diagnose,
     differences,
     link,
+    markup,
     noise,
     planning,
     results,
@@ -35,6 +37,7 @@ from regmix.errors import UserError, unknown_name
 from regmix.estimate import Estimate, Offer, estimate
 from regmix.flags import Flags
 from regmix.folder import StudyFolder
+from regmix.imports import read_imports
 from regmix.layout import StudyLayout
 from regmix.link import Link
 from regmix.mixture import Mixture
@@ -43,6 +46,7 @@ from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.pareto import Pareto
 from regmix.planning import Proposed
+from regmix.plot import Evidence, Plots
 from regmix.records import RunRecord, read_runs
 from regmix.regressors import registry
 from regmix.results import Fit
@@ -86,6 +90,30 @@ class Study(StudyFolder):
 
     def __repr__(self) -> str:
         return f"Study({str(self.layout.root)!r}, domains={list(self.domains)})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what there is, as a small table."""
+        runs = self.runs()
+        counts = Counter(record.status for record in runs)
+        imported = sum(len(batch.weights) for batch in read_imports(self.layout))
+        told = [f"{n} {state}" for state, n in sorted(counts.items())]
+        told += [f"{imported} imported"] if imported else []
+        fitted = (self.layout.fits / results.LATEST).exists()
+        rows = [
+            ("folder", str(self.layout.root)),
+            ("domains", ", ".join(self.domains)),
+            ("runs", ", ".join(told) or "none"),
+            ("latest fit", self.latest_fit().fit_id if fitted else "none"),
+        ]
+        return markup.table(("study", self.config.name), rows)
+
+    @property
+    def plot(self) -> Plots:
+        """The report's figures, of the study as it is now: ``study.plot.weights()``.
+
+        Each reading takes the study's files in anew; keep the object for several figures.
+        """
+        return Plots(Evidence(self, self.store))
 
     def runs(self) -> list[RunRecord]:
         """Every run that was proposed."""

@@ -110,28 +110,37 @@ def pareto(
     as_json: JsonOption = False,
 ) -> None:
     """Trade one group of metrics against another: the front of mixtures, as CSV and PNG."""
-    from regmix import console, report
+    from regmix import console, plot
     from regmix.study import Study
 
     with console.TerminalDisplay(hidden=as_json).stage("Front") as progress:
         found = Study.open(study).pareto(x, y, points=points, folder=output, progress=progress)
     assert found.csv is not None
-    png = report.front_png(found, found.csv.with_suffix(".png"))
+    png = plot.of_front(found).save(found.csv.with_suffix(".png"))
     if as_json:
         console.show_json({**found.as_dict(), "png": str(png)})
         return
     console.show_pareto(found, png)
 
 
-@app.command(epilog="Example: regmix report mystudy")
-def report(study: StudyPath, as_json: JsonOption = False) -> None:
+@app.command(epilog="Example: regmix report mystudy --open")
+def report(
+    study: StudyPath,
+    show: Annotated[
+        bool, typer.Option("--open", help="Open it in the browser, where there is one.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Write the report: one self-contained HTML file."""
     from regmix import console
     from regmix import report as report_module
     from regmix.study import Study
 
     path = report_module.write(Study.open(study))
+    opened = show and report_module.show(path)
     if as_json:
-        console.show_json({"report": str(path)})
+        console.show_json({"report": str(path), **({"opened": opened} if show else {})})
         return
     console.say(f"report {path}", markup=False)
+    if show and not opened:
+        console.say("no browser here: open that file in one, or copy it to where one is")

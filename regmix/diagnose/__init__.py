@@ -64,13 +64,8 @@ class Diagnosis:
             "findings": [asdict(f) for f in self.findings],
             "objective": plain.row(asdict(self.objective)),
             **frames,
-            "curve": None if self.curve is None else {
-                "regressor": self.curve.regressor,
-                "directly": self.curve.directly,
-                "points": plain.records(self.curve.points),
-                "forecast": plain.row(asdict(self.curve.forecast)),
-            },
-        }  # fmt: skip
+            "curve": None if self.curve is None else self.curve.as_dict(),
+        }
 
 
 def diagnose(

@@ -8,13 +8,14 @@ resampling the runs that it is judged on and the rounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from regmix import assess
+from regmix import assess, plain
 from regmix.fit import rank_correlation
 from regmix.mixture import FloatArray
 from regmix.noise import relative_variances
@@ -30,7 +31,7 @@ LEAST_RUNS = 16
 """Below it a fifth of the runs is too few to fit anything."""
 SECONDS = 25.0
 """What the curve may cost, by :func:`_cost`."""
-_MOST_ROUNDS = 8
+MOST_ROUNDS = 8
 _DRAWS = 300
 _LEVELS = (0.05, 0.95)
 _MOST_MORE = 64
@@ -69,6 +70,23 @@ class Curve:
     directly: bool
     """The objective was predicted as one quantity; else its metrics were, and joined."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, NaN as None, for JSON."""
+        return {
+            "regressor": self.regressor,
+            "directly": self.directly,
+            "points": plain.records(self.points),
+            "forecast": plain.row(asdict(self.forecast)),
+        }
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Curve:
+        """From what :meth:`as_dict` gave."""
+        points = pd.DataFrame(raw["points"]).set_index("runs").astype(float)
+        known: dict[str, Any] = raw["forecast"]
+        forecast: dict[str, Any] = {k: float("nan") if v is None else v for k, v in known.items()}
+        return cls(points, Forecast(**forecast), raw["regressor"], raw["directly"])
+
 
 def choose(surrogate: Surrogate, objective: Objective) -> str:
     """The fit's regressor where all of the objective's metrics share one, else ``gp``."""
@@ -78,9 +96,18 @@ def choose(surrogate: Surrogate, objective: Objective) -> str:
 
 
 def learn(
-    data: Observations, objective: Objective, kind: str, progress: Progress | None = None
+    data: Observations,
+    objective: Objective,
+    kind: str,
+    progress: Progress | None = None,
+    rounds: int = MOST_ROUNDS,
 ) -> Curve | None:
-    """The learning curve; None where there are too few runs, or the objective never varies."""
+    """The learning curve; None where there are too few runs, or the objective never varies.
+
+    Args:
+        kind: name of the regressor.
+        rounds: of folds, at most; more of them make narrower intervals.
+    """
     runs = len(data.weights)
     truth = assess.values(data, objective)
     if runs < LEAST_RUNS or np.ptp(truth) == 0:
@@ -98,7 +125,7 @@ def learn(
         noise = relative_variances(data, metrics)
         context = Context(None if noise is None else noise[order])
     affordable = int(SECONDS / (per_fold * y.shape[1]))
-    rounds = min(_MOST_ROUNDS, max(1, affordable // FOLDS))
+    rounds = min(rounds, max(1, affordable // FOLDS))
     used = min(FOLDS, max(2, affordable)) if rounds == 1 else FOLDS
     plan = [(repeat, fold) for repeat in range(rounds) for fold in range(used)]
     folds = Folds.draw(runs, FOLDS, rounds)

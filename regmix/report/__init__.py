@@ -1,12 +1,11 @@
-"""The report of a study: plot data, figures and one self-contained HTML page.
+"""The report of a study: one self-contained HTML page.
 
-``frames`` computes, ``figures`` draws, ``tables`` and ``text`` write, ``page`` puts together. Loads
-matplotlib, so it is imported only by the command that writes a report.
+Its figures are ``study.plot``'s; ``tables`` and ``text`` write, ``sections`` gather what each part
+of the page says, ``page`` puts together, ``explorer`` is the part that computes in the page.
 """
 
 from __future__ import annotations
 
-from regmix.report.front import png as front_png
-from regmix.report.page import render, write
+from regmix.report.page import render, show, write
 
-__all__ = ["front_png", "render", "write"]
+__all__ = ["render", "show", "write"]

@@ -8,10 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from regmix import quantities
 from regmix.comparison import Gain
 from regmix.noise import SeedNoise
+from regmix.pareto import Pareto
+from regmix.plot import frames
 from regmix.quantities import amount, duration, flops
-from regmix.report import frames, text
+from regmix.report import text
 
 Columns = dict[str, tuple[str, Callable[[Any], str]]]
 """Columns of a frame to show: heading, and how a value is written."""
@@ -37,11 +40,11 @@ def shares(weights: pd.DataFrame) -> Table:
     """Shares by domain and mixture, and how the proposal differs from the natural one.
 
     Args:
-        weights: as :func:`regmix.report.frames.weights`.
+        weights: as :func:`regmix.plot.frames.weights`.
     """
     shown = weights.rename_axis("domain").reset_index()
     columns: Columns = {"domain": ("domain", str)}
-    columns |= {str(name): (str(name), text.percent) for name in weights}
+    columns |= {str(name): (str(name), quantities.percent) for name in weights}
     if "natural" in weights and frames.PROPOSAL in weights:
         shown["change"] = (weights[frames.PROPOSAL] - weights["natural"]).to_numpy()
         columns["change"] = ("against natural", _points)
@@ -49,11 +52,11 @@ def shares(weights: pd.DataFrame) -> Table:
 
 
 def _points(share: float) -> str:
-    return f"{text.signed(100 * share, 1)} pp"
+    return f"{quantities.signed(100 * share, 1)} pp"
 
 
 def _apart(share: float) -> str:
-    return f"{text.fixed(100 * share, 2)} pp"
+    return f"{quantities.fixed(100 * share, 2)} pp"
 
 
 def measured(values: pd.DataFrame, metrics: Sequence[str]) -> Table:
@@ -84,31 +87,58 @@ def gains(found: Mapping[str, Gain], noise: SeedNoise) -> Table:
             "verdict")  # fmt: skip
     rows = []
     for name, gain in found.items():
-        decimals = text.decimals_for(noise.std if noise.std > 0 else gain.predicted_std)
-        measured = [text.signed(gain.by_seed.get(s), decimals) for s in seeds]
+        decimals = quantities.decimals_for(noise.std if noise.std > 0 else gain.predicted_std)
+        measured = [quantities.signed(gain.by_seed.get(s), decimals) for s in seeds]
         word, _ = text.judgement(gain, noise)
-        predicted = text.with_error(gain.predicted, gain.predicted_std, sign=True)
-        mean = text.signed(gain.mean, decimals)
+        predicted = quantities.with_error(gain.predicted, gain.predicted_std, sign=True)
+        mean = quantities.signed(gain.mean, decimals)
         rows.append(
-            (name, predicted, *measured, mean, text.fixed(gain.limit(noise), decimals), word)
+            (name, predicted, *measured, mean, quantities.fixed(gain.limit(noise), decimals), word)
         )
     return Table(head, tuple(rows))
 
 
 def _five(value: float) -> str:
-    return text.number(value, 5)
+    return quantities.number(value, 5)
 
 
 def _three(value: float) -> str:
-    return text.fixed(value, 3)
+    return quantities.fixed(value, 3)
 
 
 def _brief(value: float) -> str:
-    return text.number(value, 3)
+    return quantities.number(value, 3)
 
 
 def _whole(value: float) -> str:
-    return text.percent(value, 0)
+    return quantities.percent(value, 0)
+
+
+def front(found: Pareto) -> Table:
+    """Front and named mixtures in words and numbers: sides, distances, nearest run."""
+    shown = found.table()
+    columns: Columns = {"name": ("mixture", str)}
+    for side, name in (("x", found.x.name), ("y", found.y.name)):
+        shown[f"{side}_shown"] = _errors(shown, side)
+        columns[f"{side}_shown"] = (name, str)
+        if f"{side}_plain" in shown:
+            unit = (found.x if side == "x" else found.y).unit
+            shown[f"{side}_plain_shown"] = _errors(shown, f"{side}_plain")
+            columns[f"{side}_plain_shown"] = (f"{name}, {unit}", str)
+    columns["behind"] = ("behind the front", lambda v: quantities.fixed(v, 2))
+    columns["nearest_distance"] = ("to the nearest run", lambda v: quantities.fixed(v, 3))
+    return Table.of(shown, columns)
+
+
+def with_speed(costs: pd.DataFrame) -> pd.DataFrame:
+    """Costs by role, as :meth:`regmix.store.Store.costs`, with tokens a second as ``speed``."""
+    seconds = costs["seconds"].where(costs["seconds"] > 0)
+    return costs.assign(speed=(costs["tokens"] / seconds).fillna(0.0))
+
+
+def _errors(shown: pd.DataFrame, name: str) -> list[str]:
+    pairs = zip(shown[name], shown[f"{name}_std"], strict=True)
+    return [quantities.with_error(v, s) for v, s in pairs]
 
 
 SCORES: Columns = {
@@ -134,10 +164,10 @@ CANDIDATES: Columns = {
 }
 CERTAINTY: Columns = {
     "domain": ("domain", str),
-    "tied_low": ("as good from", text.percent),
-    "tied_high": ("to", text.percent),
-    "refit_low": ("refits from", text.percent),
-    "refit_high": ("to", text.percent),
+    "tied_low": ("as good from", quantities.percent),
+    "tied_high": ("to", quantities.percent),
+    "refit_low": ("refits from", quantities.percent),
+    "refit_high": ("to", quantities.percent),
 }
 LARGER: Columns = {
     "metric": ("metric", str),
@@ -151,6 +181,7 @@ COSTS: Columns = {
     "tokens": ("tokens", amount),
     "flops": ("FLOPs", flops),
     "seconds": ("training time, summed", duration),
+    "speed": ("tokens a second", amount),
 }
 REALISED: Columns = {
     "domain": ("domain", str),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -11,63 +10,10 @@ import pandas as pd
 from regmix.comparison import Comparison, Gain
 from regmix.noise import SeedNoise
 from regmix.objective import Objective
-from regmix.quantities import amount
-from regmix.report.frames import REFERENCES
+from regmix.plot.frames import REFERENCES
+from regmix.quantities import amount, decimals_for, fixed, signed, with_error
 
 Tone = Literal["good", "warn", "bad", "plain"]
-NONE = "–"
-
-
-def short(name: str, limit: int = 26) -> str:
-    """A name that fits beside a figure: its head and its tail."""
-    plain = " ".join(name.split())
-    return plain if len(plain) <= limit else f"{plain[: limit - 9]}…{plain[-8:]}"
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Significant digits; a dash for what is not known."""
-    if value is None or not math.isfinite(value):
-        return NONE
-    return f"{value:#.{digits}g}".removesuffix(".").replace("-", "−")
-
-
-def fixed(value: float | None, decimals: int) -> str:
-    """So many decimals; a dash for what is not known. What rounds to 0 has no sign."""
-    if value is None or not math.isfinite(value):
-        return NONE
-    return f"{value:z.{decimals}f}".replace("-", "−")
-
-
-def signed(value: float | None, decimals: int = 4) -> str:
-    """A difference, with its sign."""
-    text = fixed(value, decimals)
-    return f"+{text}" if text.strip("0.") and text[0] not in f"−{NONE}" else text
-
-
-def percent(value: float | None, decimals: int = 1) -> str:
-    """A share in per cent."""
-    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.{decimals}f}%"
-
-
-def chance(probability: float) -> str:
-    """A probability in per cent that never claims to be certain."""
-    if probability > 0.99:
-        return "over 99%"
-    return "under 1%" if probability < 0.01 else percent(probability, 0)
-
-
-def decimals_for(std: float) -> int:
-    """Decimals with which two digits of an error are shown."""
-    return min(8, max(0, 1 - math.floor(math.log10(std)))) if std > 0 else 4
-
-
-def with_error(mean: float, std: float, sign: bool = False) -> str:
-    """``0.0331 ± 0.0042``: as many decimals as the error has something to say about."""
-    if not (math.isfinite(mean) and math.isfinite(std)):
-        return NONE
-    decimals = decimals_for(std)
-    shown = signed(mean, decimals) if sign else fixed(mean, decimals)
-    return f"{shown} ± {fixed(std, decimals)}"
 
 
 def goal(objective: Objective) -> tuple[str, str]:
@@ -91,7 +37,7 @@ def predicted(objective: Objective, gains: pd.DataFrame) -> str:
 
     Args:
         objective: what was optimised.
-        gains: as :func:`regmix.report.frames.predicted_gains`.
+        gains: as :func:`regmix.plot.frames.predicted_gains`.
     """
     verb, noun = goal(objective)
     opposite = {"lower": "raise", "raise": "lower"}[verb]

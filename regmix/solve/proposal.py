@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from regmix import markup, quantities
 from regmix.mixture import Mixture
 from regmix.transfer import Verdict
 
@@ -124,6 +125,24 @@ class Proposal:
     def baseline(self, name: str) -> Candidate | None:
         """A baseline by name, where there is one."""
         return next((c for c in self.baselines if c.name == name), None)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: shares with their ranges, and gains over the baselines."""
+        percent, names = quantities.percent, [c.name for c in self.baselines]
+        mixtures = [c.mixture for c in self.baselines]
+        rows = [
+            (d, percent(w), f"{percent(self.tied[d][0])} to {percent(self.tied[d][1])}",
+             *(percent(m[d]) for m in mixtures))
+            for d, w in sorted(self.best.mixture.as_dict().items(), key=lambda item: -item[1])
+        ]  # fmt: skip
+        gained = [
+            (c.name, quantities.with_error(*c.gain, sign=True),
+             quantities.chance(c.probability_beaten))
+            for c in self.baselines
+        ]  # fmt: skip
+        return markup.table(("domain", "proposal", "as good", *names), rows) + markup.table(
+            ("gain over", "predicted", "better with probability"), gained
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for ``proposal.yaml``."""

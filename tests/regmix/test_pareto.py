@@ -15,7 +15,8 @@ from regmix.config import ObjectiveConfig
 from regmix.console.decisions import narrowed
 from regmix.errors import UserError
 from regmix.pareto import WEIGHT, Pareto, distances, latest, select, sides, slug
-from regmix.report import front_png, render
+from regmix.plot import of_front
+from regmix.report import render
 from regmix.study import Study
 
 Make = Callable[..., Study]
@@ -134,7 +135,7 @@ def test_a_front_is_read_back_as_it_was_written(fitted: Study) -> None:
 def test_the_figure_is_written_beside_the_table(fitted: Study, tmp_path: Path) -> None:
     found = fitted.pareto("near_a", "near_b", points=4, folder=tmp_path / "out")
     assert found.csv == tmp_path / "out" / "near_a-vs-near_b.csv"
-    path = front_png(found, found.csv.with_suffix(".png"))
+    path = of_front(found).save(found.csv.with_suffix(".png"))
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from regmix.quantities import amount, duration, flops
+from regmix.quantities import (
+    amount,
+    chance,
+    duration,
+    flops,
+    number,
+    short,
+    signed,
+    with_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +52,27 @@ def test_a_full_pretraining_in_its_unit() -> None:
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "std", "shown"),
+    [
+        (0.03312, 0.0042, "0.0331 ± 0.0042"),
+        (-1.5, 0.25, "−1.50 ± 0.25"),
+        (123.4, 12.0, "123 ± 12"),
+        (float("nan"), 1.0, "–"),
+    ],
+)
+def test_an_error_decides_the_decimals(value: float, std: float, shown: str) -> None:
+    assert with_error(value, std) == shown
+
+
+def test_numbers() -> None:
+    assert number(1.5) == "1.500"
+    assert number(None) == number(float("inf")) == "–"
+    assert signed(-0.00001, 3) == "0.000"
+    assert signed(0.25, 2) == "+0.25"
+    assert signed(None, 2) == "–"
+    assert chance(0.9999) == "over 99%"
+    assert chance(0.5) == "50%"
+    assert short("x" * 200) == "x" * 17 + "…" + "x" * 8

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from regmix.report import tables, text
+from regmix import quantities
+from regmix.report import tables
 from regmix.report.explorer.agreement import OBJECTIVE, Agreement
 
 _NOTHING = 0.005
@@ -29,14 +30,14 @@ def describe(agreement: Agreement) -> str:
     if len(rough):
         parts.append(
             f"Standard deviations of {_count(len(rough), len(metrics))} come from a stand-in that "
-            f"is within {text.percent(rough['std_p95'].max(), 0)} of the fit’s own for 95% of "
-            f"{'those mixtures' if parts[0] else judged.removeprefix('on ')}."
+            f"is within {quantities.percent(rough['std_p95'].max(), 0)} of the fit’s own for 95% "
+            f"of {'those mixtures' if parts[0] else judged.removeprefix('on ')}."
         )
     own = frame.loc[[OBJECTIVE], list(_NUMBERS)].astype(float).iloc[0]
     parts.append(
         f"The objective is off by {_stds(own['median'])} predicted standard deviations at the "
         f"median, by {_stds(own['p95'])} for 95% and by {_stds(own['most'])} at most; its standard "
-        f"deviation by {text.percent(own['std_p95'], 0)} for 95%."
+        f"deviation by {quantities.percent(own['std_p95'], 0)} for 95%."
     )
     return " ".join(p for p in parts if p)
 
@@ -57,7 +58,7 @@ def _count(some: int, count: int) -> str:
 
 
 def _stds(value: float) -> str:
-    return "under 0.01" if value < _NOTHING else text.fixed(value, 2)
+    return "under 0.01" if value < _NOTHING else quantities.fixed(value, 2)
 
 
 def table(agreement: Agreement) -> tables.Table | None:
@@ -78,5 +79,5 @@ _COLUMNS: tables.Columns = {
     "p95": ("95%", _stds),
     "most": ("most", _stds),
     "exact_std": ("std", _own),
-    "std_p95": ("95%", lambda share: text.percent(share, 1)),
+    "std_p95": ("95%", lambda share: quantities.percent(share, 1)),
 }

@@ -117,19 +117,20 @@ def _templates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     build(bare)
     shutil.copytree(bare, fitted, dirs_exist_ok=True)
     Study.open(fitted).fit(settings=QUICK)
+    Study.open(fitted).plot.learning()  # kept with the fit, for all the copies
     return bare, fitted
 
 
 @pytest.fixture
 def unfitted(_templates: tuple[Path, Path], tmp_path: Path) -> Trained:
     """A trained study without a fit."""
-    return Trained(Study.open(shutil.copytree(_templates[0], tmp_path / "study")))
+    return Trained(Study.open(shutil.copytree(_templates[0], tmp_path / "unfitted")))
 
 
 @pytest.fixture
 def trained(_templates: tuple[Path, Path], tmp_path: Path) -> Trained:
     """A trained study with a fit."""
-    return Trained(Study.open(shutil.copytree(_templates[1], tmp_path / "study")))
+    return Trained(Study.open(shutil.copytree(_templates[1], tmp_path / "trained")))
 
 
 def _empty_study(root: Path) -> Study:

@@ -25,13 +25,13 @@ from regmix.intake import create_for_import
 from regmix.mixture import Mixture
 from regmix.objective import Objective
 from regmix.regressors import regressor
-from regmix.report import figures, render, write
+from regmix.report import render, write
 from regmix.study import Study
 from regmix.surrogate import FittedMetric, Scores, Surrogate
 
 QUICK = FitConfig(regressor="gp", samples=500, top_k=20, repeats=1)
 SWARM = Path(__file__).parents[4] / "shared" / "data" / "regmix_swarm"
-SECTIONS = ["answer", "measured", "fit", "swarm", "explore", "history"]
+SECTIONS = ["answer", "fit", "drivers", "trade", "explore", "history"]
 SCRIPTS = {"", ' type="application/json" id="x-data"'}
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 
@@ -120,7 +120,7 @@ def test_a_prediction_that_was_wrong_is_said_in_the_first_section(trained: Any) 
     level = {"proposal": 1.5, "natural": 1.0, "uniform": 1.0}
     measure_targets(trained, lambda name: {f"bpb/{d}": level[name] for d in trained.study.domains})
     html = render(trained.study)
-    answer = html[html.index('id="answer"') : html.index('id="measured"')]
+    answer = html[html.index('id="answer"') : html.index('id="fit"')]
     assert 'class="answer bad"' in answer
     assert "worse than natural by 0.5000 bits per byte over 2 seeds, which contradicts" in answer
 
@@ -189,19 +189,16 @@ def test_write_puts_the_page_where_the_layout_says(imported: Study) -> None:
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_matplotlib_is_left_as_it_was_found() -> None:
+def test_matplotlib_is_left_as_it_was_found(imported: Study) -> None:
     import matplotlib
 
+    plot = imported.plot
     matplotlib.rcParams["font.size"] = 17
     try:
-        first = figures.run_objectives(
-            pd.DataFrame({"name": ["r"], "role": ["swarm"], "objective": [1.0]}), (1.0, 0.1), 0.1
-        )
+        first = plot.objectives().svg()
         assert matplotlib.rcParams["font.size"] == 17
         matplotlib.rcParams["font.size"] = 4
-        again = figures.run_objectives(
-            pd.DataFrame({"name": ["r"], "role": ["swarm"], "objective": [1.0]}), (1.0, 0.1), 0.1
-        )
+        again = plot.objectives().svg()
     finally:
         matplotlib.rcdefaults()
     assert first == again, "a figure depends on its data alone"

@@ -26,30 +26,6 @@ def predicted(**gains: tuple[float, float]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(gains, orient="index", columns=["gain", "std"])
 
 
-@pytest.mark.parametrize(
-    ("value", "std", "shown"),
-    [
-        (0.03312, 0.0042, "0.0331 ± 0.0042"),
-        (-1.5, 0.25, "−1.50 ± 0.25"),
-        (123.4, 12.0, "123 ± 12"),
-        (float("nan"), 1.0, "–"),
-    ],
-)
-def test_an_error_decides_the_decimals(value: float, std: float, shown: str) -> None:
-    assert text.with_error(value, std) == shown
-
-
-def test_numbers() -> None:
-    assert text.number(1.5) == "1.500"
-    assert text.number(None) == text.number(float("inf")) == "–"
-    assert text.signed(-0.00001, 3) == "0.000"
-    assert text.signed(0.25, 2) == "+0.25"
-    assert text.signed(None, 2) == "–"
-    assert text.chance(0.9999) == "over 99%"
-    assert text.chance(0.5) == "50%"
-    assert text.short("x" * 200) == "x" * 17 + "…" + "x" * 8
-
-
 def test_a_prediction_names_both_references_and_the_unit() -> None:
     said = text.predicted(BPB, predicted(natural=(0.033, 0.004), uniform=(0.012, 0.005)))
     assert said == (

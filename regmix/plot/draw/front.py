@@ -1,89 +1,30 @@
-"""Drawing a Pareto front: the trade-off above, what its mixtures are made of below.
-
-One drawing for both uses: inline SVG in the report, whose colours are the page's variables, and a
-PNG on white.
-"""
+"""A Pareto front: the trade-off above, what its mixtures are made of below."""
 
 from __future__ import annotations
 
-import io
 import textwrap
-import warnings
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from regmix.files import write_whole
 from regmix.pareto import WEIGHT, Pareto, Side
-from regmix.report import figures, tables, text
-from regmix.report.figures import COLOURS, GRID, INK, MUTED, PAPER
+from regmix.plot.draw.base import canvas
+from regmix.plot.paper import COLOURS, Paper
+from regmix.quantities import short
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Paul Tol's "muted" scheme: nine hues told apart with any colour vision; the rest is grey.
 SHARES = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255")
 _MARKERS = {"proposal": "o", "natural": "D", "uniform": "s", "best run": "^"}
-_INCHES, _PNG_DPI = (7.2, 7.0), 140
+_INCHES = (7.2, 7.0)
 _EVERY = 0.03
 """Distance along the axes below which two labels of points would touch."""
 
 
-@dataclass(frozen=True)
-class Paper:
-    """What a figure is drawn on and with."""
-
-    ink: str
-    muted: str
-    grid: str
-    card: str
-
-
-LIGHT = Paper("#1b1f24", "#5d6672", "#dfe4ea", "#ffffff")
-
-
-def png(found: Pareto, path: Path) -> Path:
-    """Write the figure as PNG; about 1,000 pixels wide."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_on_white())
-        figure = _draw(found, LIGHT)
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=_PNG_DPI, metadata={"Software": None})
-    write_whole(path, lambda tmp: tmp.write_bytes(stream.getvalue()))
-    return path
-
-
-def svg(found: Pareto) -> Markup:
-    """The figure as inline SVG for the report."""
-    return figures.inline(_draw)(found, Paper(INK, MUTED, GRID, PAPER))
-
-
-def table(found: Pareto) -> tables.Table:
-    """Front and named mixtures in words and numbers: sides, distances, nearest run."""
-    shown = found.table()
-    columns: tables.Columns = {"name": ("mixture", str)}
-    for side, name in (("x", found.x.name), ("y", found.y.name)):
-        shown[f"{side}_shown"] = _errors(shown, side)
-        columns[f"{side}_shown"] = (name, str)
-        if f"{side}_plain" in shown:
-            unit = (found.x if side == "x" else found.y).unit
-            shown[f"{side}_plain_shown"] = _errors(shown, f"{side}_plain")
-            columns[f"{side}_plain_shown"] = (f"{name}, {unit}", str)
-    columns["behind"] = ("behind the front", lambda v: text.fixed(v, 2))
-    columns["nearest_distance"] = ("to the nearest run", lambda v: text.fixed(v, 3))
-    return tables.Table.of(shown, columns)
-
-
-def _errors(shown: pd.DataFrame, name: str) -> list[str]:
-    return [text.with_error(v, s) for v, s in zip(shown[name], shown[f"{name}_std"], strict=True)]
-
-
-def frame(found: Pareto) -> pd.DataFrame:
+def made_of(found: Pareto) -> pd.DataFrame:
     """Shares along the front by domain, the largest first, small ones joined as ``others``."""
     weights = found.front[[c for c in found.front if str(c).startswith(WEIGHT)]]
     weights = weights.rename(columns=lambda c: str(c).removeprefix(WEIGHT))
@@ -95,12 +36,12 @@ def frame(found: Pareto) -> pd.DataFrame:
     return shown
 
 
-def _draw(found: Pareto, paper: Paper) -> Figure:
-    figure = Figure(figsize=_INCHES)
-    figure.set_label(f"Front between {found.x.name} and {found.y.name}")
-    front, shares = figure.subplots(2, 1, height_ratios=[2.5, 1])
-    _trade_off(front, found, paper)
-    _shares(shares, frame(found), paper)
+def front(found: Pareto, paper: Paper) -> Figure:
+    """The two sides against each other, and the mixtures along the front."""
+    figure = canvas(f"Front between {found.x.name} and {found.y.name}", *_INCHES)
+    upper, lower = figure.subplots(2, 1, height_ratios=[2.5, 1])
+    _trade_off(upper, found, paper)
+    _shares(lower, made_of(found), paper)
     return figure
 
 
@@ -184,7 +125,7 @@ def _shares(axes: Any, shares: pd.DataFrame, paper: Paper) -> None:
     bottom = np.zeros(len(shares))
     positions = np.arange(1, len(shares) + 1)
     for name, colour in zip(shares, (*SHARES, COLOURS["runs"]), strict=False):
-        axes.bar(positions, shares[name], 0.86, bottom, color=colour, label=text.short(str(name)),
+        axes.bar(positions, shares[name], 0.86, bottom, color=colour, label=short(str(name)),
                  edgecolor=paper.card, linewidth=0.4)  # fmt: skip
         bottom += shares[name].to_numpy()
     axes.grid(visible=False)
@@ -199,10 +140,3 @@ def _shares(axes: Any, shares: pd.DataFrame, paper: Paper) -> None:
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5),
                 fontsize=8.5)  # fmt: skip
-
-
-def _on_white() -> Any:
-    """The report's style with the stand-ins for its colours replaced."""
-    inks = {INK: LIGHT.ink, MUTED: LIGHT.muted, GRID: LIGHT.grid, PAPER: LIGHT.card}
-    style = {k: inks.get(v, v) if isinstance(v, str) else v for k, v in figures.STYLE.items()}
-    return {**style, "savefig.transparent": False, "figure.facecolor": LIGHT.card}

@@ -1,4 +1,4 @@
-"""Plot data: what every figure and table of the report shows, as frames; nothing here draws.
+"""Plot data: what figures and tables show, as frames; nothing here draws.
 
 Gains are always *reference minus proposal* with every metric turned so that lower is better: a
 positive gain means that the proposal is better. Weights are shares of training tokens, in [0, 1].
@@ -15,11 +15,13 @@ import pandas as pd
 
 from regmix import assess
 from regmix.comparison import Comparison, counting_gain, gains
+from regmix.diagnose.curve import Curve
 from regmix.direction import sign as sign_of
 from regmix.mixture import Mixture
 from regmix.noise import SeedNoise
 from regmix.objective import Objective
 from regmix.observations import Observations
+from regmix.plot.paper import INTERVAL90
 from regmix.records import RunRecord
 from regmix.results import Fit, objective_values
 from regmix.solve import Candidate, Proposal
@@ -290,3 +292,28 @@ def environments(store: Store) -> pd.DataFrame:
         "select key, value, count(distinct run_id) as runs from environments "
         "group by key, value order by key, runs desc, value"
     )
+
+
+def learning(curve: Curve) -> pd.DataFrame:
+    """The learning curve with 90 % bands, and what more runs would give.
+
+    Returns:
+        ``kind`` (``seen``; ``forecast``: from the last size on by a power law), ``runs``,
+        ``spearman``, ``low``, ``high``.
+    """
+    points, found = curve.points.reset_index(), curve.forecast
+    half = INTERVAL90 * points["std"]
+    seen = points.assign(kind="seen", low=points["spearman"] - half, high=points["spearman"] + half)
+    lack, last = 1 - float(points["spearman"].iloc[-1]), float(points["runs"].iloc[-1])
+    now = 1 - lack * (found.runs / last) ** -found.exponent
+    ahead = pd.DataFrame(
+        {
+            "kind": "forecast",
+            "runs": [found.runs, found.runs + found.more],
+            "spearman": [now, now + found.gain],
+            "low": [now, now + found.low],
+            "high": [now, now + found.high],
+        }
+    )
+    columns = ["kind", "runs", "spearman", "low", "high"]
+    return pd.concat([seen[columns], ahead[columns]], ignore_index=True)

@@ -15,8 +15,8 @@ from regmix.mixture import Mixture
 from regmix.noise import SeedNoise
 from regmix.objective import Objective
 from regmix.observations import Observations
+from regmix.plot import frames
 from regmix.regressors import regressor
-from regmix.report import frames
 from regmix.results import Fit
 from regmix.solve import Candidate, Proposal
 from regmix.solve.proposal import Stability

@@ -1,0 +1,1 @@
+"""Drawing: frames in, matplotlib figures out; everything that is computed is in the frames."""
