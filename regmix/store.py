@@ -24,6 +24,7 @@ from regmix.imports import ImportedRuns, read_imports
 from regmix.layout import StudyLayout
 from regmix.mixture import Mixture
 from regmix.observations import Observations
+from regmix.pages import page
 from regmix.records import RunRecord, read_runs
 from regmix.runs import PROXY_ROLES, RunSpec
 
@@ -315,7 +316,8 @@ def _choose_cohort(counts: pd.Series, wanted: str | None, root: str) -> str:
         return IMPORT
     raise UserError(
         f"{root}: none of the {int(counts.sum())} finished runs is of the proxy and the data that "
-        "the study now describes; run `regmix propose` and `regmix train`, or undo the change"
+        "the study now describes; run `regmix propose` and `regmix train`, or undo the change "
+        f"({page('REUSE')} says what a change costs)"
     )
 
 
