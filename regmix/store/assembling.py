@@ -6,6 +6,7 @@ import pandas as pd
 
 from regmix.errors import UserError
 from regmix.observations import Observations
+from regmix.pages import page
 from regmix.store.writing import IMPORT
 
 
@@ -17,7 +18,8 @@ def choose_cohort(counts: pd.Series, wanted: str | None, root: str) -> str:
         return IMPORT
     raise UserError(
         f"{root}: none of the {int(counts.sum())} finished runs is of the proxy and the data that "
-        "the study now describes; run `regmix propose` and `regmix train`, or undo the change"
+        "the study now describes; run `regmix propose` and `regmix train`, or undo the change "
+        f"({page('REUSE')} says what a change costs)"
     )
 
 
