@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -184,10 +185,25 @@ class _Loaded:
         """What the harness finds of one model."""
         from lm_eval.evaluator import evaluate
 
-        found: Mapping[str, Any] = evaluate(
-            model, self.content, samples=self.samples, bootstrap_iters=_DRAWS
-        )
+        with _in_this_process():
+            found: Mapping[str, Any] = evaluate(
+                model, self.content, samples=self.samples, bootstrap_iters=_DRAWS
+            )
         return found
+
+
+@contextlib.contextmanager
+def _in_this_process() -> Iterator[None]:
+    """Keep the harness from forking for its bootstrap: with torch's threads that may never end."""
+    before = os.environ.get("DISABLE_MULTIPROC")
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DISABLE_MULTIPROC"]
+        else:
+            os.environ["DISABLE_MULTIPROC"] = before
 
 
 def _load(task: Harness) -> _Loaded:
