@@ -237,22 +237,15 @@ def _content(task: Harness) -> Mapping[str, Any]:
         ) from exc
     # Its own thousands of tasks are read only where they are needed: that takes half a minute.
     if task.called in _manager(task.include, whole=False).all_tasks:
-        with contextlib.suppress(Exception):  # told below, if it was not for a task among those
-            return _of(_manager(task.include, whole=False), task.called)
+        with contextlib.suppress(UserError):  # told below, if it is not that it uses one of those
+            return _of(_manager(task.include, whole=False), task)
     manager = _manager(task.include, whole=True)
     if task.called not in manager.all_tasks:
         raise UserError(
             f"task '{task.name}': lm-evaluation-harness has no task '{task.called}'"
             + ("" if task.include is None else f", nor is one in {task.include}")
         )
-    try:
-        return _of(manager, task.called)
-    except Exception as exc:  # whatever reading data or running a task's own code comes to
-        why = " ".join(str(exc).split())
-        raise UserError(
-            f"task '{task.name}': lm-evaluation-harness cannot load '{task.called}': "
-            f"{type(exc).__name__}: {why}"
-        ) from exc
+    return _of(manager, task)
 
 
 @cache
@@ -264,8 +257,15 @@ def _manager(include: Path | None, *, whole: bool) -> Any:
     return TaskManager(include_path=[str(path) for path in paths], include_defaults=whole)
 
 
-def _of(manager: Any, called: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = manager.load([called])
+def _of(manager: Any, task: Harness) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = manager.load([task.called])
+    except Exception as exc:  # of any kind: loading reads data and runs the task's own code
+        why = " ".join(str(exc).split())
+        raise UserError(
+            f"task '{task.name}': lm-evaluation-harness cannot load '{task.called}': "
+            f"{type(exc).__name__}: {why}"
+        ) from exc
     return found
 
 
