@@ -28,7 +28,7 @@ from regmix.sound import Sound
 from regmix.store import Store
 
 LEARNING = "learning.json"
-LEARNING_ROUNDS = 2
+LEARNING_ROUNDS = 1
 """Of the learning curve; `regmix diagnose` takes more, and longer, for narrower intervals."""
 
 MATH_AND_CODE = ("math", "gsm", "code", "humaneval", "mbpp")
