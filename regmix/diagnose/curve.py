@@ -83,8 +83,9 @@ class Curve:
     def of(cls, raw: Mapping[str, Any]) -> Curve:
         """From what :meth:`as_dict` gave."""
         points = pd.DataFrame(raw["points"]).set_index("runs").astype(float)
-        known: dict[str, Any] = raw["forecast"]
-        forecast = {k: float("nan") if v is None else v for k, v in known.items()}
+        forecast: dict[str, Any] = {
+            k: float("nan") if v is None else v for k, v in raw["forecast"].items()
+        }
         return cls(points, Forecast(**forecast), raw["regressor"], raw["directly"])
 
 
