@@ -31,7 +31,7 @@ LEAST_RUNS = 16
 """Below it a fifth of the runs is too few to fit anything."""
 SECONDS = 25.0
 """What the curve may cost, by :func:`_cost`."""
-MOST_ROUNDS = 8
+_MOST_ROUNDS = 8
 _DRAWS = 300
 _LEVELS = (0.05, 0.95)
 _MOST_MORE = 64
@@ -101,13 +101,14 @@ def learn(
     objective: Objective,
     kind: str,
     progress: Progress | None = None,
-    rounds: int = MOST_ROUNDS,
+    rounds: int | None = None,
 ) -> Curve | None:
     """The learning curve; None where there are too few runs, or the objective never varies.
 
     Args:
         kind: name of the regressor.
-        rounds: of folds, at most; more of them make narrower intervals.
+        rounds: of folds, at most; more of them make narrower intervals. Default: as many as can
+            be afforded.
     """
     runs = len(data.weights)
     truth = assess.values(data, objective)
@@ -126,7 +127,7 @@ def learn(
         noise = relative_variances(data, metrics)
         context = Context(None if noise is None else noise[order])
     affordable = int(SECONDS / (per_fold * y.shape[1]))
-    rounds = min(rounds, max(1, affordable // FOLDS))
+    rounds = min(rounds or _MOST_ROUNDS, max(1, affordable // FOLDS))
     used = min(FOLDS, max(2, affordable)) if rounds == 1 else FOLDS
     plan = [(repeat, fold) for repeat in range(rounds) for fold in range(used)]
     folds = Folds.draw(runs, FOLDS, rounds)
