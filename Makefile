@@ -1,15 +1,15 @@
-# Both commands do all the set-up themselves and are quick when run again.
-#   make demo    find a mixture on text that is already on this machine, and train with it
-#   make test    lint, types and the whole test suite
-# After the demo:
-#   make notebooks   execute the notebooks; HTML in build/notebooks
+# All of these do the set-up themselves and are quick when run again.
+#   make demo        find a mixture on text that is already on this machine, and train with it
+#   make test        lint, types and the whole test suite
+#   make docs        the documentation as a site, in build/docs/index.html
+#   make notebooks   after the demo: execute the notebooks; HTML in build/notebooks
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= demo
 
-.PHONY: demo test setup lint clean notebooks
+.PHONY: demo test docs notebooks setup lint clean
 
 setup: $(READY)
 
@@ -30,8 +30,13 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Three at a time, also on two cores: tests of launchers spend much of their time waiting.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+docs: $(READY)
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
+	@echo build/docs/index.html
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

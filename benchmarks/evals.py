@@ -6,7 +6,8 @@ DATA holds ``eval/mmlu_{dev,test}.jsonl.zst`` and ``corpus/{train,valid}``. Eigh
 asked together by us and folder by folder by the harness's ``hf`` model, and so is one Llama of
 transformers: MMLU in the cloze form with five shots, on questions that fit the context whole, and
 bits per byte of a domain's documents that do. Accuracies have to be the same and log-probabilities
-within 1e-4, or the command fails. Each is a process of its own with one thread, from files to
+within 1e-4, or the command fails (of the harness's padded batches, which change its own figures,
+the difference is only told). Each is a process of its own with one thread, from files to
 figures; of several rounds, which take turns, the median counts. ``--whole`` adds how long all of
 MMLU takes with a 1M proxy of the default context.
 
@@ -120,7 +121,8 @@ def raced(
             )
             for kind, found in figures[name].items()
         }
-        if gaps.pop("accuracy", 0.0) or max(gaps.values()) > TOLERANCE:
+        padded = name.startswith("lm-eval, batch") and not name.endswith(" 1")
+        if gaps.pop("accuracy", 0.0) or (max(gaps.values()) > TOLERANCE and not padded):
             raise SystemExit(f"{what}: {name} finds something else than ours: {gaps}")
         rows.append(
             {
@@ -178,7 +180,7 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
     from proxy_trainer.data.sources import json_lines
     from proxy_trainer.models import hf
     from proxy_trainer.models.array import ModelArray
-    from proxy_trainer.sharded.model import without_weights
+    from proxy_trainer.models.losses import without_weights
     from regmix.config import ModelConfig
     from regmix.sizes import shape
 

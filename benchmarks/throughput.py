@@ -17,7 +17,8 @@ machine was not quiet, and the table says so. Peak memory is the sum over a cont
 libraries included.
 
 ``--only scale`` measures ours alone, for every combination of ``--members 1,4,8,16`` and
-``--workers 1,2``. Peers are installed into environments of their own under ``--work``.
+``--workers 1,2``. Results are kept by the processor's maker. Peers are installed into environments
+of their own under ``--work``.
 """
 
 from __future__ import annotations
@@ -176,11 +177,18 @@ def scale(args: argparse.Namespace) -> None:
 def _keep(table: pd.DataFrame, name: str) -> None:
     """Write the table; what is there of shapes that were not measured now stays."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{platform.machine()}.csv"
+    path = RESULTS / f"{name}-{_maker()}.csv"
     if path.exists():
         before = pd.read_csv(path)
         table = pd.concat([before[~before["shape"].isin(table["shape"])], table])
     table.to_csv(path, index=False)
+
+
+def _maker() -> str:
+    """Whose processor it is: by that differ the products of the libraries behind everybody."""
+    found = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    makers = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
+    return next((m for vendor, m in makers.items() if vendor in found), platform.machine())
 
 
 # Contestants: processes that stay ready.

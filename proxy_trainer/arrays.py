@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def _in_memory(
     used: list[int] = []
     try:
         return attempt(runs, rows=rows, on_rows=used.append)
-    except (RuntimeError, MemoryError) as exc:
+    except _MEMORY_ERRORS as exc:
         reason = _want_of_memory(exc)
         if not reason:
             raise
@@ -108,6 +109,8 @@ def _fewer_rows(run: RunLayout, rows: int | None, reason: str) -> int:
 
 _LACKING = ("can't allocate memory", "out of memory", "std::bad_alloc", "STATUS_ALLOC_FAILED")
 """What torch, CUDA, C++, cuBLAS and cuDNN say in plain runtime errors when an allocation fails."""
+_MEMORY_ERRORS = (RuntimeError, MemoryError, OSError)
+"""What a failed allocation comes as; the last where a file, such as a shard, is mapped."""
 
 
 def _want_of_memory(exc: BaseException) -> str:
@@ -117,6 +120,7 @@ def _want_of_memory(exc: BaseException) -> str:
     """
     for error in _with_causes(exc):
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        known = known or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         if known or any(words in str(error) for words in _LACKING):
             return str(error).partition("\n")[0] or type(error).__name__
     return ""
@@ -163,7 +167,7 @@ def trial(spec: RunSpec, limit: int, device: torch.device | None = None) -> Tria
     while 2 * members <= limit and not alone:
         try:
             faster, _ = _rate(spec, 2 * members, device)
-        except (RuntimeError, MemoryError) as exc:
+        except _MEMORY_ERRORS as exc:
             if not _want_of_memory(exc):
                 raise
             break

@@ -17,6 +17,7 @@ from regmix.config import LaunchConfig
 from regmix.doctor import Check
 from regmix.errors import RegmixError
 from regmix.layout import StudyLayout
+from regmix.pages import page
 
 SIZE = 256
 """Of the matrices that a device multiplies: enough for it to use its matrix units."""
@@ -148,6 +149,6 @@ def _chosen(layout: StudyLayout, settings: LaunchConfig) -> Check:
         workers = asked.workers or len(local.cores())
         running.prepare(layout, [], asked, workers)
     except RegmixError as exc:
-        return Check(name, "problem", str(exc), "docs/LAUNCHING.md has what it needs")
+        return Check(name, "problem", str(exc), f"{page('LAUNCHING')} has what it needs")
     gpus = f" of {asked.gpus_per_worker} devices" if asked.gpus_per_worker else ""
     return Check(name, "ok", f"{workers} workers{gpus} could be started")

@@ -162,6 +162,7 @@ def _log_step(state: State, stepped: Stepped) -> None:
 
 def _evaluate(state: State, study: StudyLayout, keep_going: Callable[[], bool]) -> None:
     readings = bpb.read(state.trainee.array, state.sets)
+    keep_going()  # it took its time: what is lost by now raises; told to end, it ends after this
     for k, run in state.alive:
         run.metrics = {r.name: r.value(k) for r in readings}
         for reading in readings:
@@ -174,7 +175,7 @@ def _evaluate(state: State, study: StudyLayout, keep_going: Callable[[], bool]) 
             run.log.write("metric", step=state.step, tokens=tokens, **reading.fields(k))
 
     def progress(done: int, total: int) -> None:
-        keep_going()  # told to end, it ends with the evaluation; what it raises ends it here
+        keep_going()  # as above
 
     in_training.ask(state, study, progress)
     if state.step == state.runs[0].spec.plan.steps and state.keeper.writes:

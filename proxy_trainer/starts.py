@@ -17,8 +17,8 @@ from proxy_trainer.checkpoint import Checkpoint
 from proxy_trainer.data.chat import template
 from proxy_trainer.kept import Part
 from proxy_trainer.models.folder import Weights, load_folder
+from proxy_trainer.models.losses import without_weights
 from proxy_trainer.moments import Moments
-from proxy_trainer.sharded.model import without_weights
 from regmix.errors import UserError
 from regmix.families import Shape
 from regmix.files import disk_errors

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from regmix.mixture import FloatArray
 
@@ -55,7 +55,7 @@ def rank_correlation(x: FloatArray, y: FloatArray) -> float:
     """Spearman's; NaN where one list is constant."""
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
-    return float(stats.spearmanr(x, y).statistic)
+    return float(scipy.stats.spearmanr(x, y).statistic)
 
 
 def accuracy(x: FloatArray, y: FloatArray) -> Figure:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from regmix import foreign, noise, paired, plain
 from regmix.direction import sign
@@ -363,7 +363,7 @@ def _p(difference: float, error: float, freedom: float) -> float:
         return float("nan")
     if error == 0:
         return 1.0 if difference == 0 else 0.0
-    return float(2 * stats.t.sf(abs(difference) / error, freedom))
+    return float(2 * scipy.stats.t.sf(abs(difference) / error, freedom))
 
 
 def _verdict(row: Mapping[Any, Any]) -> str:

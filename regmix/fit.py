@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from regmix.config import FitConfig
 from regmix.errors import UserError, unknown_name
@@ -213,7 +213,7 @@ def score(y: FloatArray, found: Prediction) -> Scores:
     residual = y - found.mean
     spread = float(((y - y.mean()) ** 2).mean())
     # Calibration ends intervals at a residual: rounding must not put that run outside.
-    inside = np.abs(residual) <= stats.norm.ppf(0.95) * found.std * (1 + 1e-9)
+    inside = np.abs(residual) <= scipy.stats.norm.ppf(0.95) * found.std * (1 + 1e-9)
     return Scores(
         spearman=rank_correlation(y, found.mean),
         r2=1 - float((residual**2).mean()) / spread if spread else 0.0,
@@ -227,7 +227,7 @@ def rank_correlation(truth: FloatArray, predicted: FloatArray) -> float:
     """Spearman's rank correlation; 0 where one side is constant and ranks nothing."""
     if np.ptp(truth) == 0 or np.ptp(predicted) == 0:
         return 0.0
-    return float(stats.spearmanr(truth, predicted).statistic)
+    return float(scipy.stats.spearmanr(truth, predicted).statistic)
 
 
 def _correlation(data: Observations, held: pd.DataFrame, metrics: Sequence[str]) -> FloatArray:

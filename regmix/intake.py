@@ -11,6 +11,7 @@ from regmix.direction import sign
 from regmix.errors import UserError
 from regmix.files import write_text
 from regmix.layout import StudyLayout
+from regmix.pages import page
 from regmix.study import Study
 
 
@@ -38,7 +39,7 @@ def create_for_import(root: Path, runs: imports.ImportedRuns, sources: list[Path
         raise UserError(
             f"{layout.config}: the objective would count metrics the wrong way round; write "
             f"`objective: {{directions: {{{lines}}}}}` into it (or the other direction, if that is "
-            "what you mean)"
+            f"what you mean); {page('IMPORTS', 'which-way-is-better')} says how it is decided"
         )
     imports.check_new(layout, runs)
     ordered = replace(runs, weights=runs.weights[list(study.domains)])

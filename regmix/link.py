@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from regmix.direction import sign
 from regmix.mixture import FloatArray
@@ -118,7 +118,7 @@ def find(
     x = both[loss].to_numpy(dtype=float)
     y = turned * both[accuracy].to_numpy(dtype=float)
     # Of constant figures there is no rank correlation: nothing is shown.
-    p = float(stats.kendalltau(x, y, alternative="less").pvalue)
+    p = float(scipy.stats.kendalltau(x, y, alternative="less").pvalue)
     if not p < CHANCE:
         return (
             f"{loss} → {accuracy}: not linked: over {len(both)} larger models {accuracy} does not "

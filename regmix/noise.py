@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from regmix import plain
 from regmix.mixture import FloatArray
-from regmix.observations import Observations
+from regmix.observations import Observations, from_first
 
 ADVISED_SNR, LEAST_SNR = 8.0, 3.0
 """Spread over noise from which on a metric is very stable, and stable (DECISIONS)."""
@@ -196,7 +196,7 @@ def _trend(data: Observations) -> FloatArray:
 def _f_test(explained: FloatArray, by: int, rest: FloatArray, left: int) -> FloatArray:
     """p-values of sums of squares with their degrees of freedom; NaN where there are none."""
     with np.errstate(divide="ignore", invalid="ignore"):  # no rest: sure; nothing at all: NaN
-        return np.asarray(stats.f.sf(explained / by / (rest / left), by, left))
+        return np.asarray(scipy.stats.f.sf(explained / by / (rest / left), by, left))
 
 
 def freedom(data: Observations) -> int:
@@ -257,7 +257,7 @@ def counting(noise: float, degrees: float, level: float = LEVEL) -> float:
     """
     if not degrees >= 1:
         return float("nan")
-    return float(stats.t.ppf(0.5 + level / 2, degrees)) * math.sqrt(2) * noise
+    return float(scipy.stats.t.ppf(0.5 + level / 2, degrees)) * math.sqrt(2) * noise
 
 
 def holm(p: Sequence[float]) -> FloatArray:
@@ -281,8 +281,7 @@ def relative_variances(data: Observations, metrics: Sequence[str]) -> FloatArray
     repeats = data.repeats()
     if repeats.empty:
         return None
-    values = repeats[list(metrics)]
-    groups = values.groupby(repeats["mixture"])
+    groups = from_first(repeats[list(metrics)], repeats["mixture"]).groupby(repeats["mixture"])
     freedom = (groups.size() - 1).to_numpy(dtype=float)
     if (freedom > 0).sum() < 2:
         return None
@@ -301,7 +300,7 @@ def relative_variances(data: Observations, metrics: Sequence[str]) -> FloatArray
 def _interval(noise: float, degrees: int) -> tuple[float, float]:
     if degrees < 1:
         return float("nan"), float("nan")
-    low, high = (noise * math.sqrt(degrees / stats.chi2.ppf(q, degrees)) for q in _INTERVAL)
+    low, high = (noise * math.sqrt(degrees / scipy.stats.chi2.ppf(q, degrees)) for q in _INTERVAL)
     return low, high
 
 
@@ -310,7 +309,8 @@ def _by_mixture(data: Observations) -> pd.DataFrame:
     repeats = data.repeats()
     if repeats.empty:
         return pd.DataFrame(columns=["seeds", *data.metric_names]).rename_axis("mixture")
-    groups = repeats[list(data.metric_names)].groupby(repeats["mixture"])
+    values = from_first(repeats[list(data.metric_names)], repeats["mixture"])
+    groups = values.groupby(repeats["mixture"])
     found = groups.std(ddof=1)
     found.insert(0, "seeds", groups.size())
     return found[found["seeds"] > 1]

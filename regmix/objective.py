@@ -21,6 +21,7 @@ from regmix.config import ObjectiveConfig
 from regmix.direction import sign
 from regmix.errors import UserError, unknown_name
 from regmix.mixture import FloatArray
+from regmix.pages import page
 
 Kind = Literal["weighted", "relative", "worst"]
 
@@ -75,7 +76,7 @@ class Objective:
                 raise UserError(
                     f"objective: nothing stands above its seed noise: {', '.join(told)}{more}; see "
                     "`regmix noise`; longer proxies help most; objective.weights, or --target, "
-                    "takes a metric all the same"
+                    f"takes a metric all the same ({page('NOISE', 'what-follows-from-it')})"
                 )
         if config.snr_weights:
             weights = _by_signal(weights, signal)

@@ -184,7 +184,7 @@ class Observations:
         repeats = self.repeats()
         if repeats.empty:
             return pd.Series(np.nan, index=self.metrics.columns)
-        values = repeats[list(self.metric_names)]
+        values = from_first(repeats[list(self.metric_names)], repeats["mixture"])
         groups = values.groupby(repeats["mixture"])
         freedom = len(values) - groups.ngroups
         if freedom < 1:
@@ -203,8 +203,17 @@ class Observations:
         if repeats.empty:
             return float("nan")
         columns = {m: repeats[m].to_numpy(dtype=float) for m in self.metric_names}
-        total = pd.Series(value(columns), repeats.index)
-        groups = total.groupby(repeats["mixture"])
-        freedom = len(total) - groups.ngroups
-        residual = total - groups.transform("mean")
+        total = pd.DataFrame({"objective": value(columns)}, repeats.index)
+        apart = from_first(total, repeats["mixture"])["objective"]
+        groups = apart.groupby(repeats["mixture"])
+        freedom = len(apart) - groups.ngroups
+        residual = apart - groups.transform("mean")
         return float((residual**2).sum() / freedom) ** 0.5 if freedom else float("nan")
+
+
+def from_first(values: pd.DataFrame, mixture: pd.Series) -> pd.DataFrame:
+    """Values less the first one of their mixture: what seeds change, and nothing else.
+
+    Repeats that are equal have no noise at all then; a mean rounds, and would leave some 1e-17.
+    """
+    return values - values.groupby(mixture).transform("first")

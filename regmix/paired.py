@@ -25,7 +25,6 @@ import pandas as pd
 
 from regmix.files import read_json
 from regmix.layout import RunLayout, StudyLayout
-from regmix.records import read_eval
 from regmix.tasks import MICRO
 
 Items = dict[str, pd.DataFrame]
@@ -120,7 +119,7 @@ def of_run(study: StudyLayout, run: RunLayout) -> Items:
     if run.documents.is_file():
         found |= _of_documents(pd.read_parquet(run.documents))
     for path in sorted(run.evals.glob("*.json")):
-        found |= of_task(read_eval(path), path.with_suffix(".parquet"), study)
+        found |= of_task(read_json(path), path.with_suffix(".parquet"), study)
     return found
 
 

@@ -14,7 +14,6 @@ from regmix.mixture import Mixture
 from regmix.records import read_runs
 from regmix.runs import RunSpec
 from regmix.sizes import ModelShape, TrainPlan
-from regmix.store import cohort
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def _ladder(study: StudyFolder, proxy: RunSpec) -> Iterator[RunSpec]:
     own = [p for p in base.runs if p.seed == study.config.seed]
     for index, step in enumerate(study.config.ladder):
         shared = template(study, step)
-        if cohort(replace(shared, keep_model=proxy.keep_model)) == cohort(proxy):
+        if replace(shared, keep_model=proxy.keep_model).cohort == proxy.cohort:
             raise UserError(f"{study.layout.config}: ladder.{index}: is the proxy itself")
         for p in design.spread(own, step.mixtures):
             yield replace(
@@ -111,14 +110,14 @@ def open_runs(study: StudyFolder, *, retry_failed: bool = False) -> list[str]:
         raise UserError(f"{study.layout.root}: no run yet; `regmix propose` plans some")
     skip = ("done",) if retry_failed else ("done", "failed")
     wanted = (study.config.proxy, *study.config.ladder)
-    present = {cohort(template(study, settings)) for settings in wanted}
+    present = {template(study, settings).cohort for settings in wanted}
     data = study.as_configured().fingerprint
     return [
         r.spec.run_id
         for r in records
         if r.status not in skip
         and r.spec.data == data
-        and (r.spec.role == "target" or cohort(r.spec) in present)
+        and (r.spec.role == "target" or r.spec.cohort in present)
     ]
 
 

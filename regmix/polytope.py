@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize
+import scipy
 
 from regmix.mixture import FloatArray
 
@@ -40,7 +40,7 @@ class Polytope:
         a, b = self._below()
         rows = np.vstack([a, -np.eye(self.size)])
         equal, values = self._equal()
-        answer = optimize.linprog(
+        answer = scipy.optimize.linprog(
             c=[*np.zeros(self.size), -1.0],
             A_ub=np.hstack([rows, np.ones((len(rows), 1))]),
             b_ub=np.concatenate([b, np.zeros(self.size)]),
@@ -54,7 +54,7 @@ class Polytope:
         """A point with the least ``slope·w``; the polytope must not be empty."""
         a, b = self._below()
         equal, values = self._equal()
-        answer = optimize.linprog(
+        answer = scipy.optimize.linprog(
             c=slope, A_ub=a, b_ub=b, A_eq=equal, b_eq=values, bounds=[(0, 1)] * self.size
         )
         if answer.status != 0:  # an empty space is refused before anything is minimised over it
@@ -80,7 +80,7 @@ class Polytope:
                 np.hstack([-self.matrix[low], -np.eye(m)[low]]),
             ]
         )
-        answer = optimize.linprog(
+        answer = scipy.optimize.linprog(
             c=[*np.zeros(self.size), *np.ones(m)],
             A_ub=rows,
             b_ub=np.concatenate([self.upper[up], -self.lower[low]]),

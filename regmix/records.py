@@ -92,8 +92,9 @@ def read_eval(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is not JSON, or lacks something.
     """
-    found = read_json(path)
-    lacking = [key for key in _EVAL if key not in found] if isinstance(found, dict) else _EVAL
+    content = read_json(path)
+    found: dict[str, Any] = content if isinstance(content, dict) else {}
+    lacking = [key for key in _EVAL if key not in found]
     if lacking:
         raise UserError(
             f"{path}: no results of a task ({', '.join(lacking)} missing); delete the file, and "

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from regmix.mixture import FloatArray
 
@@ -59,7 +59,7 @@ class Rescaling:
         squares = float(((x - x.mean()) ** 2).sum())
         if count < LEAST or squares == 0:
             return None
-        line = stats.linregress(x, y)
+        line = scipy.stats.linregress(x, y)
         left = y - line.intercept - line.slope * x
         leverage = 1 / count + (x - x.mean()) ** 2 / squares
         scaled = float(np.sqrt(np.mean((left / (1 - leverage)) ** 2)))
@@ -100,4 +100,4 @@ def _p(difference: float, error: float, freedom: int) -> float:
     """Two-sided, by Student's t; without any error all differences are sure."""
     if error == 0:
         return 1.0 if difference == 0 else 0.0
-    return float(2 * stats.t.sf(abs(difference) / error, freedom))
+    return float(2 * scipy.stats.t.sf(abs(difference) / error, freedom))

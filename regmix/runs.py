@@ -15,7 +15,7 @@ from regmix.hashing import fingerprint
 from regmix.mixture import Mixture
 from regmix.sizes import TrainPlan
 
-NUMERICS = 3
+NUMERICS = 4
 """Raised whenever a change of the training code changes the figures a run comes to."""
 
 PROXY_ROLES = ("swarm", "baseline", "replicate", "single", "import")
@@ -81,6 +81,27 @@ class RunSpec:
     identity where the model is not kept, and so could not be asked later."""
     tasks_at: Points = "last"
     """Evaluation points at which it is asked them; not part of its identity."""
+
+    @property
+    def cohort(self) -> str:
+        """What runs must share to be comparable: model, training settings, data, what is measured.
+
+        Also where they start, the conversations they read, and of how many runs they are the
+        average. Not the seed. Whether models are kept is a part too: of two runs that differ in
+        nothing else the second would pass for a repeat, of no noise. What kept ones are asked is
+        not: they can be asked the same at any time.
+        """
+        parts = [asdict(self.model), asdict(self.plan), self.vocab_size, self.data, self.numerics]
+        stage = {
+            "kept": self.keep_model,
+            "tasks": [] if self.keep_model else list(self.tasks),
+            "start": asdict(self.start) if self.start else None,
+            "chat": self.chat,
+            "held_out": self.held_out,
+            "averaged": len(self.merge),
+        }
+        own = {key: value for key, value in stage.items() if value}
+        return fingerprint([*parts, own] if own else parts)
 
     @property
     def run_id(self) -> str:

@@ -14,7 +14,7 @@ from regmix.config import FitConfig
 from regmix.flags import Flags, Rung
 from regmix.folder import StudyFolder
 from regmix.observations import Observations
-from regmix.store import Store, cohort
+from regmix.store import Store
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def observations(study: StudyFolder, store: Store) -> Observations:
     Raises:
         UserError: nothing is measured yet.
     """
-    wanted = cohort(planning.template(study, study.config.proxy)) if study.manifest else None
+    wanted = planning.template(study, study.config.proxy).cohort if study.manifest else None
     return store.observations(wanted)
 
 
@@ -102,7 +102,7 @@ def _larger(
     rungs: list[Rung] = []
     names: dict[str, str] = {}
     for step in study.config.ladder:
-        wanted = cohort(planning.template(study, step))
+        wanted = planning.template(study, step).cohort
         own = info[(info["cohort"] == wanted) & (info["role"] == "ladder")]
         mixtures = {str(r): str(m) for r, m in own["mixture"].items()}
         rungs.append(

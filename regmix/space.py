@@ -12,6 +12,7 @@ import numpy.typing as npt
 from regmix.config import Domain, GroupBound, SpaceConfig
 from regmix.errors import UserError, unknown_name
 from regmix.mixture import TOLERANCE, FloatArray, Mixture
+from regmix.pages import page
 from regmix.polytope import Polytope
 
 _MAX_ROUNDS = 20
@@ -289,7 +290,8 @@ class Space:
             left = np.setdiff1d(left, clash)
         return (
             "no mixture satisfies the constraints; these exclude each other, and one of them must "
-            "give: " + " -- and so do these: ".join(conflicts)
+            f"give: {' -- and so do these: '.join(conflicts)} "
+            f"(what may help: {page('CONSTRAINTS', 'when-there-is-no-such-mixture')})"
         )
 
     def _shortfalls(self, clash: npt.NDArray[np.int64]) -> list[str]:

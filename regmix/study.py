@@ -53,7 +53,7 @@ from regmix.regressors import registry
 from regmix.results import Fit
 from regmix.runs import RunSpec
 from regmix.sound import Sound
-from regmix.store import Store, cohort
+from regmix.store import Store
 from regmix.strict import place
 from regmix.transfer import Transfer
 from regmix.transfer import measured as measured_transfer
@@ -299,7 +299,7 @@ class Study(StudyFolder):
         self, objective: Objective | None, held_out: pd.DataFrame | None
     ) -> list[Transfer]:
         settings = (self.config.proxy, *self.config.ladder)
-        cohorts = [cohort(planning.template(self, own)) for own in settings]
+        cohorts = [planning.template(self, own).cohort for own in settings]
         measured, runs = self._sound(), self.store.sizes()
         found = measured_transfer(
             runs[~runs["run_id"].isin(list(measured.left_out))], cohorts, measured.kept, objective,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from regmix import agreement, plain
 from regmix.direction import sign
@@ -23,7 +23,7 @@ from regmix.link import Link, Linked
 from regmix.mixture import FloatArray
 from regmix.noise import SeedNoise, freedom
 from regmix.objective import Objective
-from regmix.observations import Observations
+from regmix.observations import Observations, from_first
 from regmix.quantities import amount
 from regmix.rescaling import Rescaling
 
@@ -337,7 +337,9 @@ def _noise_between(runs: pd.DataFrame, objective: Objective | None) -> dict[str,
     values = _with_objective(runs.drop(columns=_INFO), objective)
     found = {}
     for metric in values:
-        groups = values[metric].dropna().groupby(runs["mixture"])
+        known = values[[metric]].dropna()
+        mixture = runs["mixture"].loc[known.index]
+        groups = from_first(known, mixture)[metric].groupby(mixture)
         degrees = int((groups.size() - 1).sum())
         if degrees:
             squares = float(((groups.size() - 1) * groups.var(ddof=1)).sum())
@@ -394,7 +396,7 @@ def _row(x: FloatArray, y: FloatArray) -> dict[str, float]:
     for name, figure in (("spearman", agreement.spearman), ("accuracy", agreement.accuracy)):
         own = figure(x, y)
         found |= {name: own.value, f"{name}_low": own.low, f"{name}_high": own.high}
-    slope = float(stats.linregress(x, y).slope) if np.ptp(x) else math.nan
+    slope = float(scipy.stats.linregress(x, y).slope) if np.ptp(x) else math.nan
     return {**found, "slope": slope}
 
 

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "regmix.hashing",
         "regmix.layout",
         "regmix.markup",
+        "regmix.pages",
         "regmix.plain",
         "regmix.quantities",
     ),
@@ -162,9 +163,9 @@ def test_only_bodies_of_commands_and_of_launcher_checks_import_the_trainer() -> 
         assert not trainer(module_level_imports(name))
 
 
-def loaded_by(code: str) -> list[str]:
+def loaded_by(code: str, among: tuple[str, ...] = HEAVY) -> list[str]:
     """Which heavy packages are loaded after some code has run in a process of its own."""
-    ask = f"{code}\nimport json, sys\nprint(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    ask = f"{code}\nimport json, sys\nprint(json.dumps([m for m in {among!r} if m in sys.modules]))"
     found = subprocess.run(
         [sys.executable, "-c", ask], capture_output=True, text=True, check=True, cwd=ROOT
     )
@@ -191,18 +192,27 @@ def test_study_api_loads_no_torch(name: str) -> None:
     assert not {"torch", "transformers"} & set(loaded_by(f"import {name}"))
 
 
+@pytest.mark.parametrize("name", ["proxy_trainer.worker", "proxy_trainer.steps"])
+def test_workers_and_commands_start_quickly(name: str) -> None:
+    """What takes seconds to load, and only some need, waits until it is needed."""
+    slow = ("torch.distributed.fsdp", "torch._dynamo", "transformers", "scipy.stats", "lightgbm")
+    assert loaded_by(f"import {name}", slow) == []
+
+
 TRAINER = modules("proxy_trainer")
 TYPES = {
     "regmix", "regmix.arrays", "regmix.chat", "regmix.claims", "regmix.config", "regmix.direction",
     "regmix.doctor", "regmix.errors", "regmix.families", "regmix.files", "regmix.hashing",
     "regmix.keys",
-    "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.paired", "regmix.places",
+    "regmix.layout", "regmix.manifest", "regmix.mixture", "regmix.pages",
+    "regmix.paired", "regmix.places",
     "regmix.quantities",
     "regmix.recipe", "regmix.records", "regmix.runs", "regmix.sizes", "regmix.strict",
     "regmix.tasks", "regmix.yaml_io",
 }  # fmt: skip
 ENTRANCES = {
-    "proxy_trainer.stages.execute", "proxy_trainer.stages.resolve", "proxy_trainer.steps"
+    "proxy_trainer.stages.execute", "proxy_trainer.stages.plan", "proxy_trainer.stages.written",
+    "proxy_trainer.steps",
 }  # fmt: skip
 """Where a command enters the trainer, with a study in its hand."""
 

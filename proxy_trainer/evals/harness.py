@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -184,10 +185,25 @@ class _Loaded:
         """What the harness finds of one model."""
         from lm_eval.evaluator import evaluate
 
-        found: Mapping[str, Any] = evaluate(
-            model, self.content, samples=self.samples, bootstrap_iters=_DRAWS
-        )
+        with _in_this_process():
+            found: Mapping[str, Any] = evaluate(
+                model, self.content, samples=self.samples, bootstrap_iters=_DRAWS
+            )
         return found
+
+
+@contextlib.contextmanager
+def _in_this_process() -> Iterator[None]:
+    """Keep the harness from forking for its bootstrap: with torch's threads that may never end."""
+    before = os.environ.get("DISABLE_MULTIPROC")
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DISABLE_MULTIPROC"]
+        else:
+            os.environ["DISABLE_MULTIPROC"] = before
 
 
 def _load(task: Harness) -> _Loaded:
@@ -221,22 +237,15 @@ def _content(task: Harness) -> Mapping[str, Any]:
         ) from exc
     # Its own thousands of tasks are read only where they are needed: that takes half a minute.
     if task.called in _manager(task.include, whole=False).all_tasks:
-        with contextlib.suppress(Exception):  # told below, if it was not for a task among those
-            return _of(_manager(task.include, whole=False), task.called)
+        with contextlib.suppress(UserError):  # told below, if it is not that it uses one of those
+            return _of(_manager(task.include, whole=False), task)
     manager = _manager(task.include, whole=True)
     if task.called not in manager.all_tasks:
         raise UserError(
             f"task '{task.name}': lm-evaluation-harness has no task '{task.called}'"
             + ("" if task.include is None else f", nor is one in {task.include}")
         )
-    try:
-        return _of(manager, task.called)
-    except Exception as exc:  # whatever reading data or running a task's own code comes to
-        why = " ".join(str(exc).split())
-        raise UserError(
-            f"task '{task.name}': lm-evaluation-harness cannot load '{task.called}': "
-            f"{type(exc).__name__}: {why}"
-        ) from exc
+    return _of(manager, task)
 
 
 @cache
@@ -248,8 +257,15 @@ def _manager(include: Path | None, *, whole: bool) -> Any:
     return TaskManager(include_path=[str(path) for path in paths], include_defaults=whole)
 
 
-def _of(manager: Any, called: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = manager.load([called])
+def _of(manager: Any, task: Harness) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = manager.load([task.called])
+    except Exception as exc:  # of any kind: loading reads data and runs the task's own code
+        why = " ".join(str(exc).split())
+        raise UserError(
+            f"task '{task.name}': lm-evaluation-harness cannot load '{task.called}': "
+            f"{type(exc).__name__}: {why}"
+        ) from exc
     return found
 
 

@@ -8,8 +8,6 @@ from proxy_trainer.evals.asking import of_run, place
 from proxy_trainer.evals.models import Models, WriteNothingError
 from proxy_trainer.evals.task import Progress
 from proxy_trainer.models.array import ModelArray
-from proxy_trainer.sharded.model import ShardedModel
-from proxy_trainer.sharded.reader import ShardedReader
 from proxy_trainer.state import State
 from regmix.errors import RegmixError
 from regmix.layout import StudyLayout
@@ -57,6 +55,10 @@ def _models(state: State, study: StudyLayout) -> Models:
     if isinstance(array, ModelArray):
         found = Models.of_array(array, tokenizer, opening)
     else:
+        # Loads torch.distributed, which takes a second that other workers need not spend.
+        from proxy_trainer.sharded.model import ShardedModel
+        from proxy_trainer.sharded.reader import ShardedReader
+
         assert isinstance(array, ShardedModel)
         found = Models(array, ShardedReader(array), tokenizer, array.shape.context, opening)
     return of_run(found, study, state.runs[0].spec)

@@ -15,6 +15,7 @@ from regmix.config import EvaluateConfig, load_study
 from regmix.errors import UserError, unknown_name
 from regmix.files import write_json
 from regmix.layout import StudyLayout
+from regmix.pages import page
 from regmix.tasks import AnyTask, HarnessTask, TasksFile, relative_to, settings
 
 _SHIPPED = Path(__file__).parent / "tasks"
@@ -133,7 +134,7 @@ class Asked:
             study = "" if layout is None else ", and the study has none (evaluate.tasks)"
             raise UserError(
                 f"--tasks: none is asked for{study}; there are {', '.join(shipped())}, files of "
-                f"your own, and {HARNESS}NAME of lm-evaluation-harness (docs/EVALUATION.md)"
+                f"your own, and {HARNESS}NAME of lm-evaluation-harness ({page('EVALUATION')})"
             )
         return read(
             own.tasks,

@@ -19,7 +19,7 @@ from proxy_trainer.evals.whole import WholeModel
 from proxy_trainer.models import hf
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.models.folder import Weights
-from proxy_trainer.sharded.model import without_weights
+from proxy_trainer.models.losses import without_weights
 from proxy_trainer.starts import whole
 from regmix.errors import UserError
 from regmix.families import Shape

@@ -12,8 +12,8 @@ from torch import Tensor
 from proxy_trainer.environment import choose_device
 from proxy_trainer.models.decoder import Decoder
 from proxy_trainer.models.folder import Weights
+from proxy_trainer.models.losses import without_weights
 from proxy_trainer.models.verify import free_memory
-from proxy_trainer.sharded.model import without_weights
 from regmix.errors import RegmixError
 from regmix.families import Shape
 

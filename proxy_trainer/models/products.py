@@ -1,10 +1,11 @@
 """Matrix products of a model array: one a member, in single precision, by the fastest way there is.
 
-On a CPU that is oneDNN, whose kernels use AVX-512 wherever the processor has it; the BLAS behind
-``torch.bmm`` does so on some makers' processors only (docs/DECISIONS.md has the figures). torch
-hands products of single precision to oneDNN when half precision is allowed for them. Processors
-with matrix units of half precision would then use those, so the allowance is given only where a
-trial shows that products stay exact, and only for the product at hand.
+On a CPU that is oneDNN, whose kernels use AVX-512 wherever the processor has it, or the BLAS behind
+``torch.mm``, which does so on some makers' processors only (docs/DECISIONS.md has the figures).
+torch hands products of single precision to oneDNN when half precision is allowed for them.
+Processors with matrix units of half precision would then use those, so the allowance is given only
+where a trial shows that products stay exact, and only for the product at hand; the BLAS does the
+others' products, one after the other.
 
 Shapes are in suffixes: K members, N rows, M inputs, O outputs.
 """
@@ -37,7 +38,7 @@ def matmul(a_KNM: Tensor, b_KMO: Tensor) -> Tensor:
     if not on_cpu(a_KNM):
         return torch.bmm(a_KNM, b_KMO)
     if not batches_are_exact():
-        return torch.stack([_alone(a, b) for a, b in zip(a_KNM, b_KMO, strict=True)])
+        return _one_by_one(a_KNM, b_KMO)
     with _OneDNN():
         if len(a_KNM) == 1:  # oneDNN is slower at batches of one
             return torch.mm(a_KNM[0], b_KMO[0])[None]
@@ -52,12 +53,12 @@ def batched(a_BNM: Tensor, b_BMO: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.bmm(a_BNM, b_BMO, out=out)
 
 
-def _alone(a_NM: Tensor, b_MO: Tensor) -> Tensor:
-    """One product by oneDNN's linear layer, which never leaves single precision."""
-    if not torch.backends.mkldnn.is_available():
-        return torch.mm(a_NM, b_MO)
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(a_NM, b_MO.t(), None, "none", [], "")
-    return found
+def _one_by_one(a_KNM: Tensor, b_KMO: Tensor) -> Tensor:
+    """Each product by the BLAS, straight to its place: what stacks them would cost a tenth."""
+    found_KNO = a_KNM.new_empty(len(a_KNM), a_KNM.shape[1], b_KMO.shape[2])
+    for a, b, found in zip(a_KNM, b_KMO, found_KNO, strict=True):
+        torch.mm(a, b, out=found)
+    return found_KNO
 
 
 class _OneDNN:

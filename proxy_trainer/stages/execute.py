@@ -15,7 +15,7 @@ from pathlib import Path
 from proxy_trainer import merging, steps
 from proxy_trainer.evals.results import WHOLE
 from proxy_trainer.stages import history, ledger, metrics
-from proxy_trainer.stages.resolve import Recipe, Stage
+from proxy_trainer.stages.plan import Recipe, Stage
 from regmix.config import LaunchConfig
 from regmix.errors import RegmixError
 from regmix.files import disk_errors, write_json, write_text

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from proxy_trainer.models import card as cards
 from proxy_trainer.stages import metrics
 from proxy_trainer.stages.metrics import CHAT, of_text
-from proxy_trainer.stages.resolve import Stage
+from proxy_trainer.stages.plan import Stage
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
 from regmix.records import RunRecord

@@ -11,7 +11,7 @@ import pandas as pd
 from proxy_trainer.stages import ledger
 from proxy_trainer.stages.execute import Ended
 from proxy_trainer.stages.metrics import of_text
-from proxy_trainer.stages.resolve import Recipe, Stage
+from proxy_trainer.stages.plan import Recipe, Stage
 from regmix.quantities import amount, flops
 from regmix.recipe import StartRun
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import scipy
 from rich.markup import escape
-from scipy import stats
 
 from regmix.console.terminal import say, show, show_notes, table
 from regmix.rescaling import Rescaling
@@ -56,7 +56,7 @@ def show_verdicts(study: Study) -> None:
         say(f"transfer {escape(verdict.text)}")
         own = verdict.predicted.get(OBJECTIVE)
         if own is not None:
-            half = float(stats.t.ppf(0.95, own.freedom)) * own.std
+            half = float(scipy.stats.t.ppf(0.95, own.freedom)) * own.std
             say(
                 f"objective at {escape(verdict.large)}: {own.mean:.4f}, 90 % of runs within "
                 f"± {half:.4f} (by a {own.how} through {verdict.mixtures} mixtures)"

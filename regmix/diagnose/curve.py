@@ -84,7 +84,7 @@ class Curve:
         """From what :meth:`as_dict` gave."""
         points = pd.DataFrame(raw["points"]).set_index("runs").astype(float)
         known: dict[str, Any] = raw["forecast"]
-        forecast = {k: float("nan") if v is None else v for k, v in known.items()}
+        forecast: dict[str, Any] = {k: float("nan") if v is None else v for k, v in known.items()}
         return cls(points, Forecast(**forecast), raw["regressor"], raw["directly"])
 
 
@@ -100,13 +100,13 @@ def learn(
     objective: Objective,
     kind: str,
     progress: Progress | None = None,
-    rounds: int = MOST_ROUNDS,
+    rounds: int | None = None,
 ) -> Curve | None:
     """The learning curve; None where there are too few runs, or the objective never varies.
 
     Args:
         kind: name of the regressor.
-        rounds: of folds, at most; more of them make narrower intervals.
+        rounds: of folds, at most (default: 8); more of them make narrower intervals.
     """
     runs = len(data.weights)
     truth = assess.values(data, objective)
@@ -125,7 +125,7 @@ def learn(
         noise = relative_variances(data, metrics)
         context = Context(None if noise is None else noise[order])
     affordable = int(SECONDS / (per_fold * y.shape[1]))
-    rounds = min(rounds, max(1, affordable // FOLDS))
+    rounds = min(rounds or MOST_ROUNDS, max(1, affordable // FOLDS))
     used = min(FOLDS, max(2, affordable)) if rounds == 1 else FOLDS
     plan = [(repeat, fold) for repeat in range(rounds) for fold in range(used)]
     folds = Folds.draw(runs, FOLDS, rounds)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
-from scipy import stats
+import scipy
 
 from regmix import assess, noise
 from regmix.diagnose.curve import Curve, Forecast
@@ -125,7 +125,7 @@ def _noise(e: Evidence) -> Iterator[Finding]:
         return
     known = f"seed noise {o.noise:.3g} from {o.freedom + 1} seeds or more"
     if o.freedom < 4:
-        factor = math.sqrt(o.freedom / stats.chi2.ppf(0.05, o.freedom))
+        factor = math.sqrt(o.freedom / scipy.stats.chi2.ppf(0.05, o.freedom))
         known = f"seed noise {o.noise:.3g}, could be {factor:.1f}x that: {o.freedom + 1} seeds"
     if o.snr >= noise.ADVISED_SNR:
         yield Finding(

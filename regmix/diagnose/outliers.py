@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from regmix import assess
 from regmix.mixture import FloatArray
@@ -27,7 +27,7 @@ _SHOWN = 2
 
 def threshold(runs: int) -> float:
     """Standard deviations; so many that a clean swarm has an outlier one time in twenty at most."""
-    return max(RESIDUAL, float(stats.norm.ppf(1 - _CHANCE / (2 * runs))))
+    return max(RESIDUAL, float(scipy.stats.norm.ppf(1 - _CHANCE / (2 * runs))))
 
 
 @dataclass(frozen=True)

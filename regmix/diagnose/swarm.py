@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.distance import pdist, squareform
+import scipy
 
 from regmix.assess import BARELY_VARIED
 from regmix.observations import Observations
@@ -79,7 +79,9 @@ def laws(runs: int, count: int) -> pd.DataFrame:
 
 def duplicates(data: Observations) -> pd.DataFrame:
     """Pairs of runs on one mixture: ``one``, ``other`` (names), ``identical`` (metrics too)."""
-    apart = squareform(0.5 * pdist(data.x(), "cityblock"))
+    apart = scipy.spatial.distance.squareform(
+        0.5 * scipy.spatial.distance.pdist(data.x(), "cityblock")
+    )
     names = data.info["name"].astype(str).to_numpy()
     y = data.metrics.to_numpy()
     rows = [

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from regmix.errors import UserError
 from regmix.export.base import Unit
 from regmix.mixture import EXACT
+from regmix.pages import page
 from regmix.places import Places
 
 
@@ -48,7 +49,7 @@ def _mean(name: str, places: Places) -> float:
         raise UserError(
             f"{places.where}: the mean tokens of a document of '{name}' are not known, and this "
             "format weighs documents; build the study's data, or give tokens and documents of the "
-            "domain in a mapping file (--paths)"
+            f"domain in a mapping file (--paths); {page('EXPORTS', 'units')} says why"
         )
     return mean
 

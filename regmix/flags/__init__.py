@@ -21,7 +21,7 @@ from regmix.flags import books, curves, ladder, prediction
 from regmix.flags.base import COLUMNS, Flag
 from regmix.flags.ladder import Rung
 from regmix.observations import Observations
-from regmix.store import Trails
+from regmix.store.trails import Trails
 
 __all__ = ["Flag", "Flags", "Rung", "excluded", "find", "left_out"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from regmix.mixture import FloatArray
 
@@ -37,7 +37,7 @@ def limit(values: int, tests: int, chance: float) -> float:
     Five, or more where there are so few values that their scale is hardly known, or so many tests
     that five would happen: Student's t at ``chance`` over the number of tests, two-sided.
     """
-    return max(FAR, float(stats.t.isf(chance / (2 * tests), max(1.0, _EFFICIENCY * values))))
+    return max(FAR, float(scipy.stats.t.isf(chance / (2 * tests), max(1.0, _EFFICIENCY * values))))
 
 
 def robust(values: FloatArray) -> FloatArray:
@@ -68,12 +68,12 @@ def crossings(early: FloatArray, last: FloatArray, bound: float) -> Iterator[Cro
     """
     if np.ptp(early) == 0 or np.ptp(last) == 0:
         return
-    slope, at_zero = stats.theilslopes(last, early)[:2]
+    slope, at_zero = scipy.stats.theilslopes(last, early)[:2]
     residual = last - at_zero - slope * early
     scale = float(robust(residual))
     if scale == 0:
         return
-    ranks = np.column_stack([stats.rankdata(v, "ordinal").astype(int) for v in (early, last)])
+    ranks = np.column_stack([scipy.stats.rankdata(v, "ordinal").astype(int) for v in (early, last)])
     for i in np.flatnonzero(np.abs(residual) > bound * scale):
         if abs(ranks[i, 1] - ranks[i, 0]) >= CROSSED * len(last):
             own = float(residual[i])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,7 +28,7 @@ from regmix.sound import Sound
 from regmix.store import Store
 
 LEARNING = "learning.json"
-LEARNING_ROUNDS = 2
+LEARNING_ROUNDS = 1
 """Of the learning curve; `regmix diagnose` takes more, and longer, for narrower intervals."""
 
 MATH_AND_CODE = ("math", "gsm", "code", "humaneval", "mbpp")
@@ -171,15 +171,17 @@ class Evidence:
 
     @property
     def usual_sides(self) -> tuple[str, str] | None:
-        """The study's first two groups of metrics; without two, math and code against knowledge.
-
-        These are known by their names, among the metrics that an objective takes of itself.
-        """
+        """The study's first two groups of metrics; without two, math and code against knowledge."""
         groups = list(self.study.config.objective.groups)
         if len(groups) >= 2:
             return groups[0], groups[1]
-        names = of_themselves(self.fitted.surrogate.metric_names)
-        knowing = [m for m in names if any(word in m.lower() for word in KNOWLEDGE)]
-        doing = [m for m in names if any(word in m.lower() for word in MATH_AND_CODE)]
-        doing = [m for m in doing if m not in knowing]
-        return (",".join(doing), ",".join(knowing)) if doing and knowing else None
+        return sides_by_name(self.fitted.surrogate.metric_names)
+
+
+def sides_by_name(metrics: Sequence[str]) -> tuple[str, str] | None:
+    """Math and code against knowledge, among the metrics that an objective takes of itself."""
+    names = of_themselves(metrics)
+    knowing = [m for m in names if any(word in m.lower() for word in KNOWLEDGE)]
+    doing = [m for m in names if any(word in m.lower() for word in MATH_AND_CODE)]
+    doing = [m for m in doing if m not in knowing]
+    return (",".join(doing), ",".join(knowing)) if doing and knowing else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy import optimize
+import scipy
 
 from regmix.mixture import FloatArray
 from regmix.regressors.base import NOTHING, Context, Prediction, Regressor, Shape
@@ -167,7 +167,7 @@ def stack(tried: Sequence[HeldOut], y: FloatArray, rows: np.ndarray) -> FloatArr
     even = np.sqrt(_EVEN)
     a = np.vstack([features, np.full((1, k), strict), even * np.eye(k)])
     b = np.concatenate([target, [strict], np.full(k, even / k)])
-    weights = optimize.nnls(a, b)[0]
+    weights = scipy.optimize.nnls(a, b)[0]
     weights = np.where(weights < LEAST_WEIGHT * weights.sum(), 0.0, weights)
     return np.asarray(weights / weights.sum())
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy import linalg, optimize
+import scipy
 
 from regmix.mixture import FloatArray
 from regmix.regressors.base import (
@@ -87,7 +87,7 @@ class GaussianProcess:
         with one_thread:
             covariance = _kernel(self._z, self._z, theta) + np.diag(noise * data.noise)
             self._factor = np.asarray(np.linalg.cholesky(covariance))
-            self._alpha = linalg.cho_solve((self._factor, True), data.y)
+            self._alpha = scipy.linalg.cho_solve((self._factor, True), data.y)
 
     @classmethod
     def fit_all(cls, x: FloatArray, y: FloatArray, context: Context = NOTHING) -> Sequence[Self]:
@@ -140,7 +140,7 @@ class GaussianProcess:
         The hyperparameters are those of all runs.
         """
         with one_thread:
-            inverse = linalg.cho_solve((self._factor, True), np.eye(len(self._z)))
+            inverse = scipy.linalg.cho_solve((self._factor, True), np.eye(len(self._z)))
         own = np.diag(inverse)
         mean = self._data.y - self._alpha / own
         return Prediction(
@@ -188,7 +188,7 @@ class GaussianProcess:
 
     def _whitened(self, cross: FloatArray) -> FloatArray:
         return np.asarray(
-            linalg.solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
+            scipy.linalg.solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
         )
 
 
@@ -197,10 +197,10 @@ def _hyperparameters(z: FloatArray, data: _Data) -> FloatArray:
     d = z.shape[1]
     bounds = [(-3.0, 4.0)] * d + [(-4.0, 5.0), (-9.0, 4.0), (np.log(_NOISE_FLOOR), 1.0)]
     gram = z @ z.T
-    best: optimize.OptimizeResult | None = None
+    best: scipy.optimize.OptimizeResult | None = None
     for length in _STARTS[: 1 if len(z) >= _MANY_RUNS else None]:
         start = np.concatenate([np.full(d, np.log(length)), [0.0, np.log(0.1), np.log(0.05)]])
-        found = optimize.minimize(
+        found = scipy.optimize.minimize(
             _negative_log_posterior, start, args=(z, gram, data.y, data.noise),
             jac=True, method="L-BFGS-B", bounds=bounds,
             options={"maxiter": _STEPS, "ftol": _TOLERANCE},
@@ -243,12 +243,12 @@ def _negative_log_posterior(
     straight = linear * gram
     covariance = matern + straight
     covariance[np.diag_indices_from(covariance)] += noise * relative
-    factor, failed = linalg.lapack.dpotrf(covariance, lower=1, clean=0)
+    factor, failed = scipy.linalg.lapack.dpotrf(covariance, lower=1, clean=0)
     if failed:
         return 1e10, np.zeros_like(theta)
     logdet = np.log(np.diag(factor)).sum()
-    alpha = linalg.lapack.dpotrs(factor, t, lower=1)[0]
-    inverse = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
+    alpha = scipy.linalg.lapack.dpotrs(factor, t, lower=1)[0]
+    inverse = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     # dL/dθ = ½ tr((K⁻¹ − ααᵀ) dK/dθ), R&W eq. 5.9 with the sign turned.
     w = 0.5 * (inverse - np.outer(alpha, alpha))

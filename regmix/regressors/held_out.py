@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from regmix.mixture import FloatArray
 from regmix.regressors.base import Context, Prediction, Regressor
 
 LEVEL = 0.9
 """Intervals are made to cover this share."""
-_Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+_Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 
 @dataclass(frozen=True)

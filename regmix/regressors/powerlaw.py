@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
+import scipy
 
 from regmix.mixture import FloatArray
 from regmix.regressors.laws import SCOUT, Law, Scouted, tame
@@ -120,7 +120,7 @@ def _start(
     ridge = 1e-2 * np.eye(d + 2)[2:]
     starts = np.empty((len(turned), 3 * d + 1))
     for row, y in zip(starts, turned, strict=True):
-        found = optimize.nnls(np.vstack([design, ridge]), np.concatenate([y, np.zeros(d)]))[0]
+        found = scipy.optimize.nnls(np.vstack([design, ridge]), np.concatenate([y, np.zeros(d)]))[0]
         row[0] = sign * (found[0] - found[1])
         row[1 : d + 1] = np.log(np.maximum(found[2:], _SMALLEST))
     starts[:, d + 1 : 2 * d + 1] = np.log(offset)

@@ -21,7 +21,7 @@ PENALTIES = np.logspace(-7, 1, 33)
 """Tried, as shares of the largest eigenvalue."""
 
 
-class _Ridge(Parametric):
+class Ridge(Parametric):
     """θ = (intercept, coefficients) of features that have mean 0 over the simplex's centre."""
 
     @staticmethod
@@ -48,7 +48,7 @@ class _Ridge(Parametric):
         return np.hstack([np.ones((len(x), 1)), self.features(x)])
 
 
-class Linear(_Ridge):
+class Linear(Ridge):
     """Ridge on the weights."""
 
     name: ClassVar[str] = "linear"
@@ -64,7 +64,7 @@ class Linear(_Ridge):
         return Shape(smooth=True, convex=1)
 
 
-class SqrtRidge(_Ridge):
+class SqrtRidge(Ridge):
     """Ridge on the weights and their square roots."""
 
     name: ClassVar[str] = "sqrt-ridge"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from regmix.mixture import FloatArray, Mixture
 from regmix.observations import Observations
@@ -28,7 +28,7 @@ def probability_beaten(problem: Problem, best: FloatArray, x: FloatArray) -> Flo
     gain, std = gains(problem, best, x)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(std > 1e-12, gain / std, np.sign(gain) * np.inf)
-    return np.asarray(np.where(gain == 0, 0.5, stats.norm.cdf(np.nan_to_num(z, nan=0.0))))
+    return np.asarray(np.where(gain == 0, 0.5, scipy.stats.norm.cdf(np.nan_to_num(z, nan=0.0))))
 
 
 def gains(problem: Problem, best: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray]:

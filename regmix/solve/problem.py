@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from regmix.mixture import FloatArray, Mixture
 from regmix.objective import Objective
@@ -41,7 +41,7 @@ class Limit:
         """How far each mixture is beyond the limit, in the metric's unit; <= 0: it holds."""
         fitted, at = surrogate.metric(self.metric), self.reference.array()
         loss = self.sign * (fitted.model.mean(x) - fitted.model.mean(at[None]))
-        margin = float(stats.norm.ppf(self.confidence))
+        margin = float(scipy.stats.norm.ppf(self.confidence))
         if margin > 0:
             loss = loss + margin * fitted.contrast(x, at)
         return np.asarray(loss - self.allowed)

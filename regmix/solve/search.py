@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import optimize
+import scipy
 
 from regmix.errors import UserError
 from regmix.mixture import FloatArray
@@ -179,7 +179,7 @@ def _descend(problem: Problem, start: FloatArray, tolerance: float = _FINE) -> F
                 "jac": lambda w: -_excess_slopes(problem, np.maximum(w, 0)) / scale,
             }
         )
-    answer = optimize.minimize(
+    answer = scipy.optimize.minimize(
         lambda w: problem.value(np.maximum(w, 0)[None])[0] / scale,
         start,
         jac=lambda w: slope(problem, np.maximum(w, 0)) / scale,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
+import os
 import subprocess
 import sys
 import time
@@ -169,6 +171,12 @@ def test_want_of_memory_is_found_behind_what_it_led_to() -> None:
         found = arrays._want_of_memory(exc)
     assert found == str(lacking())
     assert arrays._want_of_memory(MemoryError()) == "MemoryError"
+
+
+def test_a_file_that_cannot_be_mapped_for_memory_is_want_of_it_and_no_other_trouble() -> None:
+    short, missing = (OSError(n, os.strerror(n)) for n in (errno.ENOMEM, errno.ENOENT))
+    assert arrays._want_of_memory(short) == "[Errno 12] Cannot allocate memory"
+    assert arrays._want_of_memory(missing) == ""
 
 
 def test_what_is_not_allocated_yet_is_left_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

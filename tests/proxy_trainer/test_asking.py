@@ -28,7 +28,6 @@ from regmix.files import read_json
 from regmix.layout import AskedLayout
 from regmix.planning import template
 from regmix.records import read_events
-from regmix.store import cohort
 from regmix.study import Study
 from regmix.tasks import GenerationTask
 from regmix.testing.launchers import until
@@ -124,8 +123,8 @@ def test_what_models_that_are_not_kept_were_asked_is_a_part_of_what_they_are(
     )
     asked, asked_kept = (replace(spec, tasks=("a",), tasks_at="every") for spec in (lost, own))
     assert len({spec.run_id for spec in (lost, asked, own)}) == 3
-    assert len({cohort(spec) for spec in (lost, asked, own)}) == 3
-    assert (asked_kept.run_id, cohort(asked_kept)) == (own.run_id, cohort(own))
+    assert len({spec.cohort for spec in (lost, asked, own)}) == 3
+    assert (asked_kept.run_id, asked_kept.cohort) == (own.run_id, own.cohort)
     assert replace(asked, tasks_at="last").run_id == asked.run_id
 
 

@@ -19,7 +19,7 @@ from proxy_trainer.evals.questions import Question, Questions
 from proxy_trainer.models import hf
 from proxy_trainer.models.array import ModelArray
 from proxy_trainer.models.folder import load_folder
-from proxy_trainer.sharded.model import without_weights
+from proxy_trainer.models.losses import without_weights
 from regmix import strict
 from regmix.config import ModelConfig
 from regmix.families import Shape, TransformersShape

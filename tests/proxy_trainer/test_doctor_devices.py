@@ -14,6 +14,7 @@ import torch
 
 from proxy_trainer import doctor
 from regmix.config import LaunchConfig
+from regmix.pages import page
 from regmix.study import Study
 
 
@@ -108,5 +109,5 @@ def test_the_command_fails_where_the_study_asks_for_what_is_not_there(study: Stu
     )  # fmt: skip
     assert found.returncode == 1
     assert "problem  launcher local" in found.stdout
-    assert "→ docs/LAUNCHING.md" in found.stdout
+    assert f"→ {page('LAUNCHING')}" in found.stdout
     assert "problems" in found.stdout.splitlines()[-1]

@@ -235,6 +235,7 @@ def test_other_questions_of_one_name_are_refused(
         steps.ask(measured, tasks(measured))
 
 
+@pytest.mark.slow
 def test_the_command(
     measured: Study,
     train_runs: Callable[..., Outcome],

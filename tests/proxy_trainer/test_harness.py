@@ -57,6 +57,12 @@ def write_rows(path: Path, content: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in content))
 
 
+@pytest.fixture(autouse=True)
+def no_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness's own evaluations fork for their bootstrap, which torch's threads may stall."""
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Questions, texts, tasks of two subjects, and a tokenizer."""

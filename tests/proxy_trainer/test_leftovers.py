@@ -21,7 +21,7 @@ def run(study: Study, monkeypatch: pytest.MonkeyPatch) -> RunLayout:
     made = study.layout.run(study.propose().specs[0].run_id)
     made.before.mkdir()
 
-    def killed(_: RunLayout) -> None:
+    def killed(*_: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:

@@ -29,8 +29,8 @@ from proxy_trainer.evals.multiple_choice import MultipleChoice
 from proxy_trainer.evals.results import Result
 from proxy_trainer.kept import Part
 from proxy_trainer.launch.claims import Claimant
+from proxy_trainer.models.losses import without_weights
 from proxy_trainer.moments import Moments
-from proxy_trainer.sharded.model import without_weights
 from proxy_trainer.train import train
 from regmix import claims
 from regmix.config import ModelConfig

@@ -19,7 +19,7 @@ from proxy_trainer.evals.results import Result
 from proxy_trainer.evals.texts import Texts
 from proxy_trainer.models import hf
 from proxy_trainer.models.array import ModelArray
-from proxy_trainer.sharded.model import without_weights
+from proxy_trainer.models.losses import without_weights
 from regmix.config import EvaluateConfig, ModelConfig
 from regmix.errors import RegmixError, UserError
 from regmix.families import TransformersShape

@@ -42,7 +42,8 @@ def test_evaluation_is_a_forward_pass_over_the_held_out_text(trained: Study) -> 
 
 
 def result(**counts: int) -> dict[str, Any]:
-    return {"metrics": [], "step": 40, "tokens": 40_960, "counts": counts}
+    named = {"task": "t", "fingerprint": "f"}
+    return {**named, "metrics": [], "step": 40, "tokens": 40_960, "counts": counts}
 
 
 def test_what_tasks_gave_to_read_counts_at_a_third_too(trained: Study) -> None:

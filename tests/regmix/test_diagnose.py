@@ -48,7 +48,7 @@ def look(import_study: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., D
     def made(
         weights: pd.DataFrame, values: pd.DataFrame, more: str = "", rounds: int = 1
     ) -> Diagnosis:
-        monkeypatch.setattr(curve, "_MOST_ROUNDS", rounds)
+        monkeypatch.setattr(curve, "MOST_ROUNDS", rounds)
         study = import_study(weights, values, FIT + more)
         study.fit()
         return study.diagnose()

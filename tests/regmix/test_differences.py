@@ -170,7 +170,8 @@ def test_larger_models_take_the_proxies_noise_until_they_are_repeated(
     two: Study, worker: Any
 ) -> None:
     fill(two, worker, np.random.default_rng(7))
-    mixes = {"a": Mixture.uniform(two.domains), "b": two.runs()[0].spec.mixture}
+    other = next(r.spec.mixture for r in two.runs() if r.spec.name == "mix-0000")
+    mixes = {"a": Mixture.uniform(two.domains), "b": other}
     for name, mixture in mixes.items():
         planning.add_run(two, planning.target_run(two, f"target-{name}", mixture))
     fill(two, worker, np.random.default_rng(8))

@@ -9,7 +9,7 @@ from scipy import stats
 
 from regmix import flags
 from regmix.observations import Observations
-from regmix.store import Trails
+from regmix.store.trails import Trails
 
 DOMAINS = ["code", "math", "web"]
 RUNS, POINTS, BLOCKS = 100, 30, 60

@@ -157,6 +157,19 @@ def test_even_noise_is_not_called_uneven() -> None:
         assert np.mean(alarms) > 0.01
 
 
+def test_repeats_that_are_equal_have_no_noise_at_all() -> None:
+    """As accuracies of chance have; the mean of three times 0.1 is not 0.1."""
+    data = repeated(np.random.default_rng(6), seeds=3, mixtures=3)
+    data.replicates.loc[data.replicates["mixture"] == "h1", "bpb/m1"] = 0.1
+    row = noise.floor(data).metrics.loc["bpb/m1"]
+    assert math.isnan(row["uneven"])
+    assert math.isnan(row["p_uneven"])
+    data = repeated(np.random.default_rng(6), seeds=3, mixtures=3)
+    data.replicates["bpb/m1"] = 0.1
+    assert data.noise()["bpb/m1"] == 0
+    assert noise.floor(data).metrics.loc["bpb/m1", "snr"] == math.inf
+
+
 def test_uneven_noise_is_found_and_differences_are_judged_by_the_noisiest() -> None:
     rng = np.random.default_rng(6)
     floor = noise.floor(repeated(rng, 8, 2, np.array([0.01, 0.25]), metrics=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -210,7 +211,7 @@ def test_what_is_named_as_a_conflict_is_one_and_none_of_it_is_idle(seed: int) ->
         first = str(error).split(" -- and so do these: ")[0]
         named = [c for c in rows if f"{c.name} asks for" in first]
         lacks = {
-            c.name: float(part.split("short by ")[1].split(";")[0])
+            c.name: float(re.split("; | ", part.split("short by ")[1])[0])
             for c in named
             if "short by" in (part := first.split(f"{c.name} asks for")[1].split("; c")[0])
         }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from regmix.plot.draw.base import NARROW, WIDTH, legend, percent, rows, sheet
+from regmix.plot.draw.base import NARROW, WIDTH, legend, percent, rows, sheet, ticks
 from regmix.plot.paper import COLOURS, Paper
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def gains(frame: pd.DataFrame, paper: Paper) -> Figure:
     if len(seeds):
         axes.plot(seeds["gain"], seeds["reference"].map(place) + 0.16, "o", markersize=3.5,
                   color=paper.ink, alpha=0.6, markeredgewidth=0, label="one seed")  # fmt: skip
+    ticks(axes.xaxis, 6)
     axes.set_xlabel("← proposal worse · gain of the objective · proposal better →")
     axes.set_ylim(len(names) - 0.45, -0.55)
     figure.legend(loc="outside upper left", ncols=2, borderpad=0.1)

@@ -51,7 +51,7 @@ def legend(figure: Figure, axes: Any) -> None:
 
     entries = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=place)
     handles, labels = zip(*entries, strict=True)
-    figure.legend(handles, labels, loc="outside upper left", ncols=4, borderpad=0.1)
+    figure.legend(handles, labels, loc="outside upper left", ncols=5, borderpad=0.1)
 
 
 def percent(axis: Any) -> None:

@@ -116,5 +116,6 @@ def interactions(frame: pd.DataFrame, paper: Paper) -> Figure:
                       xerr=INTERVAL90 * frame["std"][own], fmt="o", markersize=6.5,
                       color=COLOURS["proposal"], markerfacecolor=face, elinewidth=1.3,
                       capsize=3)  # fmt: skip
+    ticks(axes.xaxis, 4)
     axes.set_xlabel("← less together · interaction · more together →")
     return figure

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from scipy import linalg
+import scipy
 
 from regmix.mixture import FloatArray
 
@@ -201,7 +201,9 @@ class ProcessStd:
         size = len(part.inputs)
         factor = np.zeros((size, size))
         factor[np.tril_indices(size)] = self.factor
-        white = linalg.solve_triangular(factor, part.kernel(at).T, lower=True, check_finite=False)
+        white = scipy.linalg.solve_triangular(
+            factor, part.kernel(at).T, lower=True, check_finite=False
+        )
         prior = part.signal + part.linear * (at.roots**2).sum(1)
         variance = np.maximum(prior - (white**2).sum(0), 0.0) + self.noise
         return np.asarray(self.scale * np.sqrt(variance))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
-import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import pandas as pd
 import pytest
 
 from regmix import flags, report
-from regmix.cli import main
 from regmix.comparison import Gain
 from regmix.diagnose.curve import Curve, Forecast
 from regmix.errors import UserError
 from regmix.mixture import Mixture
 from regmix.noise import SeedNoise
 from regmix.plot import Figure, frames, trust
+from regmix.plot.evidence import LEARNING, sides_by_name
 from regmix.study import Study
 
 WITH_FIT = ("weights", "gains", "held_out", "noise_floor", "learning", "distances", "effects",
@@ -89,14 +90,16 @@ def test_effects_are_the_fits_own(trained: Any) -> None:
     assert found["gain"].is_monotonic_increasing
 
 
-def test_the_curve_is_kept_with_the_fit(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_curve_is_kept_with_the_fit(trained: Any) -> None:
     first = trained.study.plot.learning().frame()
-
-    def again(*_: object, **__: object) -> None:
-        raise AssertionError("the curve was computed twice")
-
-    monkeypatch.setattr("regmix.diagnose.curve.learn", again)
     pd.testing.assert_frame_equal(trained.study.plot.learning().frame(), first)
+    kept = trained.study.latest_fit().folder / LEARNING
+    content = json.loads(kept.read_text())
+    content["curve"]["points"][0]["spearman"] = 0.125  # computed again, it would be another
+    kept.write_text(json.dumps(content))
+    again = trained.study.plot.learning().frame()
+    assert again["spearman"].iloc[0] == 0.125
+    pd.testing.assert_frame_equal(again.iloc[1:], first.iloc[1:])
 
 
 def test_a_curve_goes_on_as_its_power_law_says() -> None:
@@ -134,14 +137,10 @@ def test_a_report_looks_for_flags_once(trained: Any, monkeypatch: pytest.MonkeyP
     assert len(calls) == 1
 
 
-def test_sides_are_the_studys_or_math_and_code_against_knowledge(
-    trained: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    evidence = trained.study.plot.evidence
-    assert evidence.usual_sides is None
+def test_sides_are_the_studys_or_math_and_code_against_knowledge(trained: Any) -> None:
+    assert trained.study.plot.evidence.usual_sides is None
     names = ("bpb/code", "bpb/math", "bpb/web", "mmlu/bpb", "mmlu/college_math/bpb", "gsm8k/acc")
-    monkeypatch.setattr(type(evidence.fitted.surrogate), "metric_names", names)
-    assert evidence.usual_sides == ("bpb/code,bpb/math", "mmlu/bpb")
+    assert sides_by_name(names) == ("bpb/code,bpb/math", "mmlu/bpb")
 
 
 def test_a_figure_is_saved_as_what_its_name_says(figure: Figure, tmp_path: Path) -> None:
@@ -190,19 +189,20 @@ def test_notebooks_show_tables_with_names_as_they_are(imported: Study, trained: 
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_open_says_where_the_report_is(
-    imported: Study,
-    there: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda url: asked.append(url) or there)
-    monkeypatch.setattr(sys, "argv", ["regmix", "report", str(imported.layout.root), "--open"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert not end.value.code
-    told = capsys.readouterr().out
-    assert asked == [imported.layout.report.as_uri()]
-    assert str(imported.layout.report) in told.replace("\n", "")
-    assert ("no browser here" in told) is not there
+def test_open_says_where_the_report_is(imported: Study, there: bool, tmp_path: Path) -> None:
+    """With a browser that writes down what it is to open, or none at all."""
+    asked = tmp_path / "asked"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {asked}\n')
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "regmix.cli", "report", imported.layout.root, "--open"]
+    place = {"PATH": str(tmp_path / "nothing"), "BROWSER": f"{browser} %s" if there else ""}
+    kept = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "TERM")}
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**kept, **place}
+    )
+    assert asked.exists() is there
+    if there:
+        assert asked.read_text().strip() == imported.layout.report.as_uri()
+    assert str(imported.layout.report) in ended.stdout.replace("\n", "")
+    assert ("no browser here" in ended.stdout) is not there

@@ -230,6 +230,7 @@ def save_large_fit(study: Study) -> None:
     results.save(study.layout, "large", result, proposal, diagnostics, {})
 
 
+@pytest.mark.slow
 def test_a_large_study_stays_small_and_hides_metrics_in_the_middle(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     weights = rng.dirichlet(np.ones(17), size=512).round(4)
@@ -253,6 +254,7 @@ def test_a_large_study_stays_small_and_hides_metrics_in_the_middle(tmp_path: Pat
 @pytest.mark.skipif(
     not SWARM.is_dir(), reason=f"the published swarm is not on this machine ({SWARM})"
 )
+@pytest.mark.slow
 def test_the_published_swarm(tmp_path: Path) -> None:
     paths = [SWARM / "train_mixture_1m.csv", SWARM / "train_pile_loss_1m.csv"]
     study = create_for_import(tmp_path / "pile", imports.read_csvs(*paths), paths)
