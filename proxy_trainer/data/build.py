@@ -26,6 +26,8 @@ from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest, 
 
 Progress = Callable[[int, int], None]
 _SKIPPED = ("skipped_no_text", "skipped_empty")
+FEW = 10
+"""Held-out documents of a domain below which the build says so."""
 
 
 def build(
@@ -75,13 +77,16 @@ def _build(
     ]  # fmt: skip
     done = _run(tasks, workers, progress, claim)
     results = {d: [done[t.marker] for t in tasks if t.domain == d] for d in config.domain_names}
+    domains = tuple(_domain_manifest(d, results[d.name], config) for d in config.domains)
+    notes = [n for d, found in results.items() for n in _notes(d, found, layout.root)]
+    notes += [n for d, own in zip(config.domains, domains, strict=True) for n in _thin(d, own)]
     manifest = DataManifest(
-        domains=tuple(_domain_manifest(d, results[d.name], config) for d in config.domains),
+        domains=domains,
         vocab_size=vocab_size,
         eod_id=eod_id,
         dtype=dtype,
         tokenizer=identity,
-        notes=tuple(n for d, found in results.items() for n in _notes(d, found, layout.root)),
+        notes=tuple(notes),
         settings=config.data_settings(),
     )
     claim.check()
@@ -316,6 +321,19 @@ def _notes(domain: str, results: list[dict[str, Any]], root: Path) -> list[str]:
             f"({no_text} without the text field, {empty} empty)"
         )
     return notes
+
+
+def _thin(domain: Domain, found: DomainManifest) -> list[str]:
+    """Held-out text that is a handful of documents: its bits per byte would be of these alone."""
+    held_out = found.valid
+    if held_out.documents >= FEW:
+        return []
+    more = "more of them under valid" if domain.valid else f"valid_share above {domain.valid_share}"
+    return [
+        f"domain '{domain.name}': its bits per byte rest on {held_out.documents} held-out "
+        f"document{'s' * (held_out.documents > 1)} ({held_out.tokens:,} tokens), with fewer than "
+        f"{FEW} of which chance weighs: give it {more}"
+    ]
 
 
 def _check_skipped(name: str, split: str, parts: list[SplitManifest], limit: float) -> None:

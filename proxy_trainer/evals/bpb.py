@@ -28,8 +28,6 @@ from proxy_trainer.data.shards import DomainTokens, IntArray
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
 
-BATCH_TOKENS = 4096
-
 
 class Measured(Protocol):
     """What can be measured: one model or several that read the same text."""
@@ -37,6 +35,10 @@ class Measured(Protocol):
     @property
     def members(self) -> int:
         """Models."""
+
+    @property
+    def tokens_at_once(self) -> int:
+        """So many are best given together, padding among them."""
 
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:
         """Total nats of every window's targets by each model, ``(K, B)``, in double precision.
@@ -199,7 +201,7 @@ def _nats(model: Measured, windows: EvalSet) -> npt.NDArray[np.float64]:
     start = 0
     while start < len(by_length):
         longest = len(windows.inputs[by_length[start]])
-        rows = by_length[start : start + max(1, BATCH_TOKENS // longest)]
+        rows = by_length[start : start + max(1, model.tokens_at_once // longest)]
         start += len(rows)
         found_KW[:, rows] = model.nats(*_pad(windows, rows, longest)).cpu().numpy()
     total_MK = np.zeros((len(windows.document_bytes), model.members))

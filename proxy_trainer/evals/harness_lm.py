@@ -26,7 +26,8 @@ from proxy_trainer.evals.models import Models
 from proxy_trainer.evals.prompts import Prompt, Prompts
 from regmix.errors import UserError, unknown_name
 
-Pair = tuple[tuple[int, ...], tuple[int, ...]]
+Tokens = tuple[int, ...]
+Pair = tuple[Tokens, Tokens]
 """Tokens that are given, and tokens that are scored after them."""
 Scored = tuple[list[float], list[bool]]
 """By member: log-probability, and whether the likeliest token always is the one."""
@@ -66,43 +67,50 @@ class Together:
 def side_by_side(pairs: Sequence[Pair], context: int) -> tuple[Prompts, list[list[Pair]]]:
     """Pairs as prompts, what follows one text together, and which pair each choice is.
 
-    What does not fit the context is cut from the left; prompts that begin alike share that.
+    What does not fit the context is cut from the left; prompts that begin alike share that. What is
+    longer than the text before it, such as a whole document, has a row of its own: side by side,
+    attention grows with the square of all of them.
 
     Raises:
         UserError: what is to be scored is longer than the context.
     """
-    by_given: dict[tuple[int, ...], list[Pair]] = {}
+    together: dict[tuple[Tokens, Tokens], list[Pair]] = {}
     for given, scored in pairs:
         if len(scored) > context:
             raise UserError(f"{len(scored)} tokens are to be scored, in a context of {context}")
-        by_given.setdefault(given[-(context + 1 - len(scored)) :], []).append((given, scored))
+        fitting = given[-(context + 1 - len(scored)) :]
+        own = scored if len(scored) > len(fitting) else ()
+        together.setdefault((fitting, own), []).append((given, scored))
+    places: dict[Tokens, list[int]] = {}
+    for index, (given, _) in enumerate(together):
+        places.setdefault(given, []).append(index)
     found = Prompts()
+    order = list(together.values())
     alone: list[Prompt] = []
-    order = list(by_given.values())
-    places = {given: index for index, given in enumerate(by_given)}
-    for shared, group in _alike(sorted(by_given)):
-        own = [
+    for shared, group in _alike(sorted(places)):
+        prompts = [
             Prompt(
-                places[given],
+                index,
                 np.asarray(given[shared:], dtype=np.int64),
-                tuple(np.asarray(scored, dtype=np.int64) for _, scored in by_given[given]),
+                tuple(np.asarray(scored, dtype=np.int64) for _, scored in order[index]),
                 0,
                 0,
             )
             for given in group
+            for index in places[given]
         ]
         if shared:
-            found.groups.append((np.asarray(group[0][:shared], dtype=np.int64), own))
+            found.groups.append((np.asarray(group[0][:shared], dtype=np.int64), prompts))
         else:
-            alone += own
+            alone += prompts
     if alone:
         found.groups.append((np.zeros(0, dtype=np.int64), alone))
     return found, order
 
 
-def _alike(ordered: Sequence[tuple[int, ...]]) -> list[tuple[int, list[tuple[int, ...]]]]:
+def _alike(ordered: Sequence[Tokens]) -> list[tuple[int, list[Tokens]]]:
     """Neighbours that begin with the same tokens, and how many these are; at least one is left."""
-    groups: list[tuple[int, list[tuple[int, ...]]]] = []
+    groups: list[tuple[int, list[Tokens]]] = []
     for given in ordered:
         if groups:
             shared, group = groups[-1]

@@ -13,6 +13,7 @@ from proxy_trainer.environment import choose_device
 from proxy_trainer.models.decoder import Decoder
 from proxy_trainer.models.folder import Weights
 from proxy_trainer.models.losses import without_weights
+from proxy_trainer.models.reading import tokens_at_once
 from proxy_trainer.models.verify import free_memory
 from regmix.errors import RegmixError
 from regmix.families import Shape
@@ -85,6 +86,11 @@ class WholeModel:
     def member(self, member: int) -> dict[str, Tensor]:
         """Its weights as a state dict in transformers' names."""
         return self._model.state_dict()
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Of its device."""
+        return tokens_at_once(self.device)
 
     @torch.no_grad()
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:

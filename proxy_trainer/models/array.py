@@ -29,6 +29,7 @@ from proxy_trainer.models.kernels import (
     swiglu,
 )
 from proxy_trainer.models.products import on_cpu
+from proxy_trainer.models.reading import tokens_at_once
 from regmix.sizes import ModelShape
 
 TRUNK_MATRICES = ("qkv", "out", "gate_up", "down")
@@ -145,6 +146,11 @@ class ModelArray(nn.Module):
     def embedded(self, ids_KN: Tensor) -> Tensor:
         """Every member's rows of its own embedding, ``(K, N, D)``."""
         return F.embedding(ids_KN + self.offset_K[:, None], self.embed.flatten(0, 1))
+
+    @property
+    def tokens_at_once(self) -> int:
+        """What :class:`proxy_trainer.evals.bpb.Measured` asks for."""
+        return tokens_at_once(self.embed.device)
 
     @torch.no_grad()
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from proxy_trainer.models.folder import Weights
 from proxy_trainer.models.losses import Losses, without_weights
+from proxy_trainer.models.reading import tokens_at_once
 from proxy_trainer.sharded.ranks import Ranks
 from regmix.families import Shape
 
@@ -98,6 +99,11 @@ class ShardedModel:
         weights.check(self.shape, {name: tuple(p.shape) for name, p in own.items()})
         for name, whole in weights:
             fill(own[name], whole)
+
+    @property
+    def tokens_at_once(self) -> int:
+        """A share for every process."""
+        return self.ranks.world * tokens_at_once(self.ranks.device)
 
     @torch.no_grad()
     def nats(self, ids_BT: Tensor, keep_BT: Tensor, target_N: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from proxy_trainer.data.tokenise import is_valid_document
 from proxy_trainer.evals import bpb
 from proxy_trainer.models import hf
 from proxy_trainer.models.array import ModelArray
+from proxy_trainer.models.reading import TOKENS
 from regmix.config import ModelConfig
 from regmix.manifest import DataManifest
 from regmix.sizes import shape
@@ -127,7 +128,7 @@ def test_the_batch_changes_nothing(
     model = made()
     sets = bpb.load_eval_sets(study.layout, manifest, context=32, max_bytes=ALL)
     [expected] = bpb.bits_per_byte(model, sets)
-    monkeypatch.setattr(bpb, "BATCH_TOKENS", batch_tokens)
+    monkeypatch.setitem(TOKENS, "cpu", batch_tokens)
     [found] = bpb.bits_per_byte(model, sets)
     assert found == pytest.approx(expected, rel=1e-6)
     for reading, windows in zip(bpb.read(model, sets), sets, strict=True):

@@ -216,6 +216,27 @@ def test_an_empty_file_among_others_is_counted_and_said(
     assert state(study) == before
 
 
+def test_held_out_text_of_a_few_documents_is_said(tmp_path: Path) -> None:
+    for name, held_out in (("many", 10), ("few", 9), ("one", 1)):
+        write(tmp_path / name / "train.jsonl", [f"document {i} {i * i}" for i in range(99)])
+        write(tmp_path / name / "valid.jsonl", [f"text {i} {i * i}" for i in range(held_out)])
+    domains = {n: f"train: {n}/train.jsonl, valid: {n}/valid.jsonl" for n in ("many", "few", "one")}
+    domains["own"] = "train: many/train.jsonl, valid_share: 0.06"
+    study = make(tmp_path, domains)
+    manifest = build.build(study.layout, study.config)
+    valid = {name: manifest.domain(name).valid for name in manifest.names}
+    assert valid["own"].documents < 10
+    assert manifest.notes == tuple(
+        f"domain '{name}': its bits per byte rest on {valid[name].documents} held-out document{s} "
+        f"({valid[name].tokens} tokens), with fewer than 10 of which chance weighs: give it {more}"
+        for name, s, more in (
+            ("few", "s", "more of them under valid"),
+            ("one", "", "more of them under valid"),
+            ("own", "s" * (valid["own"].documents > 1), "valid_share above 0.06"),
+        )
+    )
+
+
 def test_a_file_that_was_emptied_leaves_its_former_text_out(tmp_path: Path) -> None:
     for number in (1, 2):
         write(tmp_path / "a" / f"{number}.jsonl", [f"{number} document {i}" for i in range(200)])

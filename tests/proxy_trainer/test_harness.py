@@ -362,3 +362,11 @@ def test_pairs_side_by_side_are_the_pairs(context: int) -> None:
         assert whole == given[-(context + 1 - len(scored)) :]
     with pytest.raises(UserError, match="61 tokens are to be scored, in a context of"):
         side_by_side([((1,), (2,) * 61)], context)
+
+
+def test_documents_are_read_one_by_one() -> None:
+    """After one and the same opening, which is no reason to put them side by side."""
+    documents = [((1,), tuple(range(2, 2 + size))) for size in (1, 5, 9, 40)]
+    prompts, order = side_by_side(documents, 60)
+    assert [p.inputs for p in prompts.all] == [1, 5, 9, 40]
+    assert order == [[document] for document in documents]
