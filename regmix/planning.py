@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,8 +61,22 @@ def propose(study: StudyFolder, runs: int | None = None) -> Proposed:
         for p in swarm.runs
     )
     specs += tuple(_ladder(study, shared))
+    notes = (*swarm.notes, *_earlier(study, shared))
     new = sum(add_run(study, spec) for spec in specs)
-    return Proposed(specs, new, swarm.acceptance, swarm.pulled, swarm.notes)
+    return Proposed(specs, new, swarm.acceptance, swarm.pulled, notes)
+
+
+def _earlier(study: StudyFolder, proxy: RunSpec) -> tuple[str, ...]:
+    """What becomes of proxies that were trained before the numerics changed."""
+    cohorts = Counter(r.spec.cohort for r in read_runs(study.layout) if r.status == "done")
+    present, *before = (cohorts[cohort] for cohort in proxy.cohorts)
+    if not sum(before):
+        return ()
+    return (
+        f"{sum(before)} finished runs are of an earlier version of the numerics, which this one "
+        f"({proxy.numerics}) cannot add to: a fit goes by the version of which most runs are done "
+        f"(this one: {present}, an earlier one: {max(before)})",
+    )
 
 
 def _ladder(study: StudyFolder, proxy: RunSpec) -> Iterator[RunSpec]:

@@ -104,6 +104,14 @@ class RunSpec:
         return fingerprint([*parts, own] if own else parts)
 
     @property
+    def cohorts(self) -> tuple[str, ...]:
+        """Its cohort, then those of runs that differ by an earlier version of the numerics alone.
+
+        Whoever installs a later version has not lost what was trained before.
+        """
+        return tuple(replace(self, numerics=n).cohort for n in range(self.numerics, 0, -1))
+
+    @property
     def run_id(self) -> str:
         """Hash of everything that changes the result, or what can be found of it later."""
         lost = {"tasks": list(self.tasks)} if self.tasks and not self.keep_model else {}

@@ -15,6 +15,7 @@ from regmix.flags import Flags, Rung
 from regmix.folder import StudyFolder
 from regmix.observations import Observations
 from regmix.store import Store
+from regmix.store.assembling import largest
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def observations(study: StudyFolder, store: Store) -> Observations:
     Raises:
         UserError: nothing is measured yet.
     """
-    wanted = planning.template(study, study.config.proxy).cohort if study.manifest else None
+    wanted = planning.template(study, study.config.proxy).cohorts if study.manifest else ()
     return store.observations(wanted)
 
 
@@ -102,8 +103,9 @@ def _larger(
     rungs: list[Rung] = []
     names: dict[str, str] = {}
     for step in study.config.ladder:
-        wanted = planning.template(study, step).cohort
-        own = info[(info["cohort"] == wanted) & (info["role"] == "ladder")]
+        own = info[info["role"] == "ladder"]
+        chosen = largest(own["cohort"].value_counts(), planning.template(study, step).cohorts)
+        own = own[own["cohort"] == chosen]
         mixtures = {str(r): str(m) for r, m in own["mixture"].items()}
         rungs.append(
             Rung(

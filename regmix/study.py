@@ -54,6 +54,7 @@ from regmix.results import Fit
 from regmix.runs import RunSpec
 from regmix.sound import Sound
 from regmix.store import Store
+from regmix.store.assembling import largest
 from regmix.strict import place
 from regmix.transfer import Transfer
 from regmix.transfer import measured as measured_transfer
@@ -299,8 +300,9 @@ class Study(StudyFolder):
         self, objective: Objective | None, held_out: pd.DataFrame | None
     ) -> list[Transfer]:
         settings = (self.config.proxy, *self.config.ladder)
-        cohorts = [planning.template(self, own).cohort for own in settings]
         measured, runs = self._sound(), self.store.sizes()
+        wanted = [planning.template(self, own).cohorts for own in settings]
+        cohorts = [largest(runs["cohort"].value_counts(), own) or own[0] for own in wanted]
         found = measured_transfer(
             runs[~runs["run_id"].isin(list(measured.left_out))], cohorts, measured.kept, objective,
             self.config.objective.directions, self.config.seed, held_out,

@@ -236,9 +236,10 @@ def _content(task: Harness) -> Mapping[str, Any]:
             "pip install 'regmix[eval]'"
         ) from exc
     # Its own thousands of tasks are read only where they are needed: that takes half a minute.
-    if task.called in _manager(task.include, whole=False).all_tasks:
+    given = _manager(task.include, whole=False)
+    if task.called in given.all_tasks:
         with contextlib.suppress(UserError):  # told below, if it is not that it uses one of those
-            return _of(_manager(task.include, whole=False), task)
+            return _of(given, task)
     manager = _manager(task.include, whole=True)
     if task.called not in manager.all_tasks:
         raise UserError(

@@ -116,11 +116,12 @@ class Store:
             except duckdb.Error as exc:
                 raise UserError(f"sql: {exc}") from exc
 
-    def observations(self, wanted_cohort: str | None = None) -> Observations:
+    def observations(self, wanted: Sequence[str] = ()) -> Observations:
         """Finished proxies of one cohort, with the last value of every metric.
 
         Args:
-            wanted_cohort: the present proxy's; default: the cohort with the most finished runs.
+            wanted: the present proxy's, :attr:`regmix.runs.RunSpec.cohorts`, of which the one with
+                the most finished runs counts; default: all that there are.
 
         Raises:
             UserError: nothing is measured yet, only other proxies are, or runs lack metrics that
@@ -139,8 +140,13 @@ class Store:
                     "`regmix train`, or `regmix import`"
                 )
             counts = runs["cohort"].value_counts()
-            chosen = assembling.choose_cohort(counts, wanted_cohort, str(self._layout.root))
+            chosen = assembling.choose_cohort(counts, wanted, str(self._layout.root))
             runs, others = runs[runs["cohort"] == chosen], runs[runs["cohort"] != chosen]
+            if runs["role"].isin(["replicate", "single"]).all():
+                raise UserError(
+                    f"{self._layout.root}: only repeats and single domains are finished yet, and "
+                    "no mixture to compare; run `regmix train`"
+                )
             weights = db.execute(
                 "select run_id, domain, position, requested from mixtures"
             ).fetchdf()
@@ -151,7 +157,10 @@ class Store:
                 [chosen],
             ).fetchall()
         left_out = [f"{name} (failed: {reason})" for name, reason in failed]
-        left_out += [f"{name} (another proxy)" for name in others["name"]]
+        left_out += [
+            f"{name} ({'another version of the numerics' if cohort in wanted else 'another proxy'})"
+            for name, cohort in zip(others["name"], others["cohort"], strict=True)
+        ]
         return assembling.assemble(runs, weights, metrics, left_out)
 
     def targets(self) -> pd.DataFrame:

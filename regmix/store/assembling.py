@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from regmix.errors import UserError
@@ -10,10 +12,17 @@ from regmix.pages import page
 from regmix.store.writing import IMPORT
 
 
-def choose_cohort(counts: pd.Series, wanted: str | None, root: str) -> str:
-    """The wanted cohort, an import where nothing else is, or the largest if none is wanted."""
-    if wanted is None or wanted in counts.index:
-        return wanted or str(counts.index[0])
+def largest(counts: pd.Series, wanted: Sequence[str]) -> str | None:
+    """Of some cohorts the one with the most runs, the first of equals; None if none has any."""
+    found = [cohort for cohort in wanted if cohort in counts.index]
+    return max(found, key=lambda cohort: int(counts[cohort]), default=None)
+
+
+def choose_cohort(counts: pd.Series, wanted: Sequence[str], root: str) -> str:
+    """The largest of the wanted ones, or of all if none is; an import where nothing else is."""
+    chosen = largest(counts, wanted or [str(c) for c in counts.index])
+    if chosen is not None:
+        return chosen
     if list(counts.index) == [IMPORT]:
         return IMPORT
     raise UserError(

@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from regmix import planning
+from regmix import planning, report
 from regmix import store as store_module
 from regmix.errors import RegmixError, UserError
 from regmix.mixture import Mixture
+from regmix.runs import NUMERICS
 from regmix.study import Study
 
 
@@ -209,6 +210,24 @@ def test_nothing_measured_yet_is_said(make_study: Callable[..., Study]) -> None:
         study.observations()
 
 
+@pytest.mark.parametrize("role", ["single", "replicate"])
+def test_of_repeats_and_single_domains_alone_nothing_is_observed(
+    make_study: Callable[..., Study], worker: Any, role: str
+) -> None:
+    study = make_study()
+    study.propose()
+    for record in study.runs():
+        if record.spec.role == role:
+            worker.finish(record)
+    with pytest.raises(UserError, match="only repeats and single domains are finished yet"):
+        study.observations()
+    with pytest.raises(UserError, match="only repeats and single domains are finished yet"):
+        report.write(study)
+    worker.finish(next(r for r in study.runs() if r.spec.role == "baseline"))
+    assert len(study.observations().weights) == 1
+    assert report.write(study).is_file()
+
+
 def test_runs_of_another_proxy_are_left_out_and_named(
     make_study: Callable[..., Study], worker: Any
 ) -> None:
@@ -221,6 +240,29 @@ def test_runs_of_another_proxy_are_left_out_and_named(
     data = study.observations()
     assert "longer" not in set(data.info["name"])
     assert "longer (another proxy)" in data.excluded
+
+
+def test_what_was_trained_before_the_numerics_changed_counts_until_as_much_is_trained(
+    make_study: Callable[..., Study], worker: Any
+) -> None:
+    study = make_study()
+    ids = [s.run_id for s in study.propose().specs if s.role == "swarm"][:3]
+    for spec in [r.spec for r in study.runs() if r.spec.run_id in ids]:
+        study.add_run(replace(spec, numerics=NUMERICS - 1))
+    for record in study.runs():
+        if record.spec.numerics < NUMERICS:
+            worker.finish(record)
+    earlier = set(study.observations().weights.index)
+    assert len(earlier) == 3
+    [note] = study.propose().notes
+    assert note.startswith("3 finished runs are of an earlier version of the numerics")
+    assert set(ids) <= set(study.open_runs())
+    for done, run_id in enumerate(ids, 1):
+        worker.finish(next(r for r in study.runs() if r.spec.run_id == run_id))
+        found = study.observations()
+        assert set(found.weights.index) == (earlier if done < 3 else set(ids))
+        reasons = [text for text in found.excluded if "another version of the numerics" in text]
+        assert len(reasons) == done
 
 
 def test_a_domain_that_was_dropped_later_leaves_no_trace(

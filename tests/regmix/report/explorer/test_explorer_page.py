@@ -93,6 +93,7 @@ class Page:
 
     def press(self, element: WebElement) -> None:
         self.js("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+        self.settle()
         element.click()
 
     def labelled(self, label: str) -> WebElement:
@@ -495,6 +496,11 @@ def test_it_can_be_read_by_everyone(
         if v["impact"] in {"serious", "critical"}
     ]
     assert grave == []
+
+
+def test_nothing_moves_for_those_who_asked_for_stillness(page: Page) -> None:
+    assert page.js("return matchMedia('(prefers-reduced-motion: reduce)').matches")
+    assert page.js("return getComputedStyle(document.documentElement).scrollBehavior") == "auto"
 
 
 def test_nothing_is_fetched(page: Page) -> None:
