@@ -13,7 +13,8 @@ figures; of several rounds, which take turns, the median counts. ``--whole`` add
 MMLU takes with a 1M proxy of the default context.
 
 Weights are random, drawn far from uniform predictions: what figures are is not in question here.
-``--models FOLDER…`` takes others, of one native shape.
+``--models FOLDER…`` takes others, of one native shape, and their context; where that holds no five
+shots, ``--shots`` says how many there are.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ DOMAINS = ("math", "code")
 TASK = """\
 tasks:
   - name: mmlu
-    files: [test.jsonl]
-    shot_files: [dev.jsonl]
-    shots: 5
+    files: [TEST]
+    shot_files: [DEV]
+    shots: SHOTS
     fields: {subject: subject}
     header: "The following are multiple choice questions (with answers) about {subject}:\\n\\n"
 """
@@ -65,9 +66,13 @@ def main() -> None:
     parser.add_argument("--llama", default="4m", help="size of transformers' model")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="of the harness")
     parser.add_argument("--models", type=Path, nargs="+", default=[])
+    parser.add_argument("--shots", type=int, choices=range(6), default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--whole", action="store_true")
     args = parser.parse_args()
+    if args.models:
+        config = json.loads((args.models[0] / "config.json").read_text(encoding="utf-8"))
+        args.context = config["max_position_embeddings"]
     with tempfile.TemporaryDirectory() as place:
         rows = compared(args, Path(place))
         if args.whole:
@@ -76,7 +81,8 @@ def main() -> None:
     table["cores"], table["machine"] = len(os.sched_getaffinity(0)), platform.machine()
     print(table.to_string(index=False))
     RESULTS.mkdir(exist_ok=True)
-    table.to_csv(RESULTS / f"evals-{platform.machine()}.csv", index=False)
+    what = "evals-models" if args.models else "evals"
+    table.to_csv(RESULTS / f"{what}-{platform.machine()}.csv", index=False)
 
 
 def compared(args: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
@@ -237,7 +243,7 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
         encoded = [(t, len(tokenizer.encode(t).ids)) for t in texts("valid", domain)]
         kept = [t for t, size in encoded if 0 < size < args.context][: args.documents]
         _write(place / f"{domain}.jsonl", [{"text": text} for text in kept])
-    _tasks(place)
+    _tasks(place, args.shots)
 
 
 def _questions(args: argparse.Namespace, place: Path) -> None:
@@ -247,10 +253,11 @@ def _questions(args: argparse.Namespace, place: Path) -> None:
     from proxy_trainer.evals import kept_tasks, prompts
     from proxy_trainer.evals.multiple_choice import MultipleChoice
 
-    [task] = kept_tasks.read(["mmlu"], folder=Path(), data=args.data / "eval", where="DATA")
+    (place / "all.yaml").write_text(_task("mmlu_test.jsonl.zst", "mmlu_dev.jsonl.zst", args.shots))
+    [task] = kept_tasks.read(["all.yaml"], folder=place, data=args.data / "eval", where="DATA")
     assert isinstance(task, MultipleChoice)
     asked = prompts.encode(task, tokenizers.load(place / "tokenizer.json"), args.context)
-    fitting = [p.index for p in asked.all if p.shots == 5 and not p.cut]
+    fitting = [p.index for p in asked.all if p.shots == args.shots and not p.cut]
     rows = [row for _, row in json_lines(args.data / "eval" / "mmlu_test.jsonl.zst")]
     by_subject: dict[str, list[Any]] = {}
     for index in fitting:
@@ -265,10 +272,15 @@ def _questions(args: argparse.Namespace, place: Path) -> None:
     (place / "subjects.json").write_text(json.dumps(sorted(kept)))
 
 
-def _tasks(place: Path) -> None:
+def _task(test: str, dev: str, shots: int) -> str:
+    shown = TASK.replace("TEST", test).replace("DEV", dev).replace("SHOTS", str(shots))
+    return shown if shots else shown.replace(f"    shot_files: [{dev}]\n", "")
+
+
+def _tasks(place: Path, shots: int) -> None:
     from proxy_trainer.evals.harness import SHIPPED
 
-    (place / "mmlu.yaml").write_text(TASK)
+    (place / "mmlu.yaml").write_text(_task("test.jsonl", "dev.jsonl", shots))
     sources = "".join(f"      {domain}: [{domain}.jsonl]\n" for domain in DOMAINS)
     head = "tasks:\n  - kind: texts\n    name: domains\n    sources:\n"
     (place / "domains.yaml").write_text(head + sources)
@@ -283,6 +295,7 @@ def _tasks(place: Path) -> None:
         "group: mmlu_rc", "group: mmlu"
     )
     head = head.replace("mmlu_dev.jsonl.zst", "dev.jsonl")
+    head = head.replace("num_fewshot: 5", f"num_fewshot: {shots}")
     (include / "mmlu.yaml").write_text(head + "\ntask:\n" + "\n".join(kept) + "\n")
     text = (SHIPPED / "domain_bpb.yaml").read_text()
     for domain in DOMAINS:

@@ -25,7 +25,7 @@ from proxy_trainer.stages.written import Written
 from regmix import sizes
 from regmix.chat import Conversations
 from regmix.config import TrainConfig
-from regmix.errors import unknown_name
+from regmix.errors import UserError, unknown_name
 from regmix.mixture import Mixture, MixtureFile
 from regmix.recipe import StageConfig
 from regmix.runs import RunSpec
@@ -83,8 +83,11 @@ class _Resolver:
         if (cap := self.written.config.max_epochs) is not None:
             for uses in found.possible_uses():
                 ledger.check(uses, cap, str(self.written.path))
-        for stage in found.stages:
-            part(stage.variants[0].plan.batch, 0, stage.world)
+        for index, stage in enumerate(found.stages):
+            try:
+                part(stage.variants[0].plan.batch, 0, stage.world)
+            except UserError as error:
+                raise self.written.wrong(index, "train.batch_tokens", str(error)) from None
         return found
 
     def _stage(self, index: int, config: StageConfig, before: list[Stage]) -> Stage:

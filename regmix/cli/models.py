@@ -121,7 +121,7 @@ def evaluate(
                 "for studies"
             )
         wanted = asked.read(None)
-        with console.TerminalDisplay().stage("Questions") as progress:
+        with console.TerminalDisplay().stage("Questions", counted=False) as progress:
             results = afterwards.folder(models, wanted, progress)
         if output is not None:
             foreign.save(output, models, results)

@@ -62,17 +62,24 @@ class TerminalDisplay:
         self._hidden = hidden
 
     @contextmanager
-    def stage(self, title: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar over countable work; yields ``progress(done, total)``."""
+    def stage(self, title: str, *, counted: bool = True) -> Iterator[Callable[[int, int], None]]:
+        """A bar over work; yields ``progress(done, total)``.
+
+        Args:
+            counted: it is in units that mean something to people; a percentage is shown otherwise.
+        """
         with _bar(hidden=self._hidden) as bar:
-            task = bar.add_task(title, total=1, note="")
+            task = bar.add_task(title, total=None, note="")
 
             def progress(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total, note=f"{done}/{total}")
+                note = f"{done}/{total}" if counted else f"{done / total:.0%}"
+                bar.update(task, completed=done, total=total, note=note)
 
             yield progress
-            total = bar.tasks[0].total or 1
-            bar.update(task, completed=total)
+            if (total := bar.tasks[0].total) is None:
+                bar.update(task, completed=1, total=1)
+            else:
+                progress(round(total), round(total))
 
     @contextmanager
     def training(

@@ -85,7 +85,7 @@ def theirs(study: Study, width: int) -> Path:
         (other_architecture, "stages.0.start", "hidden_size 32"),
         (no_assistant, "chat.jsonl", "assistant"),
         (no_generation_marks, "bare.jinja", "{% generation %}"),
-        (uneven_world, "", "cannot be divided among 3 processes"),
+        (uneven_world, "stages.0.train.batch_tokens", "cannot be divided among 3 processes"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )

@@ -94,3 +94,18 @@ def test_costs_are_those_of_the_runs_of_a_stage(compared: Study) -> None:
     ]  # fmt: skip
     assert lines[-1].split()[:2] == ["all", str(len(records))]
     assert lines[-1].endswith("75 s")
+
+
+@pytest.mark.parametrize(("counted", "shown"), [(True, "7/7"), (False, "100%")])
+def test_a_bar_that_ended_says_so(
+    counted: bool, shown: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with console.TerminalDisplay().stage("Fit", counted=counted) as progress:
+        progress(6, 7)
+    assert shown in capfd.readouterr().out
+
+
+def test_a_bar_of_unknown_length_ends_too(capfd: pytest.CaptureFixture[str]) -> None:
+    with console.TerminalDisplay().stage("Report"):
+        pass
+    assert "Report" in capfd.readouterr().out
