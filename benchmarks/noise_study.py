@@ -60,7 +60,7 @@ def main() -> None:
         f"{prepared:.0f} s to build and train, {asked:.0f} s for the commands below; "
         f"{spent.ru_utime + spent.ru_stime:.0f} s of processor\n"
     )
-    text = "\n".join([head, *said])
+    text = "\n".join([head, *said]).replace(str(args.out), "OUT")
     print(text)
     name = f"{args.kept}-{platform.machine()}.txt"
     write_text(Path(__file__).parent / "results" / name, text)

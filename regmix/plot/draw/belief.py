@@ -63,10 +63,10 @@ def noise_floor(frame: pd.DataFrame, paper: Paper) -> Figure:
     for chosen, colour, shape in ((enough, BETTER, "o"), (~enough, WORSE, "X")):
         axes.plot(value[chosen], place[chosen], shape, color=colour, markersize=6.5,
                   markeredgecolor=paper.card, markeredgewidth=0.6)  # fmt: skip
-    for mark, word in ((LEAST_SNR, "stable"), (ADVISED_SNR, "very stable")):
+    for mark, word, side in ((LEAST_SNR, "stable", "right"), (ADVISED_SNR, "very stable", "left")):
         axes.axvline(mark, color=paper.muted, linewidth=0.9, linestyle=(0, (4, 2)))
-        axes.annotate(f" {word} from {mark:g}", (mark, 1.0), xycoords=("data", "axes fraction"),
-                      fontsize=8, color=paper.muted, rotation=0, va="bottom")  # fmt: skip
+        axes.annotate(f" {word} from {mark:g} ", (mark, 1.0), xycoords=("data", "axes fraction"),
+                      fontsize=8, color=paper.muted, ha=side, va="bottom")  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlim(min(0.8 * float(value.min()), 1.0), top)
     axes.xaxis.set_major_formatter(lambda ratio, _: f"{ratio:g}")
