@@ -43,7 +43,6 @@ VOCABULARY, FACTOR = 4096, 4
 TOLERANCE, RELATIVE = 1e-4, 1e-6
 BAR = 3.0
 """How much faster than the harness eight models are to be asked."""
-DOMAINS = ("math", "code")
 TASK = """\
 tasks:
   - name: mmlu
@@ -60,6 +59,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--questions", type=int, default=228, help="of MMLU, of all subjects alike")
     parser.add_argument("--documents", type=int, default=60, help="of each domain")
+    parser.add_argument("--domains", nargs="+", default=["math", "code"])
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--size", default="1m")
@@ -221,7 +221,7 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
     if args.models:
         path.write_bytes((args.models[0] / "tokenizer.json").read_bytes())
     else:
-        taught = (text for domain in DOMAINS for text in texts("train", domain)[:400])
+        taught = (text for domain in args.domains for text in texts("train", domain)[:400])
         tokenizers.save(tokenizers.train_bpe(taught, VOCABULARY), path)
         own = shape(ModelConfig(size=args.size, context=args.context))
         array = ModelArray.initialised(own, VOCABULARY, range(args.members))
@@ -239,11 +239,11 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
     state = {n: w * (FACTOR if w.dim() > 1 else 1) for n, w in decoder.state_dict().items()}
     hf.save(state, llama, place / "llama", path, tokenizers.end_of_document(tokenizer, path))
     _questions(args, place)
-    for domain in DOMAINS:
+    for domain in args.domains:
         encoded = [(t, len(tokenizer.encode(t).ids)) for t in texts("valid", domain)]
         kept = [t for t, size in encoded if 0 < size < args.context][: args.documents]
         _write(place / f"{domain}.jsonl", [{"text": text} for text in kept])
-    _tasks(place, args.shots)
+    _tasks(place, args.shots, args.domains)
 
 
 def _questions(args: argparse.Namespace, place: Path) -> None:
@@ -253,8 +253,10 @@ def _questions(args: argparse.Namespace, place: Path) -> None:
     from proxy_trainer.evals import kept_tasks, prompts
     from proxy_trainer.evals.multiple_choice import MultipleChoice
 
-    (place / "all.yaml").write_text(_task("mmlu_test.jsonl.zst", "mmlu_dev.jsonl.zst", args.shots))
-    [task] = kept_tasks.read(["all.yaml"], folder=place, data=args.data / "eval", where="DATA")
+    data = args.data.resolve() / "eval"
+    test, dev = (str(data / f"mmlu_{split}.jsonl.zst") for split in ("test", "dev"))
+    (place / "all.yaml").write_text(_task(test, dev, args.shots))
+    [task] = kept_tasks.read(["all.yaml"], folder=place, data=None, where="DATA")
     assert isinstance(task, MultipleChoice)
     asked = prompts.encode(task, tokenizers.load(place / "tokenizer.json"), args.context)
     fitting = [p.index for p in asked.all if p.shots == args.shots and not p.cut]
@@ -277,11 +279,11 @@ def _task(test: str, dev: str, shots: int) -> str:
     return shown if shots else shown.replace(f"    shot_files: [{dev}]\n", "")
 
 
-def _tasks(place: Path, shots: int) -> None:
+def _tasks(place: Path, shots: int, domains: Sequence[str]) -> None:
     from proxy_trainer.evals.harness import SHIPPED
 
     (place / "mmlu.yaml").write_text(_task("test.jsonl", "dev.jsonl", shots))
-    sources = "".join(f"      {domain}: [{domain}.jsonl]\n" for domain in DOMAINS)
+    sources = "".join(f"      {domain}: [{domain}.jsonl]\n" for domain in domains)
     head = "tasks:\n  - kind: texts\n    name: domains\n    sources:\n"
     (place / "domains.yaml").write_text(head + sources)
     include = place / "include"
@@ -298,13 +300,13 @@ def _tasks(place: Path, shots: int) -> None:
     head = head.replace("num_fewshot: 5", f"num_fewshot: {shots}")
     (include / "mmlu.yaml").write_text(head + "\ntask:\n" + "\n".join(kept) + "\n")
     text = (SHIPPED / "domain_bpb.yaml").read_text()
-    for domain in DOMAINS:
+    for domain in domains:
         own = text.replace("task: domain_bpb", f"task: domains_{domain}")
         own = own.replace("valid.jsonl", f"{domain}.jsonl")
         (include / f"{domain}.yaml").write_text(own)
     (include / "domains.yaml").write_text(
         "group: domains\naggregate_metric_list: [{metric: bpb, weight_by_size: false}]\n"
-        "task: [" + ", ".join(f"domains_{domain}" for domain in DOMAINS) + "]\n"
+        "task: [" + ", ".join(f"domains_{domain}" for domain in domains) + "]\n"
     )
 
 

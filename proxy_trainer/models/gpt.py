@@ -111,7 +111,9 @@ class Trunk(nn.Module):
 
     def __init__(self, shape: ModelShape, vocab_size: int) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(vocab_size, shape.d_model)
+        # Not drawn here: of a model without memory that would have torch load its compiler, a second.
+        weight_VD = torch.empty(vocab_size, shape.d_model)
+        self.embed_tokens = nn.Embedding(vocab_size, shape.d_model, _weight=weight_VD)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = RMSNorm(shape.d_model)
 
@@ -170,9 +172,13 @@ def rope_table(length: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def rope_angles(length: int, width: int) -> Tensor:
-    """By how much each pair of channels is turned at each position, ``(length, width / 2)``."""
-    inverse_E = ROPE_THETA ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
-    return torch.outer(torch.arange(length, dtype=torch.float32), inverse_E)
+    """By how much each pair of channels is turned at each position, ``(length, width / 2)``.
+
+    On the CPU, also for a model without memory.
+    """
+    with torch.device("cpu"):
+        inverse_E = ROPE_THETA ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
+        return torch.outer(torch.arange(length, dtype=torch.float32), inverse_E)
 
 
 def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
