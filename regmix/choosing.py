@@ -129,6 +129,8 @@ class Choosing:
         proposal = _carrying(self._propose(posed, settings), larger, links)
         names = {"fit_id": identity, "surrogate_id": surrogate, "mixture_name": mixture_name}
         refused, notes = decision.gate(self._refused, result.surrogate.metric_names)
+        if single is None:
+            notes += decision.unheard(study.config.objective, data.metric_names, refused)
         diagnostics = results.diagnose(data, result, objective, names, [*missing, *notes])
         diagnostics["links"] = [_told(own) for own in links]
         diagnostics["transfer"] = [asdict(v) for v in proposal.transfer]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,21 @@ def gate(refused: Mapping[str, str], fitted: Collection[str]) -> tuple[dict[str,
             if metric in fitted
         ],
     )
+
+
+def unheard(
+    config: ObjectiveConfig, metrics: Sequence[str], refused: Collection[str]
+) -> Iterator[str]:
+    """A warning where the gate keeps some texts' bits per byte out of the objective of all."""
+    plain = config.model_copy(update={"snr_weights": False})
+    wanted = [m for m in Objective.from_config(plain, metrics).metrics if m.startswith("bpb/")]
+    silent = [m for m in wanted if m in refused]
+    if silent and len(silent) < len(wanted):
+        yield (
+            f"objective: without {', '.join(silent)}, hardly above the noise of seeds: what is "
+            "best for the others can be bad there; longer proxies tell more, and "
+            "`objective.weights` counts, `objective.limits` holds such a metric all the same"
+        )
 
 
 def limits_for(

@@ -248,6 +248,8 @@ def test_a_noisy_metric_is_not_fitted_and_the_fit_says_why(
     assert found.surrogate.metric_names == ("bpb/a",)
     assert set(found.diagnostics["refused"]) == {"bpb/b", "mmlu/acc", "mmlu/bpb"}
     assert "below 3x" in found.diagnostics["refused"]["mmlu/acc"]
+    assert found.diagnostics["warnings"][0].startswith("objective: without bpb/b, hardly above")
+    assert "hardly above" not in str(study.fit("bpb/a").diagnostics["warnings"])
     command(monkeypatch, "fit", study)
     shown = " ".join(capsys.readouterr().out.split())
     assert "not fitted: mmlu/acc: spread" in shown
