@@ -7,7 +7,8 @@ The same model (equal weights and batches; the losses of the first steps are com
 precision (fp32) for ours, a plain loop around transformers' Llama, litgpt and OLMo-core. A peer
 trains its members one after another, as one pinned process a core with one thread each and as one
 process with a thread a core, eager and compiled, with the fastest AdamW and loss it has; its best
-counts. All processes ask for huge pages and keep freed memory, as workers of ours do. Every
+counts. Workers of ours ask for huge pages and keep freed memory; peers are taken as they come, and
+with ``--peers-memory system,ours`` with these settings too, which they would have to be told. Every
 contestant stays ready, and all are measured in turns, one window a round, so that what else the
 machine does falls on all alike: tokens/s are medians over the rounds, ratios and shares of the
 sgemm peak (2,048 x 2,048 on all cores at once, in torch.mm and in oneDNN, which is the faster one
@@ -99,6 +100,8 @@ class Variant:
     processes: int
     threads: int
     compiled: bool = False
+    memory: str = "ours"
+    """Who keeps freed memory, in huge pages: ``ours``; or ``system``, as the system has it."""
 
     @property
     def layout(self) -> str:
@@ -116,6 +119,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of one window")
     parser.add_argument("--eager-only", action="store_true", help="leave compiled peers out")
+    parser.add_argument("--peers-memory", type=_words, default=["system"], help="system,ours")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--work", type=Path, default=_cache() / "regmix-throughput")
     args = parser.parse_args()
@@ -145,7 +149,8 @@ def compare(args: argparse.Namespace) -> None:
     for peer in args.peers:
         for compiled in (False,) if args.eager_only else (False, True):
             for layout in dict.fromkeys([(cores, 1), (1, cores)]):
-                variants.append(Variant(peer, RUNNERS[peer], *layout, compiled))
+                for memory in args.peers_memory:
+                    variants.append(Variant(peer, RUNNERS[peer], *layout, compiled, memory))
     variants += [Variant(name, name, cores, 1) for name in SGEMM]
     tables = []
     for name in args.shapes:
@@ -278,17 +283,17 @@ def _start(variant: Variant, job: dict[str, Any], work: Path) -> subprocess.Pope
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    # As every launcher of ours starts workers; what these do for themselves, peers are given.
-    found = training_environment()
-    if variant.who != "ours":
-        found["GLIBC_TUNABLES"] = ":".join([found["GLIBC_TUNABLES"], *KEPT_MEMORY])
-    settings = found | settings
+    found = dict(os.environ)
+    if variant.memory == "ours":  # as launchers of ours start workers, and what these do themselves
+        found = training_environment()
+        if variant.who != "ours":
+            found["GLIBC_TUNABLES"] = ":".join([found["GLIBC_TUNABLES"], *KEPT_MEMORY])
     return subprocess.Popen(
         [str(python), str(PEERS / f"{variant.runner}.py"), json.dumps(job)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=settings,
+        env=found | settings,
     )
 
 
@@ -383,6 +388,7 @@ def tabulate(name: str, variants: list[Variant], measured: list[Measured]) -> pd
                 "version": one.ready["version"],
                 "layout": variant.layout,
                 "compiled": variant.compiled,
+                "memory": variant.memory,
                 "options": one.ready["options"],
                 **one.summary(),
                 "ours_over_this": _median(ours.rates / one.rates),
@@ -420,11 +426,12 @@ def verdict(table: pd.DataFrame) -> str:
         f"{ours['onednn_share']:.0%} of oneDNN's {ours['onednn_gflops']}",
     ]
     peers = table.iloc[1:]
-    for kind, rows in (("best peer", peers), ("best eager peer", peers[~peers["compiled"]])):
-        if len(rows):
-            best = rows.loc[rows["ours_over_this"].idxmin()]
-            what = f"{best['who']} {best['layout']}{' compiled' if best['compiled'] else ''}"
-            lines.append(f"{best['ours_over_this']:.2f}x the {kind} ({what})")
+    for memory, own in peers.groupby("memory", sort=False):
+        for kind, rows in (("best peer", own), ("best eager peer", own[~own["compiled"]])):
+            if len(rows):
+                best = rows.loc[rows["ours_over_this"].idxmin()]
+                what = f"{best['who']} {best['layout']}{' compiled' if best['compiled'] else ''}"
+                lines.append(f"{best['ours_over_this']:.2f}x the {kind} ({what}, memory: {memory})")
     if ours["cpu_share"] < QUIET:
         lines.append(f"NOT QUIET: ours had {ours['cpu_share']:.0%} of its cores' time")
     return "; ".join(lines) + "\n"
