@@ -144,8 +144,8 @@ class Waiting:
         return job
 
     def ended(self) -> list[BaseException]:
-        """What it raised."""
-        self._thread.join(PATIENCE)
+        """What it raised, once it has trained to its end, maybe on a busy machine."""
+        self._thread.join(3 * PATIENCE)
         assert not self._thread.is_alive(), "still waits"
         return self.raised
 

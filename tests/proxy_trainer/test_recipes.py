@@ -101,7 +101,7 @@ def test_from_the_recipe_to_a_model_that_answers(
 
     stamps = {r.spec.run_id: r.stamp for r in study.runs()}
     again = regmix("run", path)
-    assert again.wait(timeout=120) == 0
+    assert again.wait(timeout=360) == 0
     assert {r.spec.run_id: r.stamp for r in study.runs()} == stamps, "trained again"
     assert re.search(r"chat/answers +\d", output)
 
