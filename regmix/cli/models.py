@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from proxy_trainer.evals.kept_tasks import Asked
 
 app = typer.Typer()
 
@@ -105,7 +108,7 @@ def evaluate(
 ) -> None:
     """Measure finished models on tasks; what a study's models were asked before is kept."""
     from proxy_trainer import steps
-    from proxy_trainer.evals import afterwards, foreign, kept_tasks
+    from proxy_trainer.evals import kept_tasks
     from regmix import console
     from regmix.errors import UserError
     from regmix.study import Study
@@ -120,12 +123,7 @@ def evaluate(
                 "--checkpoint, --launcher, --workers, --nodes, --gpus-per-node and --detach are "
                 "for studies"
             )
-        wanted = asked.read(None)
-        with console.TerminalDisplay().stage("Questions", counted=False) as progress:
-            results = afterwards.folder(models, wanted, progress)
-        if output is not None:
-            foreign.save(output, models, results)
-        console.show_model_metrics([r.as_dict() for r in results])
+        _evaluate_folder(models, asked, output)
         return
     if output is not None:
         raise UserError("-o is for a model's folder; results of a study are kept in it")
@@ -145,6 +143,19 @@ def evaluate(
     with console.TerminalDisplay().stage("Answers") as progress:
         found = steps.ask(study, wanted, step=checkpoint, settings=settings, on_poll=progress)
     console.show_study_metrics(found)
+
+
+def _evaluate_folder(folder: Path, asked: Asked, output: Path | None) -> None:
+    """A model's folder is asked by the command itself."""
+    from proxy_trainer.evals import afterwards, foreign
+    from regmix import console
+
+    wanted = asked.read(None)
+    with console.TerminalDisplay().stage("Questions", counted=False) as progress:
+        results = afterwards.folder(folder, wanted, progress)
+    if output is not None:
+        foreign.save(output, folder, results)
+    console.show_model_metrics([r.as_dict() for r in results])
 
 
 @app.command(epilog="Example: regmix merge run1/model run2/model -o averaged")
