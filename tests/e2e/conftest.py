@@ -20,7 +20,7 @@ ELSEWHERE = re.compile(r"""<(?:script|link|img)[^>]*(?:src|href)=["'](?:https?:)
 
 Notebook = dict[str, Any]
 Check = Callable[[Notebook], None]
-Run = Callable[..., Notebook]
+Run = Callable[..., list[str]]
 
 
 def shown(cell: dict[str, Any]) -> dict[str, str]:
@@ -56,9 +56,9 @@ def check_notebook() -> Check:
 
 @pytest.fixture
 def run_notebook(tmp_path: Path, check_notebook: Check) -> Run:
-    """A notebook by name, executed with some environment, and checked."""
+    """A notebook by name, executed with some environment, and checked; gives its answers."""
 
-    def run(name: str, **environment: str) -> Notebook:
+    def run(name: str, **environment: str) -> list[str]:
         pages = tmp_path / "pages"
         done = subprocess.run(
             [sys.executable, "-m", "notebooks.build", name, "-o", str(pages)],
@@ -70,6 +70,7 @@ def run_notebook(tmp_path: Path, check_notebook: Check) -> Run:
         check_notebook(notebook)
         page = (pages / f"{name}.html").read_text("utf-8")
         assert not ELSEWHERE.search(page)
-        return notebook
+        said = [shown(c).get("text/markdown", "") for c in notebook["cells"] if "outputs" in c]
+        return [text for text in said if text.startswith("**Answer.**")]
 
     return run

@@ -154,4 +154,4 @@ def test_a_notebook_runs_on_the_demo(
     """On a copy, as notebooks keep what they compute in the study."""
     study = tmp_path / "demo"
     shutil.copytree(folder, study)
-    run_notebook(name, REGMIX_STUDY=str(study))
+    assert run_notebook(name, REGMIX_STUDY=str(study))

@@ -55,7 +55,9 @@ def test_only_the_public_interface_is_imported(name: str) -> None:
 def test_regmix_revisited_runs_on_the_published_tables(run_notebook: Any) -> None:
     if not SWARM.is_dir():
         pytest.skip(f"RegMix's published tables are not there: {SWARM}")
-    run_notebook("3-regmix-revisited", REGMIX_DATA=str(SWARM))
+    order, optimum = run_notebook("3-regmix-revisited", REGMIX_DATA=str(SWARM))
+    assert "It holds" in order
+    assert "`pile_cc` has the largest share" in optimum
 
 
 def test_without_its_data_a_notebook_is_not_executed(tmp_path: Path) -> None:
