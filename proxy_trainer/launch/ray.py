@@ -23,16 +23,20 @@ from regmix.hashing import fingerprint
 
 ANSWER_SECONDS = 5.0
 """How long an actor that is running may take to say so."""
-QUIET = {
+DEFAULTS = {
     # No report of use to Ray's makers; no notice that an actor without devices will one day see
     # the node's.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Of a cluster that is started here. Ray's own is 15, with which a worker gets some 3 % of a
+    # core that anything else wants too.
+    "RAY_worker_niceness": "0",
 }
+"""Settings of Ray's that hold unless the environment says otherwise."""
 
 
 def _ray() -> ModuleType:
-    for key, value in QUIET.items():
+    for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
     try:
         import ray

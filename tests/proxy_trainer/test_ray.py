@@ -86,7 +86,7 @@ def test_actors_do_all_the_work_and_leave(launcher: Callable[..., Ray], study: P
     assert finished(ray, study, ids) == [Job(i, "ended") for i in ids]
     assert done(study) == [f"task-{i}" for i in range(4)]
     assert [p.name for p in ray.logs(study, ids)] == [f"{i}.worker-0.log" for i in ids]
-    assert not ray._actors(study, ids)
+    until(lambda: not ray._actors(study, ids), what="the cluster to let the actors go")
 
 
 @pytest.mark.slow
@@ -199,11 +199,14 @@ def test_without_a_cluster_one_is_started_here(study: Path, ray_alone: dict[str,
         "while ray.poll(study, ids)[0].state != 'ended': time.sleep(0.2)"
     )
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    environment |= {**ray_alone, "RAY_TMPDIR": folder}
+    environment = {**os.environ, **ray_alone, "RAY_TMPDIR": folder}
+    for ours in ("RAY_ADDRESS", "RAY_worker_niceness"):
+        environment.pop(ours, None)
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=PATIENCE)
     shutil.rmtree(folder, ignore_errors=True)
     assert done(study) == ["task-0"]
+    (log,) = (study / "launch" / "ray").glob("*.log")
+    assert f"niceness {os.nice(0)}\n" in log.read_text()  # Ray's own default is 15 more
 
 
 def test_without_ray_the_message_names_the_extra(

@@ -47,6 +47,7 @@ def main(study: Path, tasks: int, seconds: float) -> None:
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, stop)
     print(f"devices {os.environ.get('CUDA_VISIBLE_DEVICES', '')!r}", flush=True)
+    print(f"niceness {os.nice(0)}", flush=True)
     steps = round(seconds / STEP_SECONDS)
     while any(not (study / f"task-{i}.done").exists() for i in range(tasks)):
         for i in range(tasks):
