@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -26,6 +27,12 @@ SECONDS = 300.0
 CURVE = re.compile(r"(?m)^(\S+) +(\d+)% +(\d\.\d{3})  ([▁▂▃▄▅▆▇█ ]+)·* +[\d.]+k?")
 
 
+def _as_a_shell_does() -> None:
+    """The terminal is the process's own, and Ctrl-C is heeded, also if tests run in background."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A terminal of a size, with one command in it."""
 
@@ -41,7 +48,7 @@ class Terminal:
             [sys.executable, "-m", "regmix.cli", *map(str, arguments)],
             stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
             env={**environment, "TERM": "xterm-256color", **more},
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_as_a_shell_does,
         )  # fmt: skip
         os.close(slave)
 
