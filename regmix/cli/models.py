@@ -9,6 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from proxy_trainer.evals.kept_tasks import Asked
+    from regmix.config import LaunchConfig
+    from regmix.study import Study
 
 app = typer.Typer()
 
@@ -107,9 +109,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure finished models on tasks; what a study's models were asked before is kept."""
-    from proxy_trainer import steps
     from proxy_trainer.evals import kept_tasks
-    from regmix import console
     from regmix.errors import UserError
     from regmix.study import Study
 
@@ -131,6 +131,16 @@ def evaluate(
     settings = study.config.launch.overridden(
         launcher=launcher, workers=workers, nodes=nodes, gpus_per_node=gpus_per_node, detach=detach
     )
+    _evaluate_study(study, asked, checkpoint, settings, detach=detach)
+
+
+def _evaluate_study(
+    study: Study, asked: Asked, checkpoint: int | None, settings: LaunchConfig, *, detach: bool
+) -> None:
+    """A study's models are asked by workers."""
+    from proxy_trainer import steps
+    from regmix import console
+
     wanted = asked.read(study.layout)
     if detach:
         launch = steps.submit_asking(study, wanted, step=checkpoint, settings=settings)

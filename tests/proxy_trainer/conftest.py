@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ import yaml
 
 from proxy_trainer import steps
 from proxy_trainer.data import build
+from proxy_trainer.launch import registry
 from proxy_trainer.launch.running import Outcome
 from proxy_trainer.sharded.ranks import Ranks, join
 from regmix import claims
@@ -307,6 +309,27 @@ def skip_the_delay() -> Callable[[str], None]:
         subprocess.run(["scontrol", "update", f"JobId={job_id}", "StartTime=now"], check=True)
 
     return skip
+
+
+@pytest.fixture
+def install_launcher(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, object], str]:
+    """Makes a launcher known as an installed package does; returns where it says that it lives."""
+
+    def install(name: str, launcher: object) -> str:
+        module = ModuleType(f"{name}_plug_in")
+        module.Launcher = launcher  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        where = f"{module.__name__}:Launcher"
+        package = tmp_path_factory.mktemp("package") / f"{name}-1.0.dist-info"
+        package.mkdir()
+        (package / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (package / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{name} = {where}\n")
+        monkeypatch.syspath_prepend(package.parent)
+        return where
+
+    return install
 
 
 @pytest.fixture(scope="session")

@@ -119,7 +119,7 @@ class Waiting:
     study: Study
     gang: Gang
     settings: LaunchConfig
-    raised: list[BaseException] = field(default_factory=list)
+    raised: list[Exception] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._wait)
@@ -128,7 +128,7 @@ class Waiting:
     def _wait(self) -> None:
         try:
             train_gang(self.study.layout, self.gang, self.settings)
-        except BaseException as exc:
+        except Exception as exc:
             self.raised.append(exc)
 
     @property
@@ -143,7 +143,7 @@ class Waiting:
         ((job,),) = (s.jobs for s in submissions(self.study.layout))
         return job
 
-    def ended(self) -> list[BaseException]:
+    def ended(self) -> list[Exception]:
         """What it raised, once it has trained to its end, maybe on a busy machine."""
         self._thread.join(3 * PATIENCE)
         assert not self._thread.is_alive(), "still waits"
@@ -489,7 +489,7 @@ def test_without_a_command_the_first_process_says_which_code_it_is(
 
 
 def test_what_does_not_go_together_is_refused_before_anything_starts(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+    study: Study, install_launcher: Callable[[str, object], str]
 ) -> None:
     run_id = planned(study)
     wrong: list[tuple[dict[str, Any], str, str]] = [
@@ -506,20 +506,21 @@ def test_what_does_not_go_together_is_refused_before_anything_starts(
         name = "plain"
         check = submit = poll = cancel = logs = None
 
-    monkeypatch.setattr(registry, "_class", lambda *_: Plain)
+    install_launcher("plain", Plain)
     with pytest.raises(UserError, match="'plain' starts single workers only"):
         train_gang(study.layout, gang(study, run_id), LaunchConfig(launcher="plain"))
     assert submissions(study.layout) == []
 
 
-def test_a_process_has_one_device_and_launchers_give_as_many(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_id = planned(study)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="2 workers with 1 devices each, this machine has 1"):
-        train_gang(study.layout, gang(study, run_id), LaunchConfig(gpus_per_worker=4))
-    made = gang(study, run_id, nodes=3, processes=8)
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="this machine has the devices")
+def test_a_process_has_one_device(study: Study) -> None:
+    here = torch.cuda.device_count()
+    with pytest.raises(UserError, match=f"2 workers with 1 devices each, this machine has {here}"):
+        train_gang(study.layout, gang(study, planned(study)), LaunchConfig(gpus_per_worker=4))
+
+
+def test_launchers_give_each_process_a_device(study: Study) -> None:
+    made = gang(study, planned(study), nodes=3, processes=8)
     wanted = GangOrder(study.layout.root, 24, gpus=1, gang=made, retries=1, since=0)
     assert Slurm(SlurmConfig()).gang_shape(wanted) == Shape(jobs=1, workers=8, gpus=8, nodes=3)
     needs = Ray(RayConfig(cpus_per_worker=2, resources={"spot": 0.5})).needs(wanted)
@@ -564,12 +565,16 @@ class Queue:
 
 @pytest.mark.parametrize("name", ["queue", "local"])
 def test_one_gang_that_fails_keeps_no_other_from_its_end(
-    name: str, study: Study, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    study: Study,
+    install_launcher: Callable[[str, object], str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where jobs queue all are submitted first; here one has the machine at a time."""
     ids = [planned(study, STEPS + n) for n in range(3)]
     told: list[str] = []
-    monkeypatch.setattr(registry, "_class", lambda *_: lambda *_: Queue(ids[1], told))
+    where = install_launcher("queue", lambda *_: Queue(ids[1], told))
+    monkeypatch.setitem(registry.BUILT_IN, "local", where)  # no package can take that name
     gangs = [gang(study, run_id) for run_id in ids]
     failures = train_gangs(study.layout, gangs, LaunchConfig(launcher=name))
     assert failures == {ids[1]: "node 1 was lost (4 attempts)"}
@@ -584,11 +589,11 @@ def test_one_gang_that_fails_keeps_no_other_from_its_end(
 
 
 def test_a_gang_whose_run_others_train_is_no_failure_of_the_run(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+    study: Study, install_launcher: Callable[[str, object], str]
 ) -> None:
     ids = [planned(study, STEPS + n) for n in range(2)]
     told: list[str] = []
-    monkeypatch.setattr(registry, "_class", lambda *_: lambda *_: Queue(ids[0], told))
+    install_launcher("queue", lambda *_: Queue(ids[0], told))
     with Claimant(study.layout.runs, "other", 120.0).at_work() as other:
         assert other.take(study.layout.run(ids[0]))
         gangs = [gang(study, run_id) for run_id in ids]

@@ -56,13 +56,12 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> type[Cluster]:
-    """A launcher of that name is known, beside those that are."""
+def cluster(
+    install_launcher: Callable[[str, object], str], monkeypatch: pytest.MonkeyPatch
+) -> type[Cluster]:
+    """A launcher of that name is installed."""
     Cluster.answers[:], Cluster.cancelled[:] = ["running"], []
-    known = registry._class
-    monkeypatch.setattr(
-        registry, "_class", lambda name, where: Cluster if name == "cluster" else known(name, where)
-    )
+    install_launcher("cluster", Cluster)
     monkeypatch.setattr(running, "POLL_OTHERS_SECONDS", 0.01)
     return Cluster
 
@@ -158,15 +157,12 @@ def test_one_file_that_cannot_be_read_keeps_nobody_from_being_told(
     assert [str(other) in str(one) for one in told] == [True]
 
 
-def test_a_plug_in_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken:
-        name, value = "mine", "mine.launch:Launcher"
-
-        def load(self) -> object:
-            raise ImportError("No module named 'mine'")
-
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Broken()])
-    with pytest.raises(UserError, match=r"'mine' cannot be loaded \(mine\.launch:Launcher: No mod"):
+def test_a_plug_in_that_cannot_be_loaded_is_named(
+    install_launcher: Callable[[str, object], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_launcher("mine", None)
+    monkeypatch.delitem(sys.modules, "mine_plug_in")
+    with pytest.raises(UserError, match=r"'mine' cannot be loaded \(mine_plug_in:Launcher: No mod"):
         registry.launcher("mine")
 
 
