@@ -63,11 +63,11 @@ def submissions_of(order: Order) -> list[Path]:
 
 
 @pytest.fixture
-def remote(monkeypatch: pytest.MonkeyPatch) -> type[Remote]:
-    """A launcher that is not local, under its name."""
+def remote(install_launcher: Callable[[str, object], str]) -> type[Remote]:
+    """A launcher that is not local, installed under its name."""
     Remote.asked.clear()
     Remote.state = "running"
-    monkeypatch.setattr(registry, "_class", lambda name, where: Remote)
+    install_launcher("remote", Remote)
     return Remote
 
 
