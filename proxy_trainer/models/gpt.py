@@ -112,7 +112,8 @@ class Trunk(nn.Module):
     def __init__(self, shape: ModelShape, vocab_size: int) -> None:
         super().__init__()
         # Not drawn here, for which torch would load its compiler if there is no memory: a second.
-        weight_VD = torch.empty(vocab_size, shape.d_model)
+        # Nor left as the memory was found, which may hold anything, infinite values too.
+        weight_VD = torch.zeros(vocab_size, shape.d_model)
         self.embed_tokens = nn.Embedding(vocab_size, shape.d_model, _weight=weight_VD)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = RMSNorm(shape.d_model)

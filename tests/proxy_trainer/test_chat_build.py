@@ -289,7 +289,9 @@ def test_a_model_generates_until_its_turn_ends(tmp_path: Path, tokenizer: Path) 
     write(tmp_path / "a.jsonl", [talk(i) for i in range(9)])
     model = tmp_path / "model"
     shape = sizes.shape(ModelConfig(size="50k", d_model=8, layers=1, heads=1, context=32))
-    state = GPT(shape, changed.get_vocab_size()).state_dict()
+    decoder = GPT(shape, changed.get_vocab_size())
+    decoder.initialise(0)
+    state = decoder.state_dict()
     eod = changed.token_to_id("<|endoftext|>")
     for template, expected in ((CHATML, [eod, changed.token_to_id("<|im_end|>")]), (None, eod)):
         hf.save(state, shape, model, tokenizer, eod)
