@@ -24,6 +24,7 @@ import pytest
 import torch
 
 from proxy_trainer import steps
+from proxy_trainer.checkpoint import saved_step
 from proxy_trainer.environment import WORKER
 from proxy_trainer.exits import BROKEN, BUSY, DIVERGED, KILLED, OK, REFUSED, REQUEUE
 from proxy_trainer.launch import registry, running
@@ -50,12 +51,12 @@ from regmix.study import Study
 from regmix.testing.launchers import PATIENCE_SECONDS as PATIENCE
 from regmix.testing.launchers import until
 
-STEPS = 600
+STEPS = 250
 """A few seconds': long enough to be interrupted."""
-LONG = 10_000
+LONG = 5_000
 """Of runs that do not come to their end."""
-OFTEN = 0.05
-"""Seconds between checkpoints, so that little is lost."""
+OFTEN = 0.3
+"""Seconds between checkpoints: a few until a run is interrupted."""
 
 
 def planned(study: Study, steps: int = STEPS, name: str = "") -> str:
@@ -94,6 +95,11 @@ def started_at(run: RunLayout) -> list[int]:
 
 def come_to(run: RunLayout, step: int) -> Callable[[], bool]:
     return lambda: run.events.exists() and any(key[1] >= step for key in figures(run))
+
+
+def under_way(run: RunLayout) -> Callable[[], bool]:
+    """There is a checkpoint to go on from, and the run has got beyond it."""
+    return lambda: (step := saved_step(run.checkpoints)) > 0 and come_to(run, step + 1)()
 
 
 def processes(run: RunLayout) -> dict[int, int]:
@@ -229,7 +235,7 @@ def test_told_by_slurm_to_end_a_gang_is_requeued_and_goes_on(
 ) -> None:
     """Two processes of one node; USR2 as before a time limit reaches all of the job."""
     waiting = Waiting(study, gang(study, planned(study)), slurm)
-    until(come_to(waiting.run, 50))
+    until(under_way(waiting.run))
     again = Waiting(study, waiting.gang, slurm)  # it waits for the gang that is already there
     call("scancel", "--signal=USR2", waiting.job)
     skip_the_delay(waiting.job)
@@ -255,7 +261,7 @@ def test_a_process_killed_on_another_slurm_node_costs_the_steps_since_the_checkp
 ) -> None:
     """One process each of two nodes."""
     waiting = Waiting(study, gang(study, planned(study), nodes=2, processes=1), slurm)
-    until(come_to(waiting.run, 50))
+    until(under_way(waiting.run))
     os.kill(processes(waiting.run)[1], signal.SIGKILL)
     skip_the_delay(waiting.job)
     assert waiting.ended() == []
@@ -323,7 +329,7 @@ def test_when_a_ray_node_is_lost_the_gang_goes_on_with_another(
     """One process each of two nodes; while there is one node only, it waits."""
     lost = side()
     waiting = Waiting(study, gang(study, planned(study), nodes=2, processes=1), ray)
-    until(come_to(waiting.run, 50))
+    until(under_way(waiting.run))
     launch = _launched(study)
     assert [job.state for job in launch.poll()] == ["running"]
     ray_cluster.remove_node(lost, allow_graceful=False)
@@ -372,7 +378,7 @@ def test_here_a_killed_process_is_followed_by_another(
     study: Study, expected: dict[tuple[str, int, str], float]
 ) -> None:
     waiting = Waiting(study, gang(study, planned(study)), LaunchConfig())
-    until(come_to(waiting.run, 50))
+    until(under_way(waiting.run))
     os.kill(processes(waiting.run)[0], signal.SIGKILL)
     assert waiting.ended() == []
     assert started_at(waiting.run)[0] == 0
