@@ -196,12 +196,12 @@ def _hyperparameters(z: FloatArray, data: _Data) -> FloatArray:
     """Logarithms of the length scales, signal, linear and noise variance."""
     d = z.shape[1]
     bounds = [(-3.0, 4.0)] * d + [(-4.0, 5.0), (-9.0, 4.0), (np.log(_NOISE_FLOOR), 1.0)]
-    gram = z @ z.T
+    posterior = _Posterior(z, data.y, data.noise)
     best: scipy.optimize.OptimizeResult | None = None
     for length in _STARTS[: 1 if len(z) >= _MANY_RUNS else None]:
         start = np.concatenate([np.full(d, np.log(length)), [0.0, np.log(0.1), np.log(0.05)]])
         found = scipy.optimize.minimize(
-            _negative_log_posterior, start, args=(z, gram, data.y, data.noise),
+            posterior.negative_log, start,
             jac=True, method="L-BFGS-B", bounds=bounds,
             options={"maxiter": _STEPS, "ftol": _TOLERANCE},
         )  # fmt: skip
@@ -232,33 +232,80 @@ def _kernel(a: FloatArray, b: FloatArray, theta: FloatArray) -> FloatArray:
     return np.asarray(_matern(_distance(a, b, length), signal) + linear * (a @ b.T))
 
 
-def _negative_log_posterior(
-    theta: FloatArray, z: FloatArray, gram: FloatArray, t: FloatArray, relative: FloatArray
-) -> tuple[float, FloatArray]:
-    """Negative log marginal likelihood plus priors, and its gradient in log hyperparameters."""
-    length, signal, linear, noise = _unpack(theta)
-    r = _distance(z, z, length)
-    decay = signal * np.exp(-r)
-    matern = (1 + r + r**2 / 3) * decay
-    straight = linear * gram
-    covariance = matern + straight
-    covariance[np.diag_indices_from(covariance)] += noise * relative
-    factor, failed = scipy.linalg.lapack.dpotrf(covariance, lower=1, clean=0)
-    if failed:
-        return 1e10, np.zeros_like(theta)
-    logdet = np.log(np.diag(factor)).sum()
-    alpha = scipy.linalg.lapack.dpotrs(factor, t, lower=1)[0]
-    inverse = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    # dL/dθ = ½ tr((K⁻¹ − ααᵀ) dK/dθ), R&W eq. 5.9 with the sign turned.
-    w = 0.5 * (inverse - np.outer(alpha, alpha))
-    radial = w * (5 / 3 * (1 + r) * decay)
-    # Σ_ij R_ij (z_i − z_j)² for symmetric R, one matrix product for all domains.
-    squares = 2 * (radial.sum(1) @ z**2 - np.einsum("nd,nd->d", z, radial @ z))
-    own = noise * (np.diag(w) @ relative)
-    gradient = np.array([*(squares / length**2), (w * matern).sum(), (w * straight).sum(), own])
-    centre = np.concatenate([np.full(z.shape[1], 0.9), [0.0, -2.0, -4.0]])
-    width = np.concatenate([np.full(z.shape[1], 1.2), [2.0, 3.0, 3.0]])
-    offset = (theta - centre) / width
-    value = float(0.5 * t @ alpha + logdet + 0.5 * (offset**2).sum())
-    return value, gradient + offset / width
+class _Posterior:
+    """The posterior of the hyperparameters of one process.
+
+    The search asks for it dozens of times, and its matrices are as large as a core's cache: they
+    are computed in the same memory each time.
+    """
+
+    def __init__(self, z: FloatArray, y: FloatArray, noise: FloatArray) -> None:
+        n, d = z.shape
+        self._z, self._y, self._noise = z, y, noise
+        self._gram = z @ z.T
+        self._r, self._decay, self._matern = np.empty((3, n, n))
+        self._covariance = np.empty((n, n), order="F")  # of another order LAPACK makes a copy
+        self._centre = np.concatenate([np.full(d, 0.9), [0.0, -2.0, -4.0]])
+        self._width = np.concatenate([np.full(d, 1.2), [2.0, 3.0, 3.0]])
+
+    def negative_log(self, theta: FloatArray) -> tuple[float, FloatArray]:
+        """Negative log marginal likelihood plus priors, and its gradient by ``theta``."""
+        length, signal, linear, noise = _unpack(theta)
+        self._fill(length, signal)
+        covariance = self._covariance
+        np.multiply(self._gram, linear, out=covariance.T)  # symmetric: its own transpose
+        covariance.T[...] += self._matern
+        covariance[np.diag_indices_from(covariance)] += noise * self._noise
+        factor, failed = scipy.linalg.lapack.dpotrf(covariance, lower=1, overwrite_a=1)
+        if failed:
+            return 1e10, np.zeros_like(theta)
+        logdet = np.log(np.diag(factor)).sum()
+        alpha = scipy.linalg.lapack.dpotrs(factor, self._y, lower=1)[0]
+        inverse = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
+        offset = (theta - self._centre) / self._width
+        value = float(0.5 * self._y @ alpha + logdet + 0.5 * (offset**2).sum())
+        gradient = self._gradient(inverse, alpha, length, linear, noise)
+        return value, gradient + offset / self._width
+
+    def _fill(self, length: FloatArray, signal: float) -> None:
+        """Distances, their exponential, and the Matérn kernel."""
+        r, decay, matern = self._r, self._decay, self._matern
+        scaled = self._z * (np.sqrt(5) / length)
+        np.matmul(scaled, scaled.T, out=r)
+        own = np.diag(r).copy()
+        r *= -2
+        r += own
+        r += own[:, None]
+        np.sqrt(np.maximum(r, 0.0, out=r), out=r)
+        np.exp(np.negative(r, out=decay), out=decay)
+        decay *= signal
+        np.multiply(r, 1 / 3, out=matern)
+        matern += 1
+        matern *= r
+        matern += 1
+        matern *= decay
+
+    def _gradient(
+        self, inverse: FloatArray, alpha: FloatArray, length: FloatArray, linear: float,
+        noise: float,
+    ) -> FloatArray:  # fmt: skip
+        """Of the negative log marginal likelihood: ``½ tr((K⁻¹ − ααᵀ) dK/dθ)`` (R&W eq. 5.9).
+
+        Args:
+            inverse: K⁻¹ in its lower half, 0 above it; overwritten.
+        """
+        inverse *= 2  # the other half is as large; sums with symmetric matrices do not tell
+        inverse[np.diag_indices_from(inverse)] /= 2
+        w = scipy.linalg.blas.dger(-1.0, alpha, alpha, a=inverse, overwrite_a=1).T
+        signal_slope = np.vdot(w, self._matern)
+        linear_slope = linear * np.vdot(w, self._gram)
+        noise_slope = noise * (np.diag(w) @ self._noise)
+        radial = self._r
+        radial += 1
+        radial *= self._decay
+        radial *= w
+        # Σ_ij R_ij (z_i − z_j)², one matrix product for all domains.
+        sums = radial.sum(0) + radial.sum(1)
+        squares = sums @ self._z**2 - 2 * np.einsum("nd,nd->d", self._z, radial @ self._z)
+        slopes = [*(5 / 3 * squares / length**2), signal_slope, linear_slope, noise_slope]
+        return 0.5 * np.array(slopes)

@@ -16,7 +16,7 @@ from sklearn.linear_model import Ridge
 
 from regmix.mixture import FloatArray
 from regmix.regressors import Context, Regressor, regressor
-from regmix.regressors.gp import GaussianProcess, _negative_log_posterior
+from regmix.regressors.gp import GaussianProcess, _Posterior
 from regmix.regressors.lightgbm import BoostedTrees
 from regmix.regressors.loglinear import LogLinear
 from regmix.regressors.powerlaw import PowerLaw
@@ -38,9 +38,9 @@ def test_gp_gradient_against_finite_differences(seed: int, theta: list[float]) -
     rng = np.random.default_rng(seed)
     z, t, relative = np.sqrt(draw(15, seed=seed)), rng.standard_normal(15), rng.uniform(0.1, 9, 15)
     at = np.array(theta) - [0, 0, 0, 0, 0, 2, 3]
-    known = z, z @ z.T, t, relative
-    _, gradient = _negative_log_posterior(at, *known)
-    numeric = optimize.approx_fprime(at, lambda p: _negative_log_posterior(p, *known)[0], 1.5e-7)
+    posterior = _Posterior(z, t, relative)
+    _, gradient = posterior.negative_log(at)
+    numeric = optimize.approx_fprime(at, lambda p: posterior.negative_log(p)[0], 1.5e-7)
     assert gradient == pytest.approx(numeric, rel=2e-4, abs=2e-4 * (1 + np.abs(gradient).max()))
 
 
@@ -81,7 +81,7 @@ def test_gp_likelihood_against_sklearn() -> None:
     theta = np.array([0.1, -0.3, 0.5, 0.0, 0.2, -1.0, -2.5])
     ours, theirs = [], []
     for relative in (np.ones(20), np.linspace(0.1, 8.0, 20)):
-        ours.append(-_negative_log_posterior(theta, z, z @ z.T, t, relative)[0])
+        ours.append(-_Posterior(z, t, relative).negative_log(theta)[0])
         gp = GaussianProcessRegressor(
             sklearn_kernel(theta), alpha=np.exp(theta[-1]) * relative, optimizer=None
         )
