@@ -10,13 +10,13 @@ from functools import partial
 
 import torch
 
-from proxy_trainer.checkpoint import USUAL, Retention
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.environment import choose_device
 from proxy_trainer.events import EventLog
 from proxy_trainer.execution import default_execution, first_steps, rows_can_be_fewer
 from proxy_trainer.loop import Outcome
 from proxy_trainer.members import Members
+from proxy_trainer.retention import USUAL, Retention
 from proxy_trainer.train import native, train
 from regmix.errors import RegmixError
 from regmix.layout import RunLayout, StudyLayout

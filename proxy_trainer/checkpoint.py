@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,43 +22,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from proxy_trainer.kept import Kept
+from proxy_trainer.retention import Retention, found, name_of
 from regmix.files import write_whole
 
 PROGRESS = "progress.json"
 """Of a folder: how far the run had come, and the sizes of the other files."""
 UNREADABLE = (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError)
 """What reading a checkpoint raises that was damaged."""
-_NAME = re.compile(r"step-(\d+)(\.safetensors)?")
-
-
-@dataclass(frozen=True)
-class Retention:
-    """Which checkpoints of a run are kept; no part of what the run is."""
-
-    last: int = 2
-    """So many: the last one and, in case that is damaged, the one before."""
-    every: int | None = None
-    """Steps: at each multiple there is a checkpoint, and it stays when the run is done."""
-
-    def stays(self, step: int) -> bool:
-        """Whether the checkpoint of a step stays for good."""
-        return self.every is not None and step % self.every == 0
-
-    def drop(self, folder: Path) -> None:
-        """Remove a run's older checkpoints, of either kind."""
-        for step, path in found(folder)[self.last :]:
-            if not self.stays(step):
-                _remove(path)
-
-    def clear(self, folder: Path) -> None:
-        """Remove all that a finished run does not keep."""
-        for left in folder.glob("*"):
-            step = _step(left)
-            if step is None or not self.stays(step):
-                _remove(left)
-
-
-USUAL = Retention()
 
 
 @dataclass(frozen=True)
@@ -91,22 +60,6 @@ def save(folder: Path, checkpoint: Checkpoint, retention: Retention) -> None:
     retention.drop(folder)
 
 
-def name_of(step: int) -> str:
-    """What the folder of a step's checkpoint is called; a file has an ending."""
-    return f"step-{step:09d}"
-
-
-def unfinished(path: Path) -> Path:
-    """Where a folder is written before it gets its name."""
-    return path.with_name(f".{path.name}.part")
-
-
-def found(folder: Path) -> list[tuple[int, Path]]:
-    """Step and path of a run's checkpoints, the last first; they may be cut short."""
-    named = ((_step(path), path) for path in folder.glob("step-*"))
-    return sorted(((step, path) for step, path in named if step is not None), reverse=True)
-
-
 def at(folder: Path, step: int) -> Path | None:
     """The checkpoint of a step, if there is one that can be read."""
     for own, path in found(folder):
@@ -115,18 +68,6 @@ def at(folder: Path, step: int) -> Path | None:
                 noted(path)
                 return path
     return None
-
-
-def _step(path: Path) -> int | None:
-    named = _NAME.fullmatch(path.name)
-    return int(named[1]) if named and path.is_dir() == (named[2] is None) else None
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

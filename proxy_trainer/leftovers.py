@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from proxy_trainer.checkpoint import Retention
+from proxy_trainer.retention import Retention
 from regmix import claims
 from regmix.files import disk_errors, read_json
 from regmix.layout import RunLayout, StudyLayout

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from proxy_trainer import checkpoint
+from proxy_trainer import checkpoint, retention
 from proxy_trainer.kept import Kept, Part
 from regmix.errors import UserError
 
@@ -44,7 +44,7 @@ class Moments:
 
     def save(self, folder: Path) -> None:
         """Write them whole; what an earlier attempt left goes."""
-        for left in (folder, checkpoint.unfinished(folder)):
+        for left in (folder, retention.unfinished(folder)):
             shutil.rmtree(left, ignore_errors=True)
         checkpoint.write_tensors(folder / FILE, self.tensors(), {})
 

@@ -11,7 +11,6 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from proxy_trainer.checkpoint import Retention
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.data.chat.feed import ChatFeed
 from proxy_trainer.data.chat.sampler import ChatSampler
@@ -23,6 +22,7 @@ from proxy_trainer.domain_losses import DomainLosses
 from proxy_trainer.evals.bpb import EvalSet, Measured, load_eval_sets
 from proxy_trainer.evals.chat import load_chat_sets
 from proxy_trainer.execution import Stepped
+from proxy_trainer.retention import Retention
 from proxy_trainer.watch.machine import finish_work
 from proxy_trainer.watch.point import Point
 from proxy_trainer.watch.watcher import Watcher, watched

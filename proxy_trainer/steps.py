@@ -1,20 +1,21 @@
-"""What the command line asks of the trainer: build data, train runs."""
+"""What the command line asks of the trainer: build data, train runs.
+
+torch is loaded where something is computed here, and not where workers are only started: on a
+cluster's login node that can take half a minute.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 
-from proxy_trainer import arrays, leftovers
+from proxy_trainer import leftovers
 from proxy_trainer.corpus import build_corpus
 from proxy_trainer.data import build
 from proxy_trainer.data.contamination import of_recipe, table
-from proxy_trainer.evals import afterwards, kept_tasks
-from proxy_trainer.evals.afterwards import Evaluated
-from proxy_trainer.evals.task import Task
 from proxy_trainer.launch import devices, local, registry, running
 from proxy_trainer.launch import gang as gangs
 from proxy_trainer.launch.claims import ask_again
@@ -27,6 +28,11 @@ from regmix.manifest import DataManifest
 from regmix.recipe import ParallelConfig
 from regmix.runs import RunSpec
 from regmix.study import Study
+
+if TYPE_CHECKING:
+    from proxy_trainer.arrays import Trial
+    from proxy_trainer.evals.afterwards import Evaluated, Plan
+    from proxy_trainer.evals.task import Task
 
 Progress = Callable[[int, int], None]
 
@@ -46,6 +52,8 @@ def build_data(study: Study, progress: Progress | None = None) -> DataManifest:
 
     See :func:`proxy_trainer.data.build.build`, :func:`proxy_trainer.evals.kept_tasks.take_in`.
     """
+    from proxy_trainer.evals import kept_tasks
+
     processes = _processes(study.config.launch)
     kept_tasks.take_in(study.layout, study.config.evaluate)
     return build.build(study.layout, study.config, workers=processes, progress=progress)
@@ -102,8 +110,12 @@ def estimate(study: Study, run_ids: Sequence[str], settings: LaunchConfig) -> Es
     return study.estimate(run_ids, offers, members, tried.flops_per_second if tried else None)
 
 
-def _trial(study: Study, run_ids: Sequence[str], settings: LaunchConfig) -> arrays.Trial | None:
+def _trial(study: Study, run_ids: Sequence[str], settings: LaunchConfig) -> Trial | None:
     """Of what workers compute on; None where this machine has none, or there is nothing to try."""
+    import torch
+
+    from proxy_trainer import arrays
+
     if not run_ids or (settings.gpus_per_worker and not torch.cuda.is_available()):
         return None
     spec = RunSpec.load(study.layout.run(run_ids[0]).spec)
@@ -232,13 +244,15 @@ def submit_asking(
 
 def _asking(
     study: Study, tasks: Sequence[Task], run_ids: Sequence[str] | None, step: int | None
-) -> afterwards.Plan:
+) -> Plan:
+    from proxy_trainer.evals import afterwards
+
     records = [r for r in study.runs() if run_ids is None or r.spec.run_id in run_ids]
     return afterwards.Plan.of(study.layout, records, tasks, step)
 
 
 def _submit_asking(
-    study: Study, plan: afterwards.Plan, settings: LaunchConfig | None, *, detached: bool
+    study: Study, plan: Plan, settings: LaunchConfig | None, *, detached: bool
 ) -> Launch:
     settings = devices.settled(settings or study.config.launch)
     runs = list(dict.fromkeys(piece.run.run_id for piece in plan.open))

@@ -9,11 +9,12 @@ from typing import TypeVar
 from torch import Tensor
 
 from proxy_trainer import checkpoint, starts
-from proxy_trainer.checkpoint import USUAL, Checkpoint, Retention
+from proxy_trainer.checkpoint import Checkpoint
 from proxy_trainer.environment import choose_device, describe
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome, loop
 from proxy_trainer.members import Members
+from proxy_trainer.retention import USUAL, Retention
 from proxy_trainer.state import Log, Run, assembled
 from regmix.arrays import array_key
 from regmix.errors import StudyRefused, UserError

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from proxy_trainer import checkpoint
 from proxy_trainer.arrays import best_members, train_array
-from proxy_trainer.checkpoint import Retention
 from proxy_trainer.launch.claims import P
+from proxy_trainer.retention import Retention
 from proxy_trainer.version import version
 from regmix.arrays import array_key
 from regmix.config import LaunchConfig

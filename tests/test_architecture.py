@@ -199,6 +199,17 @@ def test_workers_and_commands_start_quickly(name: str) -> None:
     assert loaded_by(f"import {name}", slow) == []
 
 
+def test_whoever_starts_workers_loads_no_torch() -> None:
+    """On a login node it would take half a minute, and nothing is computed there."""
+    code = (
+        "import proxy_trainer.steps\n"
+        "from proxy_trainer.launch import devices\n"
+        "devices._driver = lambda: False\n"
+        "devices.visible()"
+    )
+    assert loaded_by(code) == []
+
+
 TRAINER = modules("proxy_trainer")
 TYPES = {
     "regmix", "regmix.arrays", "regmix.chat", "regmix.claims", "regmix.config", "regmix.direction",

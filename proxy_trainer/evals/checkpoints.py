@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from proxy_trainer import checkpoint
+from proxy_trainer import checkpoint, retention
 from proxy_trainer.environment import choose_device
 from proxy_trainer.evals.choice import DecoderReader
 from proxy_trainer.evals.models import Models
@@ -22,7 +22,7 @@ from regmix.sizes import ModelShape
 
 def steps(run: RunLayout) -> list[int]:
     """Steps that a run has checkpoints of, the last first."""
-    return list(dict.fromkeys(step for step, _ in checkpoint.found(run.checkpoints)))
+    return list(dict.fromkeys(step for step, _ in retention.found(run.checkpoints)))
 
 
 def load(

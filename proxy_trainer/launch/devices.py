@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from regmix.config import LaunchConfig
 from regmix.errors import RegmixError
@@ -23,10 +25,21 @@ def visible() -> list[str]:
 
     CUDA takes a list up to the first name that it does not know.
     """
-    import torch  # a node's watcher, which only hands on what a scheduler gave, does without
+    if not _driver():
+        return []
+    import torch  # loading it takes seconds, which whoever has no device is spared
 
     count = torch.cuda.device_count()
     return named()[:count] if VISIBLE in os.environ else [str(i) for i in range(count)]
+
+
+def _driver() -> bool:
+    """Whether anything could drive a device: CUDA's library, which drivers bring, or AMD's node."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True
 
 
 def shares(found: Sequence[str], workers: int, gpus: int) -> list[str]:

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 
-from proxy_trainer.checkpoint import Retention, saved_step
+from proxy_trainer.checkpoint import saved_step
 from proxy_trainer.environment import WORKER
 from proxy_trainer.exits import BROKEN, BUSY, DIVERGED, OK, REFUSED, REQUEUE
 from proxy_trainer.launch.claims import Claim, Claimant
+from proxy_trainer.retention import Retention
 from proxy_trainer.setup import set_up
 from proxy_trainer.sharded.ranks import Ranks, join
 from proxy_trainer.sharded.run import Settings, train_sharded

@@ -29,8 +29,9 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
 from proxy_trainer import checkpoint
-from proxy_trainer.checkpoint import PROGRESS, USUAL, Progress, Retention
+from proxy_trainer.checkpoint import PROGRESS, Progress
 from proxy_trainer.kept import Kept
+from proxy_trainer.retention import USUAL, Retention, name_of, unfinished
 from proxy_trainer.sharded.model import fill
 from proxy_trainer.sharded.ranks import Ranks
 from regmix.errors import RegmixError
@@ -66,7 +67,7 @@ class Checkpoints:
         found = async_save(
             tensors,
             storage_writer=_Writer(
-                self._folder / checkpoint.name_of(progress.step),
+                self._folder / name_of(progress.step),
                 progress,
                 lambda: self.retention.drop(self._folder),
             ),
@@ -106,7 +107,7 @@ class Checkpoints:
         step, seconds, sharded = self._ranks.of_first(*self._ranks.together(look))
         if step < 0:
             return None
-        name = checkpoint.name_of(int(step)) + ("" if sharded else ".safetensors")
+        name = name_of(int(step)) + ("" if sharded else ".safetensors")
         return Stands(Progress(int(step), seconds), self._folder / name)
 
     def load(self, tensors: dict[str, Tensor], stands: Stands) -> None:
@@ -131,7 +132,7 @@ class _Writer(HuggingFaceStorageWriter):
             then: called in one process, once all is there.
         """
         self._final, self._progress, self._then = final, progress, then
-        self._temporary = checkpoint.unfinished(final)
+        self._temporary = unfinished(final)
         super().__init__(str(self._temporary), save_distributed=True)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -152,7 +153,7 @@ def write(folder: Path, tensors: dict[str, Tensor], progress: Progress, ranks: R
         RegmixError: it could not be written, in whichever process that was.
     """
     if ranks.first:  # nobody writes there before all have come to what follows
-        shutil.rmtree(checkpoint.unfinished(folder), ignore_errors=True)
+        shutil.rmtree(unfinished(folder), ignore_errors=True)
     writer = _Writer(folder, progress)
     group = ranks.background
     try:

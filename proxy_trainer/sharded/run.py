@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from proxy_trainer import starts
-from proxy_trainer.checkpoint import USUAL, Progress, Retention
+from proxy_trainer.checkpoint import Progress
 from proxy_trainer.environment import HALF, PRECISION, describe
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome, loop
+from proxy_trainer.retention import USUAL, Retention
 from proxy_trainer.sharded.checkpoint import Checkpoints, Stands, write
 from proxy_trainer.sharded.model import values_of_all
 from proxy_trainer.sharded.ranks import Ranks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from proxy_trainer import checkpoint
+from proxy_trainer import checkpoint, retention
 from proxy_trainer.data.chat.shards import ChatManifest
 from proxy_trainer.moments import Moments
 from proxy_trainer.optim import learning_rate
@@ -58,7 +58,7 @@ def found(study: StudyLayout, manifest: DataManifest, asked: StartRun, where: st
             "are done; `step` starts from one of its checkpoints"
         )
     if asked.step is not None and checkpoint.at(run.checkpoints, asked.step) is None:
-        there = [str(step) for step, _ in checkpoint.found(run.checkpoints)]
+        there = [str(step) for step, _ in retention.found(run.checkpoints)]
         raise UserError(
             f"{where}.step: run {asked.run} has no checkpoint of step {asked.step} that can be "
             f"read; it has {', '.join(there) or 'none'} (launch.keep_every keeps them)"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from proxy_trainer import checkpoint
+from proxy_trainer import checkpoint, retention
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
 from regmix.config import ModelConfig, TrainConfig
@@ -47,7 +47,7 @@ def test_training_goes_on_to_the_bit(tmp_path: Path, tied: bool, skip_sigma: flo
     train(whole, range(12))
     first = fresh(tied=tied, skip_sigma=skip_sigma)
     train(first, range(5))
-    checkpoint.save(tmp_path, first.checkpoint(0, 5, 1.25), checkpoint.USUAL)
+    checkpoint.save(tmp_path, first.checkpoint(0, 5, 1.25), retention.USUAL)
     found = checkpoint.load(tmp_path)
     assert found is not None
     assert found.progress == checkpoint.Progress(5, 1.25)
@@ -64,7 +64,7 @@ def test_a_member_goes_on_in_other_company(tmp_path: Path) -> None:
     three = fresh(0, 1, 2)
     train(three, range(4), [0, 1, 2])
     for k in range(3):
-        checkpoint.save(tmp_path / str(k), three.checkpoint(k, 4, 0.0), checkpoint.USUAL)
+        checkpoint.save(tmp_path / str(k), three.checkpoint(k, 4, 0.0), retention.USUAL)
     two = fresh(5, 6)
     for place, k in enumerate([2, 0]):
         found = checkpoint.load(tmp_path / str(k))
@@ -78,29 +78,29 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     members = fresh()
     for step in (1, 2, 3, 4):
         train(members, range(step - 1, step))
-        checkpoint.save(tmp_path, members.checkpoint(0, step, 0.0), checkpoint.USUAL)
+        checkpoint.save(tmp_path, members.checkpoint(0, step, 0.0), retention.USUAL)
     found = checkpoint.load(tmp_path)
     assert found is not None
     assert found.progress.step == 4
-    assert [step for step, _ in checkpoint.found(tmp_path)] == [4, 3]
+    assert [step for step, _ in retention.found(tmp_path)] == [4, 3]
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_is_to_stay_stays(tmp_path: Path) -> None:
     """Files and folders alike, of a finished run too; what was never whole goes."""
     members = fresh()
-    kept = checkpoint.Retention(last=1, every=3)
+    kept = retention.Retention(last=1, every=3)
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, members.checkpoint(0, step, 0.0), kept)
     for step in (4, 6):
-        (tmp_path / checkpoint.name_of(step)).mkdir()
+        (tmp_path / retention.name_of(step)).mkdir()
     checkpoint.save(tmp_path, members.checkpoint(0, 7, 0.0), kept)
-    assert [step for step, _ in checkpoint.found(tmp_path)] == [7, 6, 3]
+    assert [step for step, _ in retention.found(tmp_path)] == [7, 6, 3]
     (tmp_path / ".step-000000009.part").mkdir()
     kept.clear(tmp_path)
-    assert [step for step, _ in checkpoint.found(tmp_path)] == [6, 3]
+    assert [step for step, _ in retention.found(tmp_path)] == [6, 3]
     assert len(list(tmp_path.iterdir())) == 2
-    checkpoint.USUAL.clear(tmp_path)
+    retention.USUAL.clear(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -113,8 +113,8 @@ def test_a_shortened_file_gives_way_to_the_one_before(tmp_path: Path, keep: int)
     members = fresh()
     for step in (3, 6):
         train(members, range(step - 3, step))
-        checkpoint.save(tmp_path, members.checkpoint(0, step, 0.0), checkpoint.USUAL)
-    (_, last), (_, before) = checkpoint.found(tmp_path)
+        checkpoint.save(tmp_path, members.checkpoint(0, step, 0.0), retention.USUAL)
+    (_, last), (_, before) = retention.found(tmp_path)
     os.truncate(last, keep if keep >= 0 else last.stat().st_size + keep)
     found = checkpoint.load(tmp_path)
     assert found is not None

@@ -25,6 +25,7 @@ UUIDS = ["GPU-5a1e", "GPU-77b0", "MIG-90cc", "GPU-0123"]
 
 def have(monkeypatch: pytest.MonkeyPatch, count: int, named: str | None = None) -> None:
     """So many devices are there, and named so in the environment."""
+    monkeypatch.setattr(devices, "_driver", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     if named is None:
         monkeypatch.delenv(devices.VISIBLE, raising=False)
@@ -48,6 +49,12 @@ def test_devices_are_called_what_the_environment_calls_them(
 ) -> None:
     have(monkeypatch, count, named)
     assert devices.visible() == expected
+
+
+def test_whatever_torch_can_use_has_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this machine, whatever it has: devices are not missed because torch was not asked."""
+    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    assert len(devices.visible()) == torch.cuda.device_count()
 
 
 def test_each_worker_has_its_own_and_one_without_has_none() -> None:

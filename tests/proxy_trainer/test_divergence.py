@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from proxy_trainer import checkpoint, loop, members, starts
+from proxy_trainer import checkpoint, loop, members, retention, starts
 from proxy_trainer.execution import Stepped
 from proxy_trainer.sharded.ranks import Ranks
 from proxy_trainer.sharded.run import Settings, train_sharded
@@ -135,7 +135,7 @@ def test_what_is_saved_while_it_is_broken_replaces_nothing(
     poison(BROKEN)
     go(study, spec, checkpoint_seconds=0.0)
     run = study.layout.run(spec.run_id)
-    assert [step for step, _ in checkpoint.found(run.checkpoints)] == [BROKEN - 1, BROKEN - 2]
+    assert [step for step, _ in retention.found(run.checkpoints)] == [BROKEN - 1, BROKEN - 2]
 
 
 def test_weights_that_are_no_numbers_are_not_saved(
@@ -162,7 +162,7 @@ def test_weights_that_are_no_numbers_are_not_saved(
         f"weights are no numbers after step {BROKEN} of {STEPS}; the checkpoint of step "
         f"{BROKEN - 1}, from before it, is kept: "
     )
-    assert checkpoint.found(run.checkpoints)[0][0] == BROKEN - 1
+    assert retention.found(run.checkpoints)[0][0] == BROKEN - 1
     assert all(t.isfinite().all() for t in left(run).tensors.values())
     assert not run.before.exists()
 
@@ -239,8 +239,8 @@ def test_a_sharded_run_keeps_its_last_sound_step_too(
         f"step {BROKEN} of {STEPS}; the checkpoint of step {BROKEN - 1}",
         outcome.diverged[spec.run_id],
     )
-    (ours,) = checkpoint.found(run.checkpoints)
-    (theirs,) = checkpoint.found(whole.layout.run(spec.run_id).checkpoints)
+    (ours,) = retention.found(run.checkpoints)
+    (theirs,) = retention.found(whole.layout.run(spec.run_id).checkpoints)
     assert ours[0] == theirs[0] == BROKEN - 1
     for path in theirs[1].glob("*.safetensors"):
         expected, found = load_file(path), load_file(ours[1] / path.name)

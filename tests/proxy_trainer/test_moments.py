@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from proxy_trainer import checkpoint, kept
+from proxy_trainer import kept, retention
 from proxy_trainer import moments as module
 from proxy_trainer.checkpoint import Progress
 from proxy_trainer.members import Members
@@ -101,7 +101,7 @@ def test_a_sharded_run_holds_one_moment_at_a_time(
     trainee.begin(load_folder(tmp_path / "model")[1], found)
     assert len(read) == 2 * len(weights)
     again = tmp_path / "again"
-    left = checkpoint.unfinished(again)
+    left = retention.unfinished(again)
     left.mkdir()
     save_file({"optimiser.step": torch.zeros(())}, left / "shard-of-one-killed.safetensors")
     write(again, trainee.moments(), Progress(8), ranks)

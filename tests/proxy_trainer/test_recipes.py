@@ -20,7 +20,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from proxy_trainer import checkpoint, moments, starts, steps
+from proxy_trainer import checkpoint, moments, retention, starts, steps
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.members import Members
 from proxy_trainer.optim import learning_rate
@@ -179,7 +179,7 @@ def test_a_folder_a_run_and_a_checkpoint_can_be_started_from(
     execute.execute(resolve(path), settings=settings, display=unseen, on_stage=first.append)
     own = first[0].chosen.spec
     run = study.layout.run(own.run_id)
-    assert [step for step, _ in checkpoint.found(run.checkpoints)] == [16, 8]
+    assert [step for step, _ in retention.found(run.checkpoints)] == [16, 8]
     begun = losses(study, own.run_id)
 
     _, again = carried_out(one_stage(recipe, start=str(run.model)))

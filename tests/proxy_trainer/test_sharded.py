@@ -22,7 +22,6 @@ import torch
 from safetensors.torch import load_file
 
 from proxy_trainer import checkpoint
-from proxy_trainer.checkpoint import found
 from proxy_trainer.data import tokenizer as tokenizers
 from proxy_trainer.evals import checkpoints
 from proxy_trainer.evals.multiple_choice import MultipleChoice
@@ -31,6 +30,7 @@ from proxy_trainer.kept import Part
 from proxy_trainer.launch.claims import Claimant
 from proxy_trainer.models.losses import without_weights
 from proxy_trainer.moments import Moments
+from proxy_trainer.retention import found
 from proxy_trainer.train import train
 from regmix import claims
 from regmix.config import ModelConfig

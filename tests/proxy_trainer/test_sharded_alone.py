@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from proxy_trainer import checkpoint
-from proxy_trainer.checkpoint import Progress, Retention, found
+from proxy_trainer.checkpoint import Progress
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.evals.whole import WholeModel
 from proxy_trainer.launch import gang_node
@@ -19,6 +19,7 @@ from proxy_trainer.models import hf
 from proxy_trainer.models.folder import load_folder
 from proxy_trainer.models.gpt import GPT
 from proxy_trainer.optim import learning_rate
+from proxy_trainer.retention import USUAL, Retention, found
 from proxy_trainer.sharded.__main__ import _arguments
 from proxy_trainer.sharded.checkpoint import Checkpoints
 from proxy_trainer.sharded.ranks import Ranks, join
@@ -167,7 +168,7 @@ def test_a_run_goes_on_from_what_the_other_way_of_training_it_has_left(
     dims = small(name)
     member = Members(dims, VOCAB, made, [4], device=ranks.device, separator=0)
     losses(member, made, range(10))
-    checkpoint.save(tmp_path / "file", member.checkpoint(0, 10, 1.5), checkpoint.USUAL)
+    checkpoint.save(tmp_path / "file", member.checkpoint(0, 10, 1.5), USUAL)
     expected = losses(member, made, range(10, 30))
     sharded = Sharded(dims, VOCAB, made, None, ranks, separator=0)
     checkpoints = Checkpoints(tmp_path / "file", ranks)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy_trainer import checkpoint
+from proxy_trainer import checkpoint, retention
 from proxy_trainer.data import build
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome
@@ -113,7 +113,7 @@ def test_interrupted_and_resumed_it_comes_to_the_same_bits(
     with pytest.raises(Stop):
         go(cut, spec, on_step=stop, checkpoint_seconds=0.0)
     assert not run.done.exists()
-    assert checkpoint.found(run.checkpoints)
+    assert retention.found(run.checkpoints)
     resumed: list[int] = []
     go(cut, spec, on_step=lambda step, _: resumed.append(step))
     assert resumed[0] == stop_at, "did not go on from its last checkpoint"
@@ -147,7 +147,7 @@ def test_a_shortened_checkpoint_gives_way_to_the_one_before_and_comes_to_the_sam
 
     with pytest.raises(Stop):
         go(cut, spec, on_step=stop, checkpoint_seconds=0.0)
-    (last, path), (before, other) = checkpoint.found(run.checkpoints)
+    (last, path), (before, other) = retention.found(run.checkpoints)
     assert (last, before) == (19, 18)
     os.truncate(path, path.stat().st_size // 2)
     if both:
