@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from regmix.flags import base
@@ -52,52 +53,87 @@ def losses(steps: pd.DataFrame) -> list[Flag]:
     return [flag for figure in _FIGURES for flag in _course(steps, figure)]
 
 
-def _course(steps: pd.DataFrame, figure: _Figure) -> Iterator[Flag]:
-    known = steps[steps[figure.column] > 0].sort_values(["run_id", "step"])
-    courses = {
-        str(run): (own["step"].to_numpy(), np.log(own[figure.column].to_numpy(dtype=float)))
-        for run, own in known.groupby("run_id")
-        if len(own) >= LEAST_POINTS
-    }
+@dataclass(frozen=True)
+class _Courses:
+    """Runs that have equally many log points."""
+
+    runs: list[str]
+    steps: npt.NDArray[np.int64]
+    """Shape ``(n_runs, n_points)``."""
+    jumps: FloatArray
+    """Every logarithm less the median of those before it, ``(n_runs, n_points - 5)``."""
+    rises: FloatArray
+    """Median of the last points less the lowest median of as many before, ``(n_runs,)``."""
+    width: int
+    """How many points these medians are of."""
+
+    @classmethod
+    def of(cls, runs: list[str], steps: npt.NDArray[np.int64], values: FloatArray) -> _Courses:
+        """Courses by their logarithms, ``(n_runs, n_points)``."""
+        windows = np.lib.stride_tricks.sliding_window_view
+        before = windows(values[:, :-1], _BEFORE, axis=1)
+        width = max(3, values.shape[1] // 10)
+        medians = np.median(windows(values, width, axis=1), axis=2)
+        return cls(
+            runs,
+            steps,
+            np.asarray(values[:, _BEFORE:] - np.median(before, axis=2)),
+            np.asarray(medians[:, -1] - medians[:, :-width].min(axis=1)),
+            width,
+        )
+
+
+def _course(steps: pd.DataFrame, figure: _Figure) -> list[Flag]:
+    courses = list(_courses(steps, figure.column))
     if not courses:
-        return
-    jumps = {run: _jumps(values) for run, (_, values) in courses.items()}
-    common = float(robust(np.concatenate(list(jumps.values()))))
-    rises = {run: _rise(values) for run, (_, values) in courses.items()}
-    usual = max(0.0, float(np.median([r for r, _ in rises.values()])))
-    for run, (at, _) in courses.items():
-        scale = max(common, float(robust(jumps[run])))
-        worst = int(jumps[run].argmax())
-        jump = float(jumps[run][worst])
+        return []
+    common = float(robust(np.concatenate([c.jumps.ravel() for c in courses])))
+    usual = max(0.0, float(np.median(np.concatenate([c.rises for c in courses]))))
+    found = [flag for c in courses for flag in _judged(c, figure, common, usual)]
+    return sorted(found, key=lambda flag: flag.run_id)
+
+
+def _courses(steps: pd.DataFrame, column: str) -> Iterator[_Courses]:
+    """All that are long enough to be judged, those of one length together."""
+    known = steps[steps[column] > 0].sort_values(["run_id", "step"])
+    codes, names = pd.factorize(known["run_id"])
+    points = np.bincount(codes)
+    begins = np.cumsum(points) - points
+    values = np.log(known[column].to_numpy(dtype=float))
+    at = known["step"].to_numpy()
+    for n in np.unique(points[points >= LEAST_POINTS]):
+        own = np.flatnonzero(points == n)
+        rows = begins[own, None] + np.arange(n)
+        yield _Courses.of(list(map(str, names[own])), at[rows], values[rows])
+
+
+def _judged(courses: _Courses, figure: _Figure, common: float, usual: float) -> Iterator[Flag]:
+    """Flags of courses.
+
+    Args:
+        common: robust standard deviation of all runs' jumps.
+        usual: rise of the runs in the middle.
+    """
+    jumps = courses.jumps
+    scales = np.maximum(common, robust(jumps.T))
+    worst = jumps.argmax(axis=1)
+    for i, run in enumerate(courses.runs):
+        scale, jump, rise = float(scales[i]), float(jumps[i, worst[i]]), float(courses.rises[i])
         if jump > max(figure.far * scale, math.log(figure.jump)):
             yield Flag(
                 run, "spike",
                 f"{figure.name} {math.exp(jump):.2f} times as high in step "
-                f"{at[worst + _BEFORE]} as just before",
+                f"{courses.steps[i, worst[i] + _BEFORE]} as just before",
                 figure.column,
             )  # fmt: skip
-        rise, points = rises[run]
         # The median of k normal values has a standard deviation of 1.25/√k; this is of two.
-        error = FAR * scale * 1.25 * math.sqrt(2 / points)
+        error = FAR * scale * 1.25 * math.sqrt(2 / courses.width)
         if rise - usual > max(error, math.log(figure.growth)):
             yield Flag(
                 run, "growth",
                 f"{figure.name} grew: {math.exp(rise):.2f} times its lowest at the end",
                 figure.column,
             )  # fmt: skip
-
-
-def _jumps(values: FloatArray) -> FloatArray:
-    """Every value less the median of those before it."""
-    before = np.lib.stride_tricks.sliding_window_view(values[:-1], _BEFORE)
-    return np.asarray(values[_BEFORE:] - np.median(before, axis=1))
-
-
-def _rise(values: FloatArray) -> tuple[float, int]:
-    """Median of the last tenth less the lowest median of as many before; and how many they are."""
-    width = max(3, len(values) // 10)
-    medians = np.median(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
-    return float(medians[-1] - medians[: -width or None].min()), width
 
 
 def crossings(metrics: pd.DataFrame) -> list[Flag]:
