@@ -83,10 +83,14 @@ class Space:
             np.array([c.lower for c in self.constraints], dtype=float),
             np.array([c.upper for c in self.constraints], dtype=float),
         )
-        centre = self.polytope.centre()
-        if centre is None:
+        if self.polytope.centre() is None:
             raise UserError(self._explain_empty())
+        self._tight = self.polytope.tightened()
+        centre = self._tight.centre()
+        assert centre is not None  # of the same points
         self.centre: FloatArray = centre
+        self._equations, _ = self._tight.equal()
+        self._onto = np.linalg.pinv(self._equations).T
         self._blocks = [
             (
                 np.array([self.domains.index(d) for d in shares]),
@@ -158,13 +162,15 @@ class Space:
         return found
 
     def active(self, mixture: Mixture, tolerance: float = 1e-4) -> list[str]:
-        """Names of the constraints that hold a mixture back."""
+        """Names of the constraints that hold a mixture back; not of ends that the simplex has."""
         values = self.polytope.matrix @ mixture.array()
-        names = [
-            c.name
-            for value, c in zip(values, self.constraints, strict=True)
-            if min(value - c.lower, c.upper - value) < tolerance
-        ]
+        names = []
+        for value, c in zip(values, self.constraints, strict=True):
+            least, most = min(0.0, *c.coefficients.values()), max(0.0, *c.coefficients.values())
+            below = c.lower > least and value - c.lower < tolerance
+            above = c.upper < most and c.upper - value < tolerance
+            if below or above:
+                names.append(c.name)
         return list(dict.fromkeys(names))
 
     def unimax(self) -> Mixture:
@@ -222,16 +228,14 @@ class Space:
 
     def _onto_pinned(self, weights: FloatArray) -> FloatArray:
         """Exactly onto the constraints that leave no room, and onto sum 1."""
-        p = self.polytope
-        rows = np.vstack([np.ones(p.size), p.matrix[p.pinned]])
-        off = (weights - self.centre) @ rows.T
-        return np.asarray(weights - off @ np.linalg.pinv(rows).T)
+        off = (weights - self.centre) @ self._equations.T
+        return np.asarray(weights - off @ self._onto)
 
     def _towards_centre(self, weights: FloatArray) -> FloatArray:
-        p = self.polytope
-        rows = np.vstack([p.matrix[~p.pinned], np.eye(p.size)])
-        upper = np.concatenate([p.upper[~p.pinned], np.ones(p.size)])
-        lower = np.concatenate([p.lower[~p.pinned], np.zeros(p.size)])
+        p = self._tight
+        rows = np.vstack([p.matrix[~p.pinned], p.faces])
+        upper = np.concatenate([p.upper[~p.pinned], np.ones(len(p.faces))])
+        lower = np.concatenate([p.lower[~p.pinned], np.zeros(len(p.faces))])
         at_centre = rows @ self.centre
         direction = (weights - self.centre) @ rows.T
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -275,7 +279,11 @@ class Space:
         return Sample(np.concatenate([*kept, pulled]), proposed, len(pulled))
 
     def _together(self, weights: FloatArray) -> FloatArray:
-        """Spread what pinned domains have in sum over them as pinned."""
+        """Nothing of domains that can have none; what pinned ones have in sum, as pinned."""
+        if self._tight.zero:
+            weights[:, list(self._tight.zero)] = 0.0
+            left = weights.sum(1, keepdims=True)
+            weights = np.where(left > 0, weights / np.where(left > 0, left, 1.0), self.centre)
         for index, shares in self._blocks:
             weights[:, index] = weights[:, index].sum(1, keepdims=True) * shares
         return weights

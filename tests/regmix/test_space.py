@@ -135,6 +135,51 @@ def test_pinned_ratio_and_group_bounds_together() -> None:
     assert np.unique(drawn.round(3), axis=0).shape[0] > 150
 
 
+NO_ROOM: dict[str, tuple[list[Constraint], int, float]] = {
+    "a domain at 0": ([Constraint("b", {"a": 1.0}, 0.0, 0.0)], 3, 0.25),
+    "a group at 0": (
+        [Constraint("g", {"a": 1.0, "b": 1.0}, upper=0.0)], 2, 1 / 3
+    ),
+    "bounds that fix a sum": (
+        [Constraint("x", {"a": 1.0, "b": 1.0}, lower=0.6),
+         Constraint("y", {"c": 1.0, "d": 1.0, "e": 1.0}, lower=0.4)],
+        3, 0.4 / 3,
+    ),
+    "one follows from another": (
+        [Constraint("x", {"a": 1.0, "b": -1.0}, lower=0.0), Constraint("y", {"a": 1.0}, upper=0.0)],
+        2, 1 / 3,
+    ),
+    "nothing is left to choose": ([Constraint("x", {"a": 1.0}, lower=1.0)], 0, 1.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NO_ROOM)
+def test_what_leaves_no_room_leaves_the_rest_free(case: str) -> None:
+    """The centre is inside of what is left, and mixtures fill all its dimensions."""
+    constraints, dimensions, depth = NO_ROOM[case]
+    space = Space(["a", "b", "c", "d", "e"], constraints)
+    assert space.contains(space.centre).all()
+    assert space.centre[space.centre > 1e-9].min() == pytest.approx(depth)
+    drawn = space.sample(
+        60, np.random.default_rng(0), centre=np.full(5, 0.2), concentration=(0.5, 5.0)
+    ).weights
+    assert space.contains(drawn).all()
+    assert np.linalg.matrix_rank(drawn - space.centre, tol=1e-6) == dimensions
+    if dimensions:
+        assert len(np.unique(drawn.round(6), axis=0)) > 50
+    corners = space.pull(np.eye(5))
+    assert space.contains(corners).all()
+
+
+def test_only_what_the_simplex_does_not_say_holds_back() -> None:
+    constraints = [
+        Constraint("half", {"a": 1.0}, 0.0, 0.5), Constraint("all", {"b": 1.0, "c": 1.0}, upper=1.0)
+    ]  # fmt: skip
+    space = Space(["a", "b", "c"], constraints)
+    assert space.active(Mixture.of({"a": 0.0, "b": 0.5, "c": 0.5})) == []
+    assert space.active(Mixture.of({"a": 0.5, "b": 0.5, "c": 0.0})) == ["half"]
+
+
 def test_an_unconstrained_sample_is_centred_where_asked() -> None:
     centre = np.array([0.6, 0.3, 0.1])
     found = Space(NAMES[:3]).sample(
