@@ -156,7 +156,8 @@ class Choosing:
             found: the fit that judges.
         """
         sides = pareto.sides(x, y, self.data, self.study.config.objective)
-        surrogate = self._surrogate_over(found, [*sides[0].metrics, *sides[1].metrics])
+        limited = self.study.config.objective.limits.metrics
+        surrogate = self._surrogate_over(found, [*sides[0].metrics, *sides[1].metrics, *limited])
         ground = pareto.Ground.of(
             self._decision(self.study.config.fit), self.data, surrogate, self.study.config.seed,
             self._refused,

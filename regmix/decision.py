@@ -62,13 +62,19 @@ def to_fit(
     """Metrics that are fitted: all but the refused ones, and those if asked for by name.
 
     Raises:
-        UserError: as :meth:`regmix.objective.Objective.from_config`, before anything is fitted.
+        UserError: limits name a metric that there is not, or as
+            :meth:`regmix.objective.Objective.from_config`, before anything is fitted.
     """
-    if target is not None:
-        return [data.find_metric(target)]
+    limited = {*config.limits.metrics}
+    for metric in config.limits.metrics:
+        if metric not in data.metric_names:
+            raise unknown_name("metric", metric, data.metric_names, "objective.limits.metrics")
+    if target is not None:  # the first is what is asked for; limits hold whatever is
+        single = data.find_metric(target)
+        return [single, *(m for m in data.metric_names if m in limited and m != single)]
     plain = config.model_copy(update={"snr_weights": False})
     named = {*Objective.from_config(plain, data.metric_names, refused=refused).metrics}
-    named |= {*config.limits.metrics}
+    named |= limited
     return [m for m in data.metric_names if m not in refused or m in named]
 
 
@@ -130,15 +136,12 @@ def limits_for(
 def limit_shares(
     config: LimitsConfig, objective: Objective, fitted: tuple[str, ...]
 ) -> dict[str, float]:
-    """Allowed loss by metric, as a share of the reference's value.
-
-    Where one target is fitted alone, limits on other metrics are not known and not kept.
-    """
+    """Allowed loss by metric, as a share of the reference's value."""
     for metric in config.metrics:
-        if metric not in fitted and len(fitted) > 1:
+        if metric not in fitted:
             raise unknown_name("metric", metric, fitted, "objective.limits.metrics")
     common = {} if config.worse is None else dict.fromkeys(objective.metrics, config.worse)
-    return {m: s for m, s in {**common, **config.metrics}.items() if m in fitted}
+    return {**common, **config.metrics}
 
 
 def problem_for(

@@ -65,9 +65,7 @@ def fit(
     x = data.x()[order]
     y = np.column_stack([data.y(m)[order] for m in names])
     noise = relative_variances(data, names)
-    context = Context(
-        None if noise is None else noise[order], _monotone(config, names, data.domains)
-    )
+    context = Context(None if noise is None else noise[order], _monotone(config, names, data))
     folds = draw_folds(runs, config)
     options = try_candidates(config.regressor, x, y, context, folds, progress)
     chosen = [choose(options, i, y[:, i], config.regressor, folds) for i in range(len(names))]
@@ -91,13 +89,14 @@ def draw_folds(runs: int, config: FitConfig) -> Folds:
     return Folds.draw(runs, config.folds, config.repeats or automatic)
 
 
-def _monotone(
-    config: FitConfig, metrics: Sequence[str], domains: Sequence[str]
-) -> np.ndarray | None:
+def _monotone(config: FitConfig, metrics: Sequence[str], data: Observations) -> np.ndarray | None:
     if not config.monotone:
         return None
+    domains = data.domains
     found = np.zeros((len(metrics), len(domains)), dtype=np.int64)
     for metric, by_domain in config.monotone.items():
+        if metric not in data.metric_names:
+            raise unknown_name("metric", metric, data.metric_names, "fit.monotone")
         for domain, way in by_domain.items():
             if domain not in domains:
                 raise unknown_name("domain", domain, domains, f"fit.monotone.{metric}")

@@ -93,7 +93,7 @@ def floor(data: Observations) -> NoiseFloor:
         wanted = seeds_needed(snr, LEAST_SNR)
         low, high = _interval(own, degrees)
         rows[name] = {
-            "kind": kind(snr, p_signal[name]),
+            "kind": "noisy" if s == 0 else kind(snr, p_signal[name]),
             "snr": snr,
             "p_signal": p_signal[name],
             "snr_least": ratio(s, math.hypot(own, float(sampling[name]))),
@@ -136,6 +136,8 @@ def refused(data: Observations) -> dict[str, str]:
 
 
 def _reason(row: Mapping[Hashable, Any]) -> str:
+    if row["spread"] == 0:
+        return "the same in all runs"
     seeds, ratio = row["seeds"], f"spread {row['snr']:.1f}x the seed noise"
     known = f"{row['freedom']} degrees of freedom"
     if row["snr"] >= LEAST_SNR:

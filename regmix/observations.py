@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -60,6 +60,31 @@ class Observations:
         """Names of all runs by run id, repeats included."""
         own = {str(r): str(n) for r, n in self.info["name"].items()}
         return {**self.replicate_names, **own}
+
+    def of_domains(self, domains: Sequence[str], where: str) -> Observations:
+        """The same with weights in a study's order.
+
+        Args:
+            where: the study says which domains it has, for messages.
+
+        Raises:
+            UserError: the runs are of other domains.
+        """
+        if set(domains) != set(self.domains):
+            unknown = [d for d in self.domains if d not in domains]
+            missing = [d for d in domains if d not in self.domains]
+            told = [f"lacks {', '.join(unknown)}, which they have"] * bool(unknown)
+            told += [f"has {', '.join(missing)}, which they lack"] * bool(missing)
+            raise UserError(
+                f"{where}: domains: the measured runs are of {', '.join(self.domains)}; the study "
+                f"{' and '.join(told)}"
+            )
+        order, repeated = list(domains), self.replicate_weights
+        return replace(
+            self,
+            weights=self.weights[order],
+            replicate_weights=repeated if repeated.empty else repeated[order],
+        )
 
     def frame(self) -> pd.DataFrame:
         """One row a run: info, weights (``weight/<domain>``) and metrics side by side."""

@@ -100,6 +100,7 @@ def surrogate_id(data: Observations, metrics: Sequence[str], settings: Any) -> s
             ordered.index.tolist(),
             ordered.drop(columns=data.info.columns).round(12).to_dict("list"),
             repeats.to_dict("list"),
+            list(data.domains),  # a surrogate takes shares in this order
             sorted(metrics),
             settings,
         ],
@@ -145,7 +146,7 @@ def save(
 
 def publish(layout: StudyLayout, identity: str) -> Fit:
     """Make a fit on disk the latest, and its mixture the one of that name."""
-    found = load(layout, identity)
+    found = _read(layout, identity)
     kept = MixtureFile.load(found.folder / "mixture.yaml")
     kept.save(layout.mixture(found.mixture_name))
     write_json(layout.fits / LATEST, {"fit_id": identity})
@@ -198,11 +199,14 @@ def diagnose(
     }
 
 
-def load(layout: StudyLayout, identity: str | None = None) -> Fit:
+def load(layout: StudyLayout, domains: Sequence[str], identity: str | None = None) -> Fit:
     """A fit by id; default: the latest.
 
+    Args:
+        domains: the study's, in its order.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is over other domains.
     """
     if identity is None:
         latest = layout.fits / LATEST
@@ -215,6 +219,18 @@ def load(layout: StudyLayout, identity: str | None = None) -> Fit:
         raise UserError(
             f"no fit '{identity}' in {layout.fits}; there are: {', '.join(known) or 'none'}"
         )
+    found = _read(layout, identity)
+    own = found.best.domains
+    if own != tuple(domains):
+        raise UserError(
+            f"{layout.config}: domains: the study lists {', '.join(domains)}; the fit in {folder} "
+            f"is over {', '.join(own)}, in this order; run `regmix fit {layout.root}` again"
+        )
+    return found
+
+
+def _read(layout: StudyLayout, identity: str) -> Fit:
+    folder = layout.fits / identity
     diagnostics = read_json(folder / "diagnostics.json")
     raw = diagnostics["objective"]
     objective = Objective(

@@ -86,10 +86,11 @@ def observations(study: StudyFolder, store: Store) -> Observations:
     """Mixtures and metrics of the finished proxies, whatever is wrong with them.
 
     Raises:
-        UserError: nothing is measured yet.
+        UserError: nothing is measured yet, or the runs are of other domains than the study's.
     """
     wanted = planning.template(study, study.config.proxy).cohorts if study.manifest else ()
-    return store.observations(wanted)
+    found = store.observations(wanted)
+    return found.of_domains(study.domains, str(study.layout.config))
 
 
 def _larger(

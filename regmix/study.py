@@ -203,8 +203,12 @@ class Study(StudyFolder):
         return choosing.fit(target, settings=settings, name=name, progress=progress)
 
     def latest_fit(self, fit_id: str | None = None) -> Fit:
-        """A fit on disk; default: the latest."""
-        return results.load(self.layout, fit_id)
+        """A fit on disk; default: the latest.
+
+        Raises:
+            UserError: there is none, or it is over other domains than the study has now.
+        """
+        return results.load(self.layout, self.domains, fit_id)
 
     def best(self) -> Mixture:
         """The mixture that the latest fit proposes."""
@@ -311,10 +315,19 @@ class Study(StudyFolder):
         return [replace(transfer, left_out=names) for transfer in found]
 
     def links(self) -> list[Link | str]:
-        """What bits per byte are worth in accuracy, task by task; or why that cannot be said."""
+        """What bits per byte are worth in accuracy, task by task; or why that cannot be said.
+
+        Raises:
+            UserError: nothing is measured yet.
+        """
+        return self._links(self._sound())
+
+    def _links(self, measured: Sound) -> list[Link | str]:
         if self.manifest is None:
             return []  # sizes of models that were measured elsewhere are not known
         info, values, _ = self.store.measured()
+        left_out = list(measured.left_out)
+        info, values = info.drop(left_out, errors="ignore"), values.drop(left_out, errors="ignore")
         above = planning.template(self, self.config.proxy).model.parameters
         return [
             link.find(info, values, loss, accuracy, above, self.config.objective.directions)
@@ -342,7 +355,8 @@ class Study(StudyFolder):
 
     def _choosing(self, settings: FitConfig) -> Choosing:
         transfer = self._transfer if self.config.ladder else None
-        return Choosing.of(self, self._sound(settings), transfer, self.links)
+        measured = self._sound(settings)
+        return Choosing.of(self, measured, transfer, lambda: self._links(measured))
 
     def cost(self) -> Account:
         """What the finished runs took, and what RegMix's published recipe would have."""

@@ -67,7 +67,7 @@ class Evidence:
         """The latest fit; None before there is one."""
         if not (self.study.layout.fits / results.LATEST).exists():
             return None
-        return results.load(self.study.layout)
+        return results.load(self.study.layout, self.study.domains)
 
     @property
     def fitted(self) -> Fit:
@@ -76,7 +76,7 @@ class Evidence:
         Raises:
             UserError: nothing is fitted yet.
         """
-        return self.fit or results.load(self.study.layout)
+        return self.fit or results.load(self.study.layout, self.study.domains)
 
     @cached_property
     def comparison(self) -> Comparison | None:

@@ -62,6 +62,12 @@ class Shape:
     """Differentiable inside the simplex, so that gradients lead somewhere."""
     convex: int = 0
     """+1: the mean is convex in the weights, -1: concave, 0: neither is known."""
+    linear: bool = False
+    """The mean is both, whatever :attr:`convex` says."""
+
+    def convex_times(self, sign: float) -> bool:
+        """Whether the mean is convex once it is multiplied by something of a sign."""
+        return sign != 0 and (self.linear or self.convex * sign > 0)
 
 
 class Regressor(Protocol):

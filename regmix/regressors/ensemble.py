@@ -89,10 +89,13 @@ class Ensemble:
 
     @property
     def shape(self) -> Shape:
-        """Smooth, convex or concave if all of its members are."""
+        """Smooth, linear, convex or concave if all of its members are; weights are positive."""
         shapes = [m.model.shape for m in self.members]
-        signs = {s.convex for s in shapes}
-        return Shape(all(s.smooth for s in shapes), signs.pop() if len(signs) == 1 else 0)
+        smooth = all(s.smooth for s in shapes)
+        if all(s.linear for s in shapes):
+            return Shape(smooth, linear=True)
+        ways = (way for way in (1, -1) if all(s.convex_times(way) for s in shapes))
+        return Shape(smooth, next(ways, 0))
 
     def mean(self, x: FloatArray) -> FloatArray:
         """Weighted mean of the members'."""

@@ -61,7 +61,7 @@ class Linear(Ridge):
     @property
     def shape(self) -> Shape:
         """Linear: convex and concave."""
-        return Shape(smooth=True, convex=1)
+        return Shape(smooth=True, linear=True)
 
 
 class SqrtRidge(Ridge):

@@ -100,10 +100,8 @@ class Problem:
         """What is known of the lowered function: smooth; convex only without caution."""
         fitted = [self.surrogate.metric(m) for m in self.objective.metrics]
         shapes = [f.model.shape for f in fitted]
-        bent = [
-            s.convex * np.sign(c) for s, c in zip(shapes, self.objective.coefficients, strict=True)
-        ]
-        convex = all(b > 0 for b in bent) and not self.caution and not self.limits
+        bent = map(Shape.convex_times, shapes, self.objective.coefficients)
+        convex = all(bent) and not self.caution and not self.limits
         smooth = all(s.smooth for s in shapes) and self.objective.kind != "worst"
         return Shape(smooth, int(convex))
 

@@ -220,7 +220,7 @@ def claims_about_the_shape_hold(kind: Kind) -> None:
         shape, unit = model.shape, float(np.ptp(y[:, column]))
         chord = share[:, 0] * model.mean(left) + (1 - share[:, 0]) * model.mean(right)
         above = model.mean(share * left + (1 - share) * right) - chord
-        worst = float((shape.convex * above).max())
+        worst = float((abs(above) if shape.linear else shape.convex * above).max())
         assert worst <= 1e-7 * unit, f"metric {column}: convex {shape.convex}, off by {worst:.3g}"
         if shape.smooth:
             path = model.mean(steps * draw(1, seed=3) + (1 - steps) * draw(1, seed=4))

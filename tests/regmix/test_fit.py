@@ -333,6 +333,12 @@ def test_monotone_wishes_reach_the_trees_of_the_metric_that_is_named() -> None:
     assert rises["bpb/code"] > 0.01
 
 
+def test_a_monotone_wish_about_an_unknown_metric_is_refused() -> None:
+    config = FitConfig(regressor="gp", monotone={"bpb/wbe": {"web": "falling"}})
+    with pytest.raises(UserError, match=r"fit\.monotone: unknown metric 'bpb/wbe'; did you mean"):
+        fitted(observations(10), config)
+
+
 def test_a_monotone_wish_about_an_unknown_domain_is_refused() -> None:
     config = FitConfig(regressor="gp", monotone={"bpb/web": {"wbe": "falling"}})
     with pytest.raises(

@@ -13,6 +13,7 @@ from scipy import stats
 
 from regmix import link, planning
 from regmix.link import Link
+from regmix.sound import Sound
 from regmix.study import Study
 
 NAMES = ("mmlu/bpb", "mmlu/acc")
@@ -100,7 +101,7 @@ def test_metrics_that_are_better_low_keep_their_direction() -> None:
 
 
 def test_a_study_links_its_larger_models_and_a_fit_tells_it(
-    make_study: Callable[..., Study], worker: Any
+    make_study: Callable[..., Study], worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make_study()
     study.propose()
@@ -122,3 +123,7 @@ def test_a_study_links_its_larger_models_and_a_fit_tells_it(
     assert isinstance(found, Link)
     assert len(found.losses) == 12
     assert study.fit("bpb/web").diagnostics["links"] == [found.text]
+    monkeypatch.setattr(Sound, "left_out", {own.spec.run_id: "its curve crosses the others'"})
+    [found] = study.links()
+    assert isinstance(found, Link)
+    assert len(found.losses) == 11, "what the study leaves out is left out here too"

@@ -110,6 +110,17 @@ def test_classes(snr: float, wanted: str) -> None:
     assert noise.kind(snr) == wanted
 
 
+def test_what_is_the_same_in_all_runs_is_no_signal() -> None:
+    data = repeated(np.random.default_rng(3), seeds=4, metrics=2)
+    metrics = data.metrics.assign(**{"bpb/m1": 0.0})
+    still = Observations(
+        data.weights, metrics, data.info, data.replicates.assign(**{"bpb/m1": 0.0}),
+        data.replicate_weights,
+    )  # fmt: skip
+    assert noise.floor(still).metrics.loc["bpb/m1", "kind"] == "noisy"
+    assert noise.refused(still) == {"bpb/m1": "the same in all runs"}
+
+
 def test_the_clearest_metric_comes_first_and_repeats_that_help_are_counted() -> None:
     rng = np.random.default_rng(3)
     data = repeated(rng, seeds=40, metrics=3)

@@ -19,6 +19,7 @@ from regmix import fit, imports, sizes, yaml_io
 from regmix.comparison import gains, measured
 from regmix.config import (
     FitConfig,
+    LimitsConfig,
     ModelConfig,
     ObjectiveConfig,
     RunConfig,
@@ -292,6 +293,47 @@ def test_an_import_finds_its_known_optimum(swarm_files: Any, tmp_path: Path) -> 
     best = study.fit("loss", settings=QUICK).best
     assert best.distance(Mixture.of({"web": 0.5, "code": 0.3, "math": 0.2})) < 0.05
     assert study.fit("acc", settings=QUICK).best["math"] > 0.9
+
+
+def test_weights_are_joined_by_domain_wherever_the_study_lists_it(
+    swarm_files: Any, tmp_path: Path
+) -> None:
+    sources = [swarm_files.mixtures, swarm_files.metrics]
+    study = create_for_import(tmp_path / "study", imports.read_csvs(*sources), sources)
+    first = study.fit("loss", settings=QUICK)
+    turned = changed(study, domains=tuple(reversed(study.config.domains)))
+    assert turned.domains == tuple(reversed(study.domains))
+    again = turned.fit("loss", settings=QUICK)
+    assert again.fit_id != first.fit_id
+    assert again.best.as_dict() == pytest.approx(first.best.as_dict(), abs=0.02)
+    assert again.surrogate.domains == turned.domains
+    lacking = changed(study, domains=study.config.domains[1:])
+    message = f"the study lacks {study.domains[0]}, which they have"
+    with pytest.raises(UserError, match=message):
+        lacking.fit("loss", settings=QUICK)
+
+
+def test_limits_hold_too_where_one_metric_is_asked_for(swarm_files: Any, tmp_path: Path) -> None:
+    sources = [swarm_files.mixtures, swarm_files.metrics]
+    study = create_for_import(tmp_path / "study", imports.read_csvs(*sources), sources)
+
+    def limited(metric: str, worse: float) -> Study:
+        limits = LimitsConfig(reference="uniform", metrics={metric: worse}, confidence=0.5)
+        return changed(
+            study, objective=study.config.objective.model_copy(update={"limits": limits})
+        )
+
+    free = study.fit("acc", settings=QUICK)
+    assert free.best["math"] > 0.9
+    held = limited("loss", 0.05).fit("acc", settings=QUICK)
+    at = {
+        m: held.surrogate.predict_one(w)["loss"][0]
+        for m, w in (("best", held.best), ("uniform", study.references()["uniform"]))
+    }
+    assert at["best"] <= 1.05 * at["uniform"] + 1e-6
+    assert held.best["math"] < 0.9
+    with pytest.raises(UserError, match=r"objective\.limits\.metrics.*'los'; did you mean 'loss'"):
+        limited("los", 0.05).fit("acc", settings=QUICK)
 
 
 def test_comparison_pairs_by_seed(trained: Study, worker: Any) -> None:
