@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from proxy_trainer.kept import Kept
-from proxy_trainer.retention import Retention, found, name_of
+from proxy_trainer.retention import Retention, drop_beyond, found, name_of
 from regmix.files import write_whole
 
 PROGRESS = "progress.json"
@@ -101,6 +101,13 @@ def load(folder: Path) -> Checkpoint | None:
         except UNREADABLE:
             continue
     return None
+
+
+def resume(folder: Path) -> Checkpoint | None:
+    """The same, for the one who trains the run on; what cannot be gone on from is removed."""
+    newest = load(folder)
+    drop_beyond(folder, newest.progress.step if newest else 0)
+    return newest
 
 
 def saved_step(folder: Path) -> int:

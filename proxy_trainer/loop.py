@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 from proxy_trainer import divergence, leftovers, starts
@@ -201,4 +202,5 @@ def _finish(state: State, member: int, run: Run) -> None:
         "keep_every": state.keeper.retention.every,
     }
     write_new(run.layout.done, to_json(result))  # of two workers sure to have the run, one
-    leftovers.clear(run.layout, state.keeper.retention)
+    with suppress(OSError):  # what cannot be removed now, the next command sweeps away
+        leftovers.clear(run.layout, state.keeper.retention)

@@ -36,7 +36,8 @@ class Retention:
         """Remove all that a finished run does not keep."""
         for left in folder.glob("*"):
             step = _step(left)
-            if step is None or not self.stays(step):
+            # An NFS client's name for what was removed while it was open; it goes as that closes.
+            if not left.name.startswith(".nfs") and (step is None or not self.stays(step)):
                 _remove(left)
 
 
@@ -57,6 +58,16 @@ def found(folder: Path) -> list[tuple[int, Path]]:
     """Step and path of a run's checkpoints, the last first; they may be cut short."""
     named = ((_step(path), path) for path in folder.glob("step-*"))
     return sorted(((step, path) for step, path in named if step is not None), reverse=True)
+
+
+def drop_beyond(folder: Path, step: int) -> None:
+    """Remove what lies beyond the step that a run goes on from, and what was never whole.
+
+    Newer checkpoints could not be read. As the newest ones they would stay, and every one that the
+    run writes until it has passed them would go.
+    """
+    for left in (*folder.glob(".step-*"), *(path for at, path in found(folder) if at > step)):
+        _remove(left)
 
 
 def _step(path: Path) -> int | None:

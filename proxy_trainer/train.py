@@ -62,13 +62,16 @@ def train(
         raise UserError("runs of different models, plans or data cannot be trained together")
     by_step: dict[int, list[tuple[RunLayout, RunSpec, Checkpoint | None]]] = {}
     for run, spec in zip(runs, specs, strict=True):
-        found = checkpoint.load(run.checkpoints)
+        found = checkpoint.resume(run.checkpoints)
         by_step.setdefault(found.progress.step if found else 0, []).append((run, spec, found))
     outcome = Outcome()
-    for step, group in by_step.items():  # members of an array are at one step
+    found = None
+    for step in list(by_step):  # members of an array are at one step
+        group = by_step.pop(step)
         members = _begun(study, manifest, group, rows)
         on_rows(members.rows)
         begun = [(run, own, found.progress.seconds if found else 0.0) for run, own, found in group]
+        group.clear()  # with it the checkpoints' files are closed, which are removed on the way
         state = assembled(
             study, manifest, begun, step, choose_device(), members, Alone(members, retention),
             trackers=trackers,

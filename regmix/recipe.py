@@ -86,7 +86,8 @@ class StageConfig(Strict):
     train: TrainConfig = TrainConfig()
     seed: Annotated[int, Field(ge=0)] | None = None
     """Of data order, and of initial weights at scratch; empty: the recipe's plus the stage's place
-    in it, so that no stage reads text in another's order."""
+    in it, or the next one by which nothing that is gone on from has read: no stage reads text in
+    another's order."""
     microanneal: MicroAnneal | None = None
     sweep: Sweep = Sweep()
     orders: Positive = 1

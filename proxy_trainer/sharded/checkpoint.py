@@ -97,8 +97,7 @@ class Checkpoints:
         def look() -> tuple[float, float, float]:
             if not self._ranks.first:
                 return 0, 0, 0
-            _drop_unfinished(self._folder)
-            newest = checkpoint.load(self._folder)
+            newest = checkpoint.resume(self._folder)
             if newest is None:
                 return -1, 0, 0
             assert newest.path is not None

@@ -80,6 +80,18 @@ def check_moments(study: StudyLayout, own: Earlier, where: str) -> None:
         raise UserError(f"{where}.run: {exc}") from exc
 
 
+def seeds(study: StudyLayout, spec: RunSpec) -> dict[int, str]:
+    """Seeds by which the run, those that it averages, and those before it read domains; with ids.
+
+    Who reads by one of them again begins with the same text, in the same order.
+    """
+    before = (*spec.merge, *([spec.start.run] if spec.start and spec.start.run else ()))
+    found = {} if spec.chat else {spec.seed: spec.run_id}
+    for run_id in before:
+        found = {**seeds(study, RunSpec.load(study.run(run_id).spec)), **found}
+    return found
+
+
 def uses(study: StudyLayout, manifest: DataManifest, own: Earlier) -> tuple[Use, ...]:
     """What the run has read, and those before it: the model has seen it."""
     spec, start = own.spec, own.spec.start

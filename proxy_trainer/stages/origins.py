@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,33 @@ class Origins:
         if own is None:
             return ()
         return earlier.uses(self.written.study.layout, self.written.manifest, own)
+
+    def seeds(self, index: int, config: StageConfig, before: Sequence[Stage]) -> tuple[int, ...]:
+        """Of the stage's runs: what is given, or others than any by which text was read before.
+
+        Raises:
+            UserError: one is given by which a run that is gone on from has read.
+        """
+        read: dict[int, str] = {}
+        for own in self.earlier.values():
+            read |= earlier.seeds(self.written.study.layout, own.spec)
+        given = config.sweep.seed
+        if config.seed is not None:
+            given = _orders(config.seed, config.orders)
+        for seed in given if config.kind != "sft" else ():
+            if seed in read:
+                raise self.written.wrong(
+                    index, "sweep.seed" if config.sweep.seed else "seed",
+                    f"run {read[seed]}, which is gone on from, has read by seed {seed}: the same "
+                    "text would come again, in the same order; give another, or none",
+                )  # fmt: skip
+        if config.sweep.seed:
+            return config.sweep.seed
+        taken = {*read, *(variant.seed for stage in before for variant in stage.variants)}
+        first = self.written.config.seed + index if config.seed is None else config.seed
+        while config.seed is None and taken & {*_orders(first, config.orders)}:
+            first += 1
+        return _orders(first, config.orders)
 
     def _shape(self) -> Shape:
         """The model of all stages: the recipe's, or that of the folder that they start from."""
@@ -171,3 +199,8 @@ class Origins:
         begins = [Start(folder=taken) for taken in self.taken.values()]
         begins += [own.start for own in self.earlier.values() if not own.start.step]
         return starts.model_folder(self.written.study.layout, begins[0]) if begins else None
+
+
+def _orders(first: int, count: int) -> tuple[int, ...]:
+    """Seeds of runs that differ in their data order alone."""
+    return tuple(first + 1000 * i for i in range(count))

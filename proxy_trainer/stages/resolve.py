@@ -105,8 +105,7 @@ class _Resolver:
                 "optimiser; give `optimiser: fresh`",
             )  # fmt: skip
         train = self._train(index, config, before[-1] if goes_on else None)
-        seed = self.written.config.seed + index if config.seed is None else config.seed
-        seeds = config.sweep.seed or tuple(seed + 1000 * i for i in range(config.orders))
+        seeds = self.origins.seeds(index, config, before)
         make = self._sft if config.kind == "sft" else self._mixture
         made = [make(index, config, train, own) for own in seeds]
         base = [self._base(index, config, train, own) for own in seeds if config.microanneal]

@@ -182,7 +182,7 @@ def test_a_folder_a_run_and_a_checkpoint_can_be_started_from(
     assert [step for step, _ in retention.found(run.checkpoints)] == [16, 8]
     begun = losses(study, own.run_id)
 
-    _, again = carried_out(one_stage(recipe, start=str(run.model)))
+    _, again = carried_out(one_stage(recipe, start=str(run.model), seed=4))
     spec = again[0].chosen.spec
     assert spec.start is not None
     assert (study.layout.starts / spec.start.folder / "config.json").exists()
@@ -195,6 +195,13 @@ def test_a_folder_a_run_and_a_checkpoint_can_be_started_from(
     path = one_stage(recipe, start={"run": own.run_id})
     found = resolve(path)
     assert found.stages[0].variants[0].start == Start(run=own.run_id)
+    assert (own.seed, found.stages[0].variants[0].seed) == (3, 4), "reads the same text again"
+    again_by = one_stage(recipe, start={"run": own.run_id}, seed=3)
+    with pytest.raises(
+        UserError, match=rf"stages\.0\.seed: run {own.run_id}, .*by seed 3: the same"
+    ):
+        resolve(again_by)
+    one_stage(recipe, start={"run": own.run_id})
     totals = ledger.totals(found.uses())
     assert totals == pytest.approx(
         {k: 2 * v for k, v in ledger.totals(first[0].stage.uses).items()}
