@@ -123,6 +123,30 @@ def test_a_shortened_file_gives_way_to_the_one_before(tmp_path: Path, keep: int)
     assert checkpoint.load(tmp_path) is None
 
 
+def test_whoever_goes_on_keeps_what_it_writes_below_a_damaged_step(tmp_path: Path) -> None:
+    """And what a killed process had begun to write is gone."""
+    members = fresh()
+    last = retention.Retention(last=1)
+    checkpoint.save(tmp_path, members.checkpoint(0, 9, 0.0), last)
+    [(_, path)] = retention.found(tmp_path)
+    os.truncate(path, 100)
+    (tmp_path / ".step-000000009.safetensors.tmp-abc").write_bytes(b"half")
+    assert checkpoint.resume(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    for step in (2, 4):
+        checkpoint.save(tmp_path, members.checkpoint(0, step, 0.0), last)
+        found = checkpoint.resume(tmp_path)
+        assert found is not None
+        assert found.progress.step == step
+
+
+def test_what_a_network_file_system_still_holds_is_let_be(tmp_path: Path) -> None:
+    held = tmp_path / ".nfs000000000000001"
+    held.write_bytes(b"removed while it was open")
+    retention.USUAL.clear(tmp_path)
+    assert held.exists()
+
+
 def test_a_file_of_something_else_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "step-000000003.safetensors"
     path.write_bytes(b"PK\x03\x04" + bytes(1000))

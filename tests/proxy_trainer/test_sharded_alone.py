@@ -200,10 +200,11 @@ def test_a_missing_shard_or_a_changed_note_gives_way_to_the_one_before(
     for step in (1, 2):
         checkpoints.save(trainee.tensors(), Progress(step, 0.0))
     checkpoints.settle()
-    last = found(tmp_path)[0][1]
+    (_, last), (_, before) = found(tmp_path)
     next(last.glob("*.safetensors")).unlink()
-    assert checkpoints.newest() == (Progress(1, 0.0), found(tmp_path)[1][1])
-    (found(tmp_path)[1][1] / "progress.json").write_text('{"step": ')
+    assert checkpoints.newest() == (Progress(1, 0.0), before)
+    assert found(tmp_path) == [(1, before)], "what cannot be read would stay as the newest"
+    (before / "progress.json").write_text('{"step": ')
     assert checkpoints.newest() is None
 
 
