@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy_trainer.data import pool as pool_module
 from proxy_trainer.data.pool import TokenPool
 from proxy_trainer.data.sampler import DomainStream, MixtureSampler, open_streams
 from proxy_trainer.data.shards import DomainTokens, ShardWriter
@@ -101,6 +103,32 @@ def test_a_pool_that_is_held_whole_gives_what_is_read_from_the_files(
     assert held.dtype == read.dtype
     assert torch.equal(held, read)
     assert not TokenPool(streams, context=CONTEXT, device=cpu).resident
+
+
+@pytest.mark.parametrize(("dtype", "shards"), [("uint16", 1), ("uint16", 4), ("uint32", 4)])
+def test_filling_a_pool_takes_a_piece_of_the_hosts_memory_whatever_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, shards: int
+) -> None:
+    """Beside the pool itself, which is in torch's memory: what is counted here is numpy's."""
+    layout, length, piece = StudyLayout(tmp_path), 50_000, 7000
+    ids = np.random.default_rng(0).integers(2 ** (16 if dtype == "uint16" else 18), size=4 * length)
+    made = []
+    for index, part in enumerate(np.split(ids, shards)):
+        writer = ShardWriter(layout.domain_tokens("a") / f"train-{index}.bin", dtype)
+        writer.add(part.tolist(), 1)
+        made.append(writer.close(layout.tokens))
+    split = SplitManifest(len(ids), shards, 1, tuple(made))
+    manifest = DataManifest((DomainManifest("a", split, split),), 2**18, 0, dtype, "t")
+    streams = open_streams(layout, manifest, context=CONTEXT, seed=0)
+    monkeypatch.setattr(pool_module, "_PIECE", piece)
+    tracemalloc.start()
+    pool = TokenPool(streams, context=CONTEXT, device=torch.device("cpu"), resident=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * 4 * piece + 20_000
+    places = np.stack([np.zeros(40, dtype=int), np.arange(0, len(ids) - CONTEXT, 5000)], axis=1)
+    assert (pool.batch(places).numpy() == ids[places[:, 1:] + np.arange(CONTEXT + 1)]).all()
+    assert pool._pool.numpy().tolist() == ids.tolist()
 
 
 def by_domain(blocks: np.ndarray) -> dict[str, np.ndarray]:
