@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxy_trainer import checkpoint, starts
 from proxy_trainer.checkpoint import Checkpoint
+from proxy_trainer.device_memory import give_back
 from proxy_trainer.environment import choose_device, describe
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome, loop
@@ -66,6 +67,7 @@ def train(
         by_step.setdefault(found.progress.step if found else 0, []).append((run, spec, found))
     outcome = Outcome()
     for step, group in by_step.items():  # members of an array are at one step
+        give_back(choose_device())
         members = _begun(study, manifest, group, rows)
         on_rows(members.rows)
         begun = [(run, own, found.progress.seconds if found else 0.0) for run, own, found in group]
@@ -78,6 +80,7 @@ def train(
         finally:
             for own in state.runs:
                 own.close()
+        del members, state  # their memory is the next ones'
     return outcome
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxy_trainer.data.sampler import DomainStream
 from proxy_trainer.data.shards import DomainTokens, IntArray
+from proxy_trainer.device_memory import free_on
 from proxy_trainer.to_device import to_device
 
 _MARGIN = 0.25
@@ -19,7 +20,7 @@ _PIECE = 2**24
 
 
 def _fits(size: int, device: torch.device) -> bool:
-    return bool(size < _MARGIN * torch.cuda.mem_get_info(device)[0])
+    return size < _MARGIN * free_on(device)
 
 
 def _held(tokens: Sequence[DomainTokens], device: torch.device) -> Tensor:
