@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from proxy_trainer.data.batch import Batch
+from proxy_trainer.device_memory import give_back
 from proxy_trainer.environment import choose_device
 from proxy_trainer.events import EventLog
 from proxy_trainer.execution import default_execution, first_steps, rows_can_be_fewer
@@ -179,6 +180,7 @@ def trial(spec: RunSpec, limit: int, device: torch.device | None = None) -> Tria
 
 def _rate(spec: RunSpec, members: int, device: torch.device) -> tuple[float, float]:
     """Tokens a second of an array, and seconds a step, on random tokens."""
+    give_back(device)
     made = Members(
         native(spec), spec.vocab_size, spec.plan, range(members), device=device, separator=0
     )

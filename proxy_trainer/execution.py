@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from proxy_trainer.data.batch import Batch
+from proxy_trainer.device_memory import free_on
 from regmix.families import Shape
 
 Execution = Literal["eager", "compiled", "graph"]
@@ -81,7 +82,7 @@ def rows_at_once(
     a_row = shape.context * shape.d_model * (BYTES_A_CHANNEL * (whole + 1) + kept)
     if masked:  # a byte each for the mask and for what it is made of; attention's own in halves
         a_row += shape.context**2 * (2 + 2 * whole)
-    free = torch.cuda.mem_get_info(device)[0] - owed
+    free = free_on(device) - owed
     return max(1, min(batch, int(0.5 * free / (a_row * members))))
 
 

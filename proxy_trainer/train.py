@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proxy_trainer import checkpoint, starts
 from proxy_trainer.checkpoint import Checkpoint
+from proxy_trainer.device_memory import give_back
 from proxy_trainer.environment import choose_device, describe
 from proxy_trainer.events import EventLog
 from proxy_trainer.loop import Outcome, loop
@@ -68,6 +69,7 @@ def train(
     found = None
     for step in list(by_step):  # members of an array are at one step
         group = by_step.pop(step)
+        give_back(choose_device())
         members = _begun(study, manifest, group, rows)
         on_rows(members.rows)
         begun = [(run, own, found.progress.seconds if found else 0.0) for run, own, found in group]
@@ -81,6 +83,7 @@ def train(
         finally:
             for own in state.runs:
                 own.close()
+        del members, state  # their memory is the next ones'
     return outcome
 
 

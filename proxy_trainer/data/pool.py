@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from proxy_trainer.data.sampler import DomainStream
-from proxy_trainer.data.shards import IntArray
+from proxy_trainer.data.shards import DomainTokens, IntArray
+from proxy_trainer.device_memory import free_on
 from proxy_trainer.to_device import to_device
 
 _MARGIN = 0.25
 """Share of a device's free memory that the pool may take."""
+_PIECE = 2**24
+"""Tokens that are copied to a device at a time: 64 MB of the host's memory, whatever the data."""
 
 
 def _fits(size: int, device: torch.device) -> bool:
-    return bool(size < _MARGIN * torch.cuda.mem_get_info(device)[0])
+    return size < _MARGIN * free_on(device)
+
+
+def _held(tokens: Sequence[DomainTokens], device: torch.device) -> Tensor:
+    """All domains' tokens end to end in a device's memory."""
+    pool = torch.empty(sum(t.tokens for t in tokens), dtype=torch.int32, device=device)
+    at = 0
+    for domain in tokens:
+        for piece in domain.pieces(_PIECE):
+            pool[at : at + len(piece)] = torch.from_numpy(piece.astype(np.int32))
+            at += len(piece)
+    return pool
 
 
 class TokenPool:
@@ -49,8 +63,7 @@ class TokenPool:
             resident = device.type == "cuda" and _fits(4 * int(ends[-1]), device)
         self.resident = resident
         if self.resident:
-            whole = [t.take(np.arange(t.tokens)).astype(np.int32) for t in self._tokens]
-            self._pool = torch.from_numpy(np.concatenate(whole)).to(device)
+            self._pool = _held(self._tokens, device)
 
     def batch(self, places: IntArray) -> Tensor:
         """Blocks with the token after each, ``(..., context + 1)``, for ``places`` ``(..., 2)``."""

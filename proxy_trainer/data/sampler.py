@@ -1,10 +1,11 @@
 """Which tokens a run sees, and in which order: exact shares, seekable, seeded.
 
 A run is a sequence of blocks of ``context`` tokens. The *schedule* says which domain each block
-comes from; the *stream* of a domain is its text in a seeded order, one permutation per epoch. Both
-are functions of the seed and the mixture alone, so any position can be read directly, and two runs
-with one seed read the same text of a domain in the same order whatever their mixtures: what
-differs between them is the mixture alone (common random numbers).
+comes from (:mod:`proxy_trainer.data.schedule`); the *stream* of a domain is its text in a seeded
+order, one permutation per epoch. Both are functions of the seed and the mixture alone, so any
+position can be read directly, and two runs with one seed read the same text of a domain in the same
+order whatever their mixtures: what differs between them is the mixture alone (common random
+numbers).
 """
 
 from __future__ import annotations
@@ -14,39 +15,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
+from proxy_trainer.data.schedule import Schedule
 from proxy_trainer.data.shards import DomainTokens, IntArray
 from regmix.errors import UserError
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
-from regmix.mixture import FloatArray, Mixture
-
-
-def schedule(weights: FloatArray, blocks: int, seed: int = 0) -> npt.NDArray[np.int32]:
-    """The domain of every block, shape ``(blocks,)``: as even as whole blocks can be.
-
-    Tijdeman's rule (*The chairman assignment problem*, Discrete Mathematics 32, 1980): among the
-    domains whose deficit has reached 1/(2k−2), take the one whose deadline comes first. For
-    every prefix each domain's count then differs from its share by at most 1 − 1/(2k−2) < 1.
-    The seed rotates the whole sequence, which leaves the counts over the run as they are.
-    """
-    active = np.flatnonzero(weights > 0)
-    w, k = weights[active], len(active)
-    if k == 1:
-        return np.full(blocks, active[0], dtype=np.int32)
-    slack = 1 / (2 * k - 2)
-    counts = np.zeros(k)
-    order = np.empty(blocks, dtype=np.int32)
-    for t in range(blocks):
-        deficit = w * (t + 1) - counts
-        with np.errstate(over="ignore"):  # a weight near 0 has its deadline at infinity
-            deadline = np.where(deficit >= slack - 1e-9, (1 - slack - deficit) / w, np.inf)
-        chosen = int(np.argmin(deadline))
-        counts[chosen] += 1
-        order[t] = active[chosen]
-    shift = np.random.default_rng([seed, 1]).integers(blocks) if blocks else 0
-    return np.roll(order, shift)
+from regmix.mixture import Mixture
 
 
 class DomainStream:
@@ -166,8 +141,7 @@ class MixtureSampler:
         self.mixture = mixture
         self.context = context
         self.blocks = blocks
-        self._schedule = schedule(mixture.array(), blocks, seed)
-        self._rank = ranks(self._schedule, len(mixture.domains))
+        self._schedule = Schedule(mixture.array(), blocks, seed)
         self._streams = list(streams.values())
         for stream, weight in zip(self._streams, mixture.weights, strict=True):
             if weight > 0:
@@ -175,15 +149,14 @@ class MixtureSampler:
 
     def places(self, first: int, count: int) -> IntArray:
         """Domain and start in it of blocks ``first`` to ``first + count``, shape ``(count, 2)``."""
-        out = np.empty((count, 2), dtype=np.int64)
-        for row in range(count):
-            domain = int(self._schedule[first + row])
-            out[row] = domain, self._streams[domain].start(int(self._rank[first + row]))
+        out = self._schedule.read(first, count)
+        for row, (domain, number) in enumerate(out.tolist()):
+            out[row, 1] = self._streams[domain].start(number)
         return out
 
     def realised(self) -> list[Realised]:
         """Requested and realised share, tokens and epochs per domain over the whole run."""
-        counts = np.bincount(self._schedule, minlength=len(self._streams))
+        counts = self._schedule.counts()
         return [
             Realised(
                 domain=name,
@@ -194,12 +167,3 @@ class MixtureSampler:
             )
             for name, count, stream in zip(self.mixture.domains, counts, self._streams, strict=True)
         ]
-
-
-def ranks(order: npt.NDArray[np.int32], domains: int) -> IntArray:
-    """For every block, how many earlier blocks came from its domain."""
-    found = np.empty(len(order), dtype=np.int64)
-    for domain in range(domains):
-        where = np.flatnonzero(order == domain)
-        found[where] = np.arange(len(where))
-    return found

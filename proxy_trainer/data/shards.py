@@ -8,6 +8,7 @@ last token, and the UTF-8 bytes of its text.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,12 @@ class DomainTokens:
             here = which == index
             out[here] = self._shards[index][positions[here] - self._shard_start[index]]
         return out
+
+    def pieces(self, tokens: int) -> Iterator[npt.NDArray[np.unsignedinteger]]:
+        """All ids in order, at most so many at a time, as they are on disk: nothing is copied."""
+        for shard in self._shards:
+            for first in range(0, len(shard), tokens):
+                yield shard[first : first + tokens]
 
     def document(self, index: int) -> IntArray:
         """Token ids of one document, its end-of-document token included."""

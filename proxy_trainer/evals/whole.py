@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from proxy_trainer import device_memory
 from proxy_trainer.environment import choose_device
 from proxy_trainer.models.decoder import Decoder
 from proxy_trainer.models.folder import Weights
@@ -112,4 +113,4 @@ def needed_by(shape: Shape, vocab_size: int) -> int:
 
 def free_on(device: torch.device) -> int:
     """Bytes that are free on a device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    return device_memory.free_on(device) if device.type == "cuda" else free_memory()

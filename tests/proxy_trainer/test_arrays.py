@@ -17,9 +17,13 @@ import pytest
 import torch
 
 from proxy_trainer import arrays
+from proxy_trainer.data import pool
 from proxy_trainer.data.batch import Batch
+from proxy_trainer.device_memory import free_on, give_back
+from proxy_trainer.evals import whole
 from proxy_trainer.execution import WARM_UP, rows_at_once
 from proxy_trainer.members import Members
+from proxy_trainer.train import train
 from regmix.errors import RegmixError
 from regmix.records import read_events
 from regmix.sizes import ModelShape
@@ -196,6 +200,61 @@ def test_what_is_not_allocated_yet_is_left_free_on_a_gpu(monkeypatch: pytest.Mon
     masks = 1024**2 * (2 + 2 * 8)
     assert rows_at_once(made, 999, 1, cuda, masked=True) == 50 * a_row // (a_row + masks)
     assert rows_at_once(made, 999, 1, torch.device("cpu"), owed=100 * a_row) == 999
+
+
+def test_what_torch_keeps_for_nobody_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an array as before it: rows, the tokens' pool, and models that are asked."""
+    made, cuda = ModelShape(512, 8, 8, 8, 1024, 1024, False, False), torch.device("cuda")
+    a_row = 1024 * 512 * 60 * 9
+
+    def holding(driver: int, reserved: int, allocated: int) -> None:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (driver * a_row, 999 * a_row))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: reserved * a_row)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: allocated * a_row)
+
+    for figures in ((100, 0, 0), (100, 30, 30), (10, 90, 0), (10, 120, 30), (0, 100, 0)):
+        holding(*figures)
+        assert free_on(cuda) == whole.free_on(cuda) == 100 * a_row
+        assert rows_at_once(made, 128, 1, cuda) == 50
+        assert pool._fits(24 * a_row, cuda)
+        assert not pool._fits(26 * a_row, cuda)
+    holding(10, 90, 90)
+    assert rows_at_once(made, 128, 1, cuda) == 5, "what is in use is not free"
+
+
+def test_runs_at_another_step_and_trials_begin_with_the_memory_of_those_before(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = study.propose().specs[:2]
+    first, second = (study.layout.run(spec.run_id) for spec in specs)
+    train(study.layout, [first], checkpoint_seconds=NEVER, keep_going=lambda: False)
+    begun: list[weakref.ref[Members]] = []
+    left: list[list[Members | None]] = []
+    init = Members.__init__
+
+    def noted(self: Members, *args: object, **kwargs: object) -> None:
+        begun.append(weakref.ref(self))
+        init(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Members, "__init__", noted)
+    for module in ("train", "arrays"):
+        monkeypatch.setattr(
+            f"proxy_trainer.{module}.give_back", lambda _: left.append([ref() for ref in begun])
+        )
+    assert len(train(study.layout, [first, second], checkpoint_seconds=NEVER).done) == 2
+    assert left == [[], [None]]
+    arrays.best_members(specs[0], 2)
+    assert left[2:] == [[None] * 2, [None] * 3]
+
+
+def test_what_hangs_in_cycles_is_given_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(gc, "collect", lambda: done.append("collected"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("given back"))
+    give_back(torch.device("cpu"))
+    assert not done
+    give_back(torch.device("cuda"))
+    assert done == ["collected", "given back"]
 
 
 def test_arrays_of_many_sizes_are_all_compiled(

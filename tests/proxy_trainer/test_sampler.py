@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy_trainer.data import pool as pool_module
 from proxy_trainer.data.pool import TokenPool
-from proxy_trainer.data.sampler import DomainStream, MixtureSampler, open_streams, schedule
+from proxy_trainer.data.sampler import DomainStream, MixtureSampler, open_streams
 from proxy_trainer.data.shards import DomainTokens, ShardWriter
 from regmix.errors import UserError
 from regmix.layout import StudyLayout
@@ -23,74 +25,6 @@ CONTEXT = 16
 SIZES = {"a": 1000, "b": 517, "c": 90}
 BASE = {"a": 0, "b": 10_000, "c": 20_000}
 """Token ids tell domain and position: position p of domain d is BASE[d] + p."""
-
-
-@st.composite
-def weights(draw: st.DrawFn) -> np.ndarray:
-    raw = np.array(draw(st.lists(st.floats(0, 1), min_size=1, max_size=12)))
-    raw **= draw(st.sampled_from([1, 3, 8]))  # some of them tiny
-    assume(raw.sum() > 1e-3)
-    return raw / raw.sum()
-
-
-@given(weights(), st.integers(1, 600), st.integers(0, 5))
-@settings(max_examples=300, deadline=None)
-def test_counts_over_a_run_differ_from_the_shares_by_less_than_a_block(
-    w: np.ndarray, blocks: int, seed: int
-) -> None:
-    order = schedule(w, blocks, seed)
-    assert order.shape == (blocks,)
-    counts = np.bincount(order, minlength=len(w))
-    assert (np.abs(counts - w * blocks) < 1).all()
-    assert not counts[w == 0].any()
-
-
-@given(weights(), st.integers(1, 400))
-@settings(max_examples=200, deadline=None)
-def test_every_prefix_differs_by_less_than_a_block_up_to_the_rotation(
-    w: np.ndarray, blocks: int
-) -> None:
-    order = schedule(w, blocks, 3)
-    bound = 1 - 1 / max(2, 2 * np.count_nonzero(w) - 2)
-    shares = w * np.arange(1, blocks + 1)[:, None]
-    kept = []
-    for start in range(blocks):
-        counts = np.cumsum(np.eye(len(w))[np.roll(order, -start)], axis=0)
-        if (np.abs(counts - shares) <= bound + 1e-6).all():
-            kept.append(start)
-    assert kept, "no rotation of the schedule is even in every prefix"
-
-
-@given(weights(), st.integers(1, 400), st.integers(0, 5))
-@settings(max_examples=100, deadline=None)
-def test_every_stretch_differs_by_less_than_three_blocks(
-    w: np.ndarray, blocks: int, seed: int
-) -> None:
-    """By less than two where it does not cross the place at which the seed begins the sequence."""
-    counts = np.cumsum(np.eye(len(w))[schedule(w, blocks, seed)], axis=0)
-    assert (np.abs(counts - w * np.arange(1, blocks + 1)[:, None]) < 3).all()
-
-
-def test_the_seed_rotates_the_schedule_and_nothing_else() -> None:
-    w = np.array([0.5, 0.3, 0.15, 0.05])
-    first, second = schedule(w, 997, 0), schedule(w, 997, 1)
-    assert (first != second).any()
-    rotations = {np.roll(first, shift).tobytes() for shift in range(997)}
-    assert second.tobytes() in rotations
-
-
-def test_tiny_weights_get_their_blocks() -> None:
-    w = np.array([0.9985, 0.001, 0.0005])
-    for blocks in (1000, 2000, 10_000):
-        assert np.bincount(schedule(w, blocks), minlength=3).tolist() == pytest.approx(
-            w * blocks, abs=1
-        )
-    assert np.bincount(schedule(w, 4000), minlength=3).tolist() == [3994, 4, 2]
-
-
-def test_many_equal_weights_are_dealt_in_turn() -> None:
-    order = schedule(np.full(64, 1 / 64), 64 * 5)
-    assert (np.bincount(order) == 5).all()
 
 
 def write_data(root: Path) -> tuple[StudyLayout, DataManifest]:
@@ -169,6 +103,32 @@ def test_a_pool_that_is_held_whole_gives_what_is_read_from_the_files(
     assert held.dtype == read.dtype
     assert torch.equal(held, read)
     assert not TokenPool(streams, context=CONTEXT, device=cpu).resident
+
+
+@pytest.mark.parametrize(("dtype", "shards"), [("uint16", 1), ("uint16", 4), ("uint32", 4)])
+def test_filling_a_pool_takes_a_piece_of_the_hosts_memory_whatever_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, shards: int
+) -> None:
+    """Beside the pool itself, which is in torch's memory: what is counted here is numpy's."""
+    layout, length, piece = StudyLayout(tmp_path), 50_000, 7000
+    ids = np.random.default_rng(0).integers(2 ** (16 if dtype == "uint16" else 18), size=4 * length)
+    made = []
+    for index, part in enumerate(np.split(ids, shards)):
+        writer = ShardWriter(layout.domain_tokens("a") / f"train-{index}.bin", dtype)
+        writer.add(part.tolist(), 1)
+        made.append(writer.close(layout.tokens))
+    split = SplitManifest(len(ids), shards, 1, tuple(made))
+    manifest = DataManifest((DomainManifest("a", split, split),), 2**18, 0, dtype, "t")
+    streams = open_streams(layout, manifest, context=CONTEXT, seed=0)
+    monkeypatch.setattr(pool_module, "_PIECE", piece)
+    tracemalloc.start()
+    pool = TokenPool(streams, context=CONTEXT, device=torch.device("cpu"), resident=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * 4 * piece + 20_000
+    places = np.stack([np.zeros(40, dtype=int), np.arange(0, len(ids) - CONTEXT, 5000)], axis=1)
+    assert (pool.batch(places).numpy() == ids[places[:, 1:] + np.arange(CONTEXT + 1)]).all()
+    assert pool._pool.numpy().tolist() == ids.tolist()
 
 
 def by_domain(blocks: np.ndarray) -> dict[str, np.ndarray]:

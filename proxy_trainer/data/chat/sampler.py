@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from proxy_trainer.data.chat.packing import pack_in_windows
 from proxy_trainer.data.chat.shards import ChatManifest, ChatTokens
-from proxy_trainer.data.sampler import Realised, ranks, schedule
+from proxy_trainer.data.sampler import Realised
+from proxy_trainer.data.schedule import Schedule
 from proxy_trainer.data.shards import IntArray
 from regmix.chat import ChatData
 from regmix.errors import UserError
@@ -117,9 +118,8 @@ class ChatSampler:
         counts = np.array([plan.blocks for plan in self._plans])
         self.blocks = int(counts.sum())
         """Blocks of the whole run."""
-        self._schedule = schedule(counts / self.blocks, self.blocks, seed)
-        assert (np.bincount(self._schedule, minlength=len(counts)) == counts).all()
-        self._rank = ranks(self._schedule, len(counts))
+        self._schedule = Schedule(counts / self.blocks, self.blocks, seed)
+        assert (self._schedule.counts() == counts).all()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -147,8 +147,7 @@ class ChatSampler:
             raise IndexError(f"block {first} of a run of {self.blocks}")
         out = np.zeros((count, 2), dtype=np.int64)
         there = min(count, self.blocks - first)
-        out[:there, 0] = self._schedule[first : first + there]
-        out[:there, 1] = self._rank[first : first + there]
+        out[:there] = self._schedule.read(first, there)
         out[there:, 1] = PADDING
         return out
 
