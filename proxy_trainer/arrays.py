@@ -79,6 +79,11 @@ def _in_memory(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     rows = used[-1] if used else rows
+    done = [run for run in runs if run.done.exists()]  # what is left behind is written one by one
+    found = Outcome(done=tuple(run.run_id for run in done))
+    runs = [run for run in runs if run not in done]
+    if not runs:
+        return found
     # Half as many runs at as many sequences each: left to choose anew, they would take twice those.
     fewer = rows if len(runs) > 1 else _fewer_rows(runs[0], rows, reason)
     half = max(1, len(runs) // 2)
@@ -86,7 +91,6 @@ def _in_memory(
     for run in runs:
         with EventLog(run.events) as log:
             log.write("halved", **told)
-    found = Outcome()
     for part in (runs[:half], runs[half:]):
         if part:
             found += _in_memory(attempt, part, fewer)

@@ -16,10 +16,11 @@ from functools import partial
 import pytest
 import torch
 
-from proxy_trainer import arrays
+from proxy_trainer import arrays, loop
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.execution import WARM_UP, rows_at_once
 from proxy_trainer.members import Members
+from proxy_trainer.state import Run, State
 from regmix.errors import RegmixError
 from regmix.records import read_events
 from regmix.sizes import ModelShape
@@ -62,7 +63,7 @@ def test_too_little_memory_halves_the_array_until_it_fits(
 HUNGRY = """
 import re, resource, sys
 import pyarrow.parquet  # loaded when it is needed, for which there may be no room
-from proxy_trainer import arrays
+from proxy_trainer import arrays, loop
 from proxy_trainer.setup import set_up
 from regmix.study import Study
 
@@ -108,6 +109,30 @@ def test_a_system_that_gives_no_more_memory_halves_the_array(
         assert halved[0]["rows"] in (4, None), "on a CPU it stays"
     ours, theirs = (json.loads(s.layout.run(ids[0]).done.read_text()) for s in (short, whole))
     assert ours["metrics"] == theirs["metrics"]
+
+
+def test_what_is_done_when_memory_runs_out_is_not_trained_again(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As members leave ``DONE`` one after the other, with a model each."""
+    runs = [study.layout.run(s.run_id) for s in study.propose().specs[:4]]
+    finish, asked = loop._finish, iter(range(100))
+    finished: list[str] = []
+
+    def third_lacks_memory(state: State, member: int, run: Run) -> None:
+        if next(asked) == 2:
+            raise lacking()
+        finish(state, member, run)
+        finished.append(run.spec.run_id)
+
+    monkeypatch.setattr(loop, "_finish", third_lacks_memory)
+    outcome = arrays.train_array(
+        study.layout, runs, checkpoint_seconds=NEVER, keep_going=lambda: True
+    )
+    assert finished == [run.run_id for run in runs]
+    assert sorted(outcome.done) == sorted(finished)
+    starts = [[e["members"] for e in read_events(r.events) if e["type"] == "start"] for r in runs]
+    assert starts == [[4], [4], [4, 1], [4, 1]]
 
 
 def lacking() -> Exception:
