@@ -16,7 +16,7 @@ from functools import partial
 import pytest
 import torch
 
-from proxy_trainer import arrays, loop
+from proxy_trainer import arrays, faults, loop
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.execution import WARM_UP, rows_at_once
 from proxy_trainer.members import Members
@@ -63,7 +63,7 @@ def test_too_little_memory_halves_the_array_until_it_fits(
 HUNGRY = """
 import re, resource, sys
 import pyarrow.parquet  # loaded when it is needed, for which there may be no room
-from proxy_trainer import arrays, loop
+from proxy_trainer import arrays, faults, loop
 from proxy_trainer.setup import set_up
 from regmix.study import Study
 
@@ -185,7 +185,7 @@ def test_on_a_gpu_one_run_is_computed_in_smaller_parts_before_it_fails(
      ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True), ("shapes do not fit", False)],
 )  # fmt: skip
 def test_want_of_memory_is_known_by_what_libraries_say(words: str, known: bool) -> None:
-    assert arrays._want_of_memory(RuntimeError(words)) == (words if known else "")
+    assert faults.want_of_memory(RuntimeError(words)) == (words if known else "")
 
 
 def test_want_of_memory_is_found_behind_what_it_led_to() -> None:
@@ -196,15 +196,15 @@ def test_want_of_memory_is_found_behind_what_it_led_to() -> None:
         finally:
             raise RuntimeError("CUDA error: operation failed due to a previous error")
     except RuntimeError as exc:
-        found = arrays._want_of_memory(exc)
+        found = faults.want_of_memory(exc)
     assert found == str(lacking())
-    assert arrays._want_of_memory(MemoryError()) == "MemoryError"
+    assert faults.want_of_memory(MemoryError()) == "MemoryError"
 
 
 def test_a_file_that_cannot_be_mapped_for_memory_is_want_of_it_and_no_other_trouble() -> None:
     short, missing = (OSError(n, os.strerror(n)) for n in (errno.ENOMEM, errno.ENOENT))
-    assert arrays._want_of_memory(short) == "[Errno 12] Cannot allocate memory"
-    assert arrays._want_of_memory(missing) == ""
+    assert faults.want_of_memory(short) == "[Errno 12] Cannot allocate memory"
+    assert faults.want_of_memory(missing) == ""
 
 
 def test_what_is_not_allocated_yet_is_left_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
