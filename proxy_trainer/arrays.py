@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +14,7 @@ from proxy_trainer.device_memory import give_back
 from proxy_trainer.environment import choose_device
 from proxy_trainer.events import EventLog
 from proxy_trainer.execution import default_execution, first_steps, rows_can_be_fewer
+from proxy_trainer.faults import MEMORY_ERRORS, want_of_memory
 from proxy_trainer.loop import Outcome
 from proxy_trainer.members import Members
 from proxy_trainer.retention import USUAL, Retention
@@ -72,14 +72,19 @@ def _in_memory(
     used: list[int] = []
     try:
         return attempt(runs, rows=rows, on_rows=used.append)
-    except _MEMORY_ERRORS as exc:
-        reason = _want_of_memory(exc)
+    except MEMORY_ERRORS as exc:
+        reason = want_of_memory(exc)
         if not reason:
             raise
     # Outside the handler, and with no name for it: the exception's frames hold what is to be freed.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     rows = used[-1] if used else rows
+    done = [run for run in runs if run.done.exists()]  # what is left behind is written one by one
+    found = Outcome(done=tuple(run.run_id for run in done))
+    runs = [run for run in runs if run not in done]
+    if not runs:
+        return found
     # Half as many runs at as many sequences each: left to choose anew, they would take twice those.
     fewer = rows if len(runs) > 1 else _fewer_rows(runs[0], rows, reason)
     half = max(1, len(runs) // 2)
@@ -87,7 +92,6 @@ def _in_memory(
     for run in runs:
         with EventLog(run.events) as log:
             log.write("halved", **told)
-    found = Outcome()
     for part in (runs[:half], runs[half:]):
         if part:
             found += _in_memory(attempt, part, fewer)
@@ -106,31 +110,6 @@ def _fewer_rows(run: RunLayout, rows: int | None, reason: str) -> int:
             "a smaller train.batch_tokens needs less"
         )
     return rows // 2
-
-
-_LACKING = ("can't allocate memory", "out of memory", "std::bad_alloc", "STATUS_ALLOC_FAILED")
-"""What torch, CUDA, C++, cuBLAS and cuDNN say in plain runtime errors when an allocation fails."""
-_MEMORY_ERRORS = (RuntimeError, MemoryError, OSError)
-"""What a failed allocation comes as; the last where a file, such as a shard, is mapped."""
-
-
-def _want_of_memory(exc: BaseException) -> str:
-    """What the failed allocation says that an error is, or comes of; empty if it is neither.
-
-    One that fails while a graph is recorded comes to light as the end of that recording failing.
-    """
-    for error in _with_causes(exc):
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        known = known or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        if known or any(words in str(error) for words in _LACKING):
-            return str(error).partition("\n")[0] or type(error).__name__
-    return ""
-
-
-def _with_causes(exc: BaseException | None) -> Iterator[BaseException]:
-    while exc is not None:
-        yield exc
-        exc = exc.__cause__ or exc.__context__
 
 
 @dataclass(frozen=True)
@@ -168,8 +147,8 @@ def trial(spec: RunSpec, limit: int, device: torch.device | None = None) -> Tria
     while 2 * members <= limit and not alone:
         try:
             faster, _ = _rate(spec, 2 * members, device)
-        except _MEMORY_ERRORS as exc:
-            if not _want_of_memory(exc):
+        except MEMORY_ERRORS as exc:
+            if not want_of_memory(exc):
                 raise
             break
         if faster < GAIN * rate:

@@ -14,6 +14,10 @@ BUSY = 3
 """Others train the run."""
 DIVERGED = 4
 """The run diverged, and is marked."""
+UNFIT = 5
+"""Whatever it tried failed, or its device did; another process in its place may do better."""
+UNFIT_STARTS = 5
+"""Further processes in an unfit one's place, as long as none comes to a step."""
 KILLED = 128
 """Plus a signal's number: a process was killed, as shells say it."""
 REQUEUE = os.EX_TEMPFAIL

@@ -10,8 +10,10 @@ runs back and exits with ``REQUEUE``.
 
 What goes wrong with a run is the run's, whatever it is: it is tried again from its checkpoint, by
 this worker or another, and FAILED once it has failed too often; a step that never ends is a way to
-fail. What every run would meet (:class:`regmix.errors.StudyFault`: other data, a full disk, another
-version of the code) ends the worker and marks nothing.
+fail. A process in which one run after the other fails, or its device, ends itself, and another
+begins in its place (:mod:`proxy_trainer.fitness`). What every run would meet
+(:class:`regmix.errors.StudyFault`: other data, a full disk, another version of the code) ends the
+worker and marks nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from typing import Any
 
 from proxy_trainer.environment import WORKER
 from proxy_trainer.evals.asking import Asking
-from proxy_trainer.exits import BROKEN, OK, REFUSED, REQUEUE
+from proxy_trainer.exits import BROKEN, OK, REFUSED, REQUEUE, UNFIT, UNFIT_STARTS
+from proxy_trainer.fitness import Fitness, Unfit
 from proxy_trainer.launch.claims import Claimant, Lost, PieceClaim, Stall
 from proxy_trainer.launch.queue import Queue
 from proxy_trainer.launch.submissions import Submission, other_version, submissions
@@ -46,6 +49,8 @@ from regmix.layout import Piece, StudyLayout
 PATIENCE_SECONDS = 0.5
 """Between looks at runs that silent workers hold."""
 MESSAGE_LENGTH = 400
+UNFIT_BEFORE = "REGMIX_UNFIT"
+"""Environment variable with how many unfit processes in a row had this one's place before it."""
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -130,8 +135,10 @@ class Worker:
         self.name = name
         stall = Stall(60 * task.settings.stall_minutes, on_stall)
         self.claimant = Claimant(task.study.runs, name, task.settings.claim_seconds, stall)
+        self.fitness = Fitness()
         self._task = task
-        self._asked_to_end = False
+        self.asked_to_end = False
+        """Whether it is to leave checkpoints and end."""
         self._work = task.work
         self._queue: Queue[Any] = Queue(
             self._work.pieces,
@@ -143,7 +150,7 @@ class Worker:
 
     def end(self, *_: object) -> None:
         """Ask it to leave checkpoints and end; a signal handler."""
-        self._asked_to_end = True
+        self.asked_to_end = True
 
     def run(self, on_claim: Callable[[], object] = lambda: None) -> int:
         """Work until nothing is left, or until asked to end; an exit code.
@@ -153,6 +160,7 @@ class Worker:
 
         Raises:
             StudyFault: the study is not as it should be.
+            Unfit: this process comes to nothing.
         """
         with self.claimant.at_work():
             try:
@@ -162,7 +170,7 @@ class Worker:
                 raise
 
     def _until_none_is_left(self, on_claim: Callable[[], object]) -> int:
-        while not self._asked_to_end:
+        while not self.asked_to_end:
             claimed = self._queue.claim(self._members)
             if claimed:
                 on_claim()
@@ -187,8 +195,8 @@ class Worker:
             return 1
 
     def _do(self, claimed: list[PieceClaim[Any]]) -> None:
-        """Do what goes together; what failed before one by one, so that none fails for another."""
-        again: list[list[PieceClaim[Any]]] = []
+        """Do what goes together; or one that failed before, so that none fails for another."""
+        again: list[PieceClaim[Any]] = []
         together: list[PieceClaim[Any]] = []
         for claim in claimed:
             reasons = [failure.reason for failure in claim.failures()]
@@ -196,22 +204,26 @@ class Worker:
                 fail(claim.piece, reasons)
                 self._let_go(claim)
             elif reasons:
-                again.append([claim])
+                again.append(claim)
             else:
                 together.append(claim)
-        for part in (together, *again):
-            if part and not self._asked_to_end:
-                self._attempt(part)
-            else:
-                for claim in part:
-                    self._let_go(claim, "asked to end")
+        part, others = (together, again) if together else (again[:1], again[1:])
+        for claim in others:
+            self._let_go(claim, "failed before, and is tried alone")
+        if part and not self.asked_to_end:
+            self._attempt(part)
+        else:
+            for claim in part:
+                self._let_go(claim, "asked to end")
 
     def _attempt(self, part: list[PieceClaim[Any]]) -> None:
-        reason, failed = "asked to end", False
+        reason, failed, unfit = "asked to end", False, ""
+        self.fitness.begin()
         try:
             for claim in part:
                 say(f"{claim.piece.title}: claimed at step {claim.step}")
             given_up = self._work.carry_out([claim.piece for claim in part], self._keep_going)
+            self.fitness.step()
             self.claimant.check()
             for piece, why in given_up.items():  # and would come to the same again
                 fail(piece, [why])
@@ -224,14 +236,18 @@ class Worker:
                 raise (type(exc) if isinstance(exc, StudyFault) else StudyFault)(told) from exc
             # whatever it is, the others can go on
             kind = "" if isinstance(exc, RegmixError) else f"{type(exc).__name__}: "
-            reason, failed = f"{kind}{_short(exc)}", True
+            reason, failed = f"{kind}{_short(exc)}", self.fitness.counts(exc)
+            unfit = self.fitness.failed([claim.piece.title for claim in part], exc)
         for claim in part:
             self._let_go(claim, reason, failed=failed)
+        if unfit and not self.asked_to_end:
+            raise Unfit(f"{unfit}; the last: {part[0].piece.title}: {reason}")
 
     def _keep_going(self) -> bool:
+        self.fitness.step()
         self.claimant.check()
         self.claimant.progress()
-        return not self._asked_to_end
+        return not self.asked_to_end
 
     def _let_go(self, claim: PieceClaim[Any], reason: str = "", *, failed: bool = False) -> None:
         self.claimant.drop([claim])
@@ -251,7 +267,7 @@ class Worker:
         else:
             say(f"{piece.title}: {reason}")
             if claim.release(reason, failed=failed):
-                self._queue.return_(piece)
+                self._queue.return_(piece, failed=bool(claim.failures()))
 
 
 def say(text: str) -> None:
@@ -296,6 +312,8 @@ def work(
         begin(worker)
         say(f"worker {name} (process {os.getpid()} on {socket.gethostname()}) begins")
         code, reason = worker.run(on_claim), ""
+    except Unfit as exc:
+        code, reason = UNFIT, str(exc)
     except UserError as exc:
         code, reason = REFUSED, str(exc)
     except (RegmixError, OSError) as exc:
@@ -304,6 +322,22 @@ def work(
         code, reason = BROKEN, f"{type(exc).__name__}: {exc} (a defect)"
     say(reason or ("told to end" if code == REQUEUE else "no run is left"))
     return code, reason
+
+
+def _begin_anew(got_on: bool) -> None:
+    """Become a process anew in an unfit one's place; returns where that was tried too often.
+
+    Whoever started the worker sees it go on: a job of Slurm's would wait for its other workers.
+
+    Args:
+        got_on: whether the unfit one had come to a step before.
+    """
+    before = 0 if got_on else int(os.environ.get(UNFIT_BEFORE, "0"))
+    if before < UNFIT_STARTS:
+        os.environ[UNFIT_BEFORE] = str(before + 1)
+        last = max(map(int, os.listdir("/dev/fd")))
+        os.closerange(3, last + 1)  # an open device would keep what was held on it
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606 (as it was started)
 
 
 def main() -> None:
@@ -315,10 +349,17 @@ def main() -> None:
     given = parser.parse_args()
     parts = (given.submission, socket.gethostname(), str(os.getpid()))
     name = given.name or ".".join(part for part in parts if part)
-    code, reason = work(given.study.expanduser().resolve(), given.submission, name)
+    made: list[Worker] = []
+    code, reason = work(
+        given.study.expanduser().resolve(), given.submission, name, begin=made.append
+    )
     if reason:
         print(f"error: {reason}", file=sys.stderr, flush=True)
     sys.stdout.flush()
+    if code == UNFIT and made[0].asked_to_end:
+        code = REQUEUE
+    if code == UNFIT:
+        _begin_anew(made[0].fitness.got_on)
     os._exit(code)  # skips torch's slow teardown; everything is flushed and closed by now
 
 

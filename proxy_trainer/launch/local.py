@@ -18,7 +18,7 @@ from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
 from typing import Any, ClassVar
 
-from proxy_trainer.exits import BROKEN, OK, REQUEUE
+from proxy_trainer.exits import BROKEN, OK, REQUEUE, UNFIT, UNFIT_STARTS
 from proxy_trainer.launch import devices
 from proxy_trainer.launch.base import Job, JobState, Order
 from proxy_trainer.launch.environment import training_environment
@@ -54,9 +54,22 @@ class _Place:
     number: int
     process: Child
     messages: Connection
-    """What the worker says: that it claimed a run, or why it could not go on."""
+    """What the worker says: that it claimed a run, that it is unfit, or why it could not go on."""
     false_starts: int = 0
+    unfit: str = ""
+    """Why the process came to nothing, and another is to begin in its place."""
+    unfit_starts: int = 0
     reason: str = ""
+    """Why it could not go on; the place then stays empty."""
+
+
+@dataclass(frozen=True)
+class _Unfit:
+    """What an unfit worker says."""
+
+    reason: str
+    got_on: bool
+    """Whether a run came to a step before."""
 
 
 @dataclass(frozen=True)
@@ -229,22 +242,38 @@ class LocalLauncher:
                 return
             if text is None:
                 place.false_starts = 0
+            elif isinstance(text, _Unfit):
+                place.unfit = text.reason
+                place.unfit_starts = 0 if text.got_on else place.unfit_starts
             else:
                 place.reason = text
 
     def _replace(self, place: _Place) -> None:
-        """Put a new worker where one was killed."""
-        place.false_starts += 1
-        if self._asked_to_end or place.false_starts > FALSE_STARTS:
-            place.reason = (
-                f"worker {place.number} ended with code {place.process.exitcode} before it had "
-                f"claimed a run, {place.false_starts} times in a row; killed for want of memory? "
-                "Set launch.workers lower, and run again"
-            )
+        """Put a new worker where one was killed, or was unfit."""
+        place.reason = self._counted_as_unfit(place) if place.unfit else self._counted(place)
+        if place.reason:
             return
         place.messages.close()
         fresh = self._start(place.number)
-        place.process, place.messages = fresh.process, fresh.messages
+        place.process, place.messages, place.unfit = fresh.process, fresh.messages, ""
+
+    def _counted(self, place: _Place) -> str:
+        """Count a worker that was killed; why there is to be no other, if so."""
+        place.false_starts += 1
+        if not self._asked_to_end and place.false_starts <= FALSE_STARTS:
+            return ""
+        return (
+            f"worker {place.number} ended with code {place.process.exitcode} before it had "
+            f"claimed a run, {place.false_starts} times in a row; killed for want of memory? "
+            "Set launch.workers lower, and run again"
+        )
+
+    def _counted_as_unfit(self, place: _Place) -> str:
+        """The same of one that was unfit."""
+        place.unfit_starts += 1
+        if not self._asked_to_end and place.unfit_starts <= UNFIT_STARTS:
+            return ""
+        return f"worker {place.number}: {place.unfit}"
 
     def _start(self, number: int) -> _Place:
         assert self._order is not None
@@ -310,15 +339,23 @@ def _work(order: Order, number: int, core: int | None, share: str, messages: Con
     log = (_logs(order.study, order.submission) / f"worker-{number}.log").open("a")
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log.fileno(), stream.fileno())
+    made: list[worker.Worker] = []
+
+    def begin(own: worker.Worker) -> None:
+        made.append(own)
+        die_with_parent(lambda: own.claimant.release_all("the command ended"))
+
     code, reason = worker.work(
         order.study,
         order.submission,
         f"{order.submission}.{number}",
-        begin=lambda w: die_with_parent(lambda: w.claimant.release_all("the command ended")),
+        begin=begin,
         on_claim=lambda: messages.send(None),
         on_stall=lambda: os._exit(BROKEN),  # the command starts another in its place
     )
-    if reason:
+    if code == UNFIT:
+        messages.send(_Unfit(reason, made[0].fitness.got_on))
+    elif reason:
         messages.send(reason)
     os._exit(code)  # skips torch's slow teardown; everything is flushed and closed by now
 

@@ -16,13 +16,14 @@ from functools import partial
 import pytest
 import torch
 
-from proxy_trainer import arrays
+from proxy_trainer import arrays, faults, loop
 from proxy_trainer.data import pool
 from proxy_trainer.data.batch import Batch
 from proxy_trainer.device_memory import free_on, give_back
 from proxy_trainer.evals import whole
 from proxy_trainer.execution import WARM_UP, rows_at_once
 from proxy_trainer.members import Members
+from proxy_trainer.state import Run, State
 from proxy_trainer.train import train
 from regmix.errors import RegmixError
 from regmix.records import read_events
@@ -66,7 +67,7 @@ def test_too_little_memory_halves_the_array_until_it_fits(
 HUNGRY = """
 import re, resource, sys
 import pyarrow.parquet  # loaded when it is needed, for which there may be no room
-from proxy_trainer import arrays
+from proxy_trainer import arrays, faults, loop
 from proxy_trainer.setup import set_up
 from regmix.study import Study
 
@@ -112,6 +113,30 @@ def test_a_system_that_gives_no_more_memory_halves_the_array(
         assert halved[0]["rows"] in (4, None), "on a CPU it stays"
     ours, theirs = (json.loads(s.layout.run(ids[0]).done.read_text()) for s in (short, whole))
     assert ours["metrics"] == theirs["metrics"]
+
+
+def test_what_is_done_when_memory_runs_out_is_not_trained_again(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As members leave ``DONE`` one after the other, with a model each."""
+    runs = [study.layout.run(s.run_id) for s in study.propose().specs[:4]]
+    finish, asked = loop._finish, iter(range(100))
+    finished: list[str] = []
+
+    def third_lacks_memory(state: State, member: int, run: Run) -> None:
+        if next(asked) == 2:
+            raise lacking()
+        finish(state, member, run)
+        finished.append(run.spec.run_id)
+
+    monkeypatch.setattr(loop, "_finish", third_lacks_memory)
+    outcome = arrays.train_array(
+        study.layout, runs, checkpoint_seconds=NEVER, keep_going=lambda: True
+    )
+    assert finished == [run.run_id for run in runs]
+    assert sorted(outcome.done) == sorted(finished)
+    starts = [[e["members"] for e in read_events(r.events) if e["type"] == "start"] for r in runs]
+    assert starts == [[4], [4], [4, 1], [4, 1]]
 
 
 def lacking() -> Exception:
@@ -164,7 +189,7 @@ def test_on_a_gpu_one_run_is_computed_in_smaller_parts_before_it_fails(
      ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True), ("shapes do not fit", False)],
 )  # fmt: skip
 def test_want_of_memory_is_known_by_what_libraries_say(words: str, known: bool) -> None:
-    assert arrays._want_of_memory(RuntimeError(words)) == (words if known else "")
+    assert faults.want_of_memory(RuntimeError(words)) == (words if known else "")
 
 
 def test_want_of_memory_is_found_behind_what_it_led_to() -> None:
@@ -175,15 +200,15 @@ def test_want_of_memory_is_found_behind_what_it_led_to() -> None:
         finally:
             raise RuntimeError("CUDA error: operation failed due to a previous error")
     except RuntimeError as exc:
-        found = arrays._want_of_memory(exc)
+        found = faults.want_of_memory(exc)
     assert found == str(lacking())
-    assert arrays._want_of_memory(MemoryError()) == "MemoryError"
+    assert faults.want_of_memory(MemoryError()) == "MemoryError"
 
 
 def test_a_file_that_cannot_be_mapped_for_memory_is_want_of_it_and_no_other_trouble() -> None:
     short, missing = (OSError(n, os.strerror(n)) for n in (errno.ENOMEM, errno.ENOENT))
-    assert arrays._want_of_memory(short) == "[Errno 12] Cannot allocate memory"
-    assert arrays._want_of_memory(missing) == ""
+    assert faults.want_of_memory(short) == "[Errno 12] Cannot allocate memory"
+    assert faults.want_of_memory(missing) == ""
 
 
 def test_what_is_not_allocated_yet_is_left_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -307,6 +307,23 @@ def test_a_queue_takes_at_the_end_what_another_gave_back(study: StudyLayout) -> 
         assert made.left_to_others()
 
 
+def test_a_queue_has_what_failed_last_and_alone_whoever_tried_it(study: StudyLayout) -> None:
+    with claimant(study) as who, claimant(study, "other") as other:
+        theirs = other.take(study.run("r0"))
+        assert theirs is not None
+        theirs.release("ValueError", failed=True)
+        made = queue(study, who)
+        first = made.claim(lambda _: 2)
+        assert [c.piece.run_id for c in first] == ["r1", "r2"]
+        for claim in first:
+            claim.release("ValueError", failed=True)
+            made.return_(claim.piece, failed=True)
+        assert made.length == 4
+        taken = [[c.piece.run_id for c in made.claim(lambda _: 9)] for _ in range(5)]
+        assert taken == [["r3"], ["r0"], ["r1"], ["r2"], []]
+        assert made.left_to_others()
+
+
 def race(root: str, name: str, go: float) -> None:
     """Claim, finish and record runs as fast as can be."""
     study = StudyLayout(Path(root))

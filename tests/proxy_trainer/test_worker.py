@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 
 from proxy_trainer import checkpoint, work
-from proxy_trainer.exits import OK, REFUSED, REQUEUE
+from proxy_trainer.exits import OK, REFUSED, REQUEUE, UNFIT, UNFIT_STARTS
+from proxy_trainer.fitness import Unfit
 from proxy_trainer.launch.claims import Claimant
 from proxy_trainer.launch.submissions import Submission
 from proxy_trainer.loop import Outcome
-from proxy_trainer.worker import Task, Worker
+from proxy_trainer.worker import UNFIT_BEFORE, Task, Worker
 from regmix import claims
 from regmix.errors import RegmixError, StudyFault, UserError
 from regmix.files import write_json
@@ -249,7 +250,7 @@ def test_a_trial_that_fails_costs_company_and_not_the_runs(
 def test_told_to_end_a_worker_begins_no_further_part(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs that failed before are parts of their own; they are given back, with no attempt more."""
+    """Runs that failed before are claimed one by one; what is begun is given back, no failure."""
     runs = planned(study, 3)
     own = made(study, runs, members=3)
     begun: list[list[str]] = []
@@ -268,8 +269,103 @@ def test_told_to_end_a_worker_begins_no_further_part(
     for run in runs:
         last = claims.last(run.claims)
         assert last is not None
-        assert (last.kind, last.reason) == ("released", "asked to end")
+        told = "asked to end" if run.run_id in begun[1] else "ValueError: once"
+        assert (last.kind, last.reason) == ("released", told)
         assert len(claims.failures(claims.log(run.claims))) == 1
+
+
+def test_what_failed_together_is_free_for_others_but_one(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = planned(study, 4)
+    alone: list[int] = []
+    real = work.train_array
+
+    def failing_together(study: Any, part: Sequence[RunLayout], **options: Any) -> Outcome:
+        if len(part) > 1:
+            raise ValueError("one of them")
+        lasts = [claims.last(run.claims) for run in runs if not run.done.exists()]
+        alone.append(sum(last is not None and last.kind == "claimed" for last in lasts))
+        return real(study, part, **options)
+
+    monkeypatch.setattr(work, "train_array", failing_together)
+    assert made(study, runs, members=4).run() == OK
+    assert alone == [1, 1, 1, 1]
+
+
+def go_on(study: Study, runs: Sequence[RunLayout], processes: int, **settings: object) -> int:
+    """Work by one process after the other, as a launcher has it; how many were unfit."""
+    for unfit in range(processes):
+        try:
+            assert made(study, runs, **settings).run() == OK
+        except Unfit:
+            continue
+        return unfit
+    return processes
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_process_that_fails_at_whatever_it_tries_ends_and_no_run_is_failed(
+    study: Study, train_array: Callable[..., list[list[str]]], members: int
+) -> None:
+    """Another process has the device's memory, say."""
+    runs = planned(study, 6)
+    tried = train_array(runs, lambda: RegmixError("too little memory for one model"))
+    told = r"^3 attempts in a row came to no step; the last: run \w+: too little memory"
+    with pytest.raises(Unfit, match=told):
+        made(study, runs, members=members).run()
+    assert len(tried) == 3
+    assert not any(run.failed.exists() for run in runs)
+    assert status(study.layout).count("running") == 0
+    if members == 1:
+        with pytest.raises(Unfit):
+            made(study, runs, members=1).run()
+        assert len({run_id for (run_id,) in tried}) == 6, "none is tried again before all others"
+
+
+@pytest.mark.parametrize("bad", [2, 4])
+def test_runs_that_are_broken_are_failed_by_several_processes_and_all_others_are_done(
+    study: Study, train_array: Callable[..., list[list[str]]], bad: int
+) -> None:
+    runs = planned(study, 6)
+    train_array(runs[:bad], lambda: ValueError("no"))
+    assert go_on(study, runs, processes=20, members="auto") <= 1 + UNFIT_STARTS
+    assert [run.failed.exists() for run in runs] == [True] * bad + [False] * (6 - bad)
+    assert all(run.done.exists() for run in runs[bad:])
+    for run in runs[:bad]:
+        assert json.loads(run.failed.read_text())["attempts"] == ["ValueError: no"] * 4
+
+
+SPOILT = "CUDA error: an illegal memory access was encountered"
+
+
+def test_a_device_that_fails_ends_the_process_at_once_and_counts_only_if_it_had_worked(
+    study: Study, train_array: Callable[..., list[list[str]]]
+) -> None:
+    runs = planned(study, 3)
+    tried = train_array(runs[1:], lambda: RuntimeError(SPOILT))
+    with pytest.raises(Unfit, match=rf"^the device fails; the last: run {runs[1].run_id}: .*CUDA"):
+        made(study, runs, members=1).run()
+    assert runs[0].done.exists()
+    assert len(claims.failures(claims.log(runs[1].claims))) == 1
+    with pytest.raises(Unfit):
+        made(study, runs, members=1).run()
+    assert is_free_and_has_not_failed(runs[2]), "tried first, by a process that never worked"
+    assert tried == [[run.run_id] for run in runs]
+
+
+def test_whatever_ends_an_attempt_after_a_step_is_no_sign_of_a_broken_process(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = planned(study, 4)
+
+    def failing_later(study: Any, part: Sequence[RunLayout], **options: Any) -> Outcome:
+        options["keep_going"]()
+        raise ValueError("later")
+
+    monkeypatch.setattr(work, "train_array", failing_later)
+    assert made(study, runs, members=1, retries=1).run() == OK
+    assert all(run.failed.exists() for run in runs)
 
 
 def submitted(study: Study, runs: Sequence[RunLayout], **changes: object) -> Submission:
@@ -520,6 +616,101 @@ def test_a_local_worker_that_hangs_is_replaced_by_the_command(
     assert reasons
     assert all(r.startswith("no step done in 0.05 minutes") for r in reasons)
     assert len(set(reasons)) == 1, "one hung; its whole array is tried again"
+
+
+SPOILS = """
+from proxy_trainer.members import Members
+
+real, spoilt = Members.step, []
+
+def step(self, number, *rest):
+    try:
+        open({flag!r}, "x").close()
+        spoilt.append(True)
+    except FileExistsError:
+        pass
+    if spoilt or {always}:
+        raise RuntimeError({error!r})
+    return real(self, number, *rest)
+
+Members.step = step
+"""
+"""What every process does at its start: all steps of the first one fail, or of every one."""
+
+
+@pytest.fixture
+def spoil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Has the device fail in processes that are started from now on, once or always."""
+
+    def install(always: bool) -> None:
+        folder = tmp_path / "site"
+        folder.mkdir()
+        text = SPOILS.format(always=always, flag=str(tmp_path / "spoilt"), error=SPOILT)
+        (folder / "sitecustomize.py").write_text(text)
+        path = os.pathsep.join(p for p in (str(folder), os.environ.get("PYTHONPATH")) if p)
+        monkeypatch.setenv("PYTHONPATH", path)
+
+    return install
+
+
+@pytest.mark.slow
+def test_a_process_whose_device_failed_makes_way_for_another_which_goes_on(
+    study: Study, workers: Callable[..., subprocess.Popen[str]], spoil: Callable[[bool], None]
+) -> None:
+    spoil(False)
+    runs = planned(study, 2)
+    submission = submitted(study, runs)
+    process = workers(study, "--submission", submission.submission_id, "--name", "w")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == OK, errors
+    assert "error: the device fails; the last: run" in errors
+    assert output.count(f"worker w (process {process.pid} on ") == 2
+    assert all(run.done.exists() for run in runs)
+    assert all(claims.failures(claims.log(run.claims)) == [] for run in runs)
+
+
+@pytest.mark.slow
+def test_a_place_in_which_every_process_is_unfit_is_given_up(
+    study: Study,
+    workers: Callable[..., subprocess.Popen[str]],
+    spoil: Callable[[bool], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spoil(True)
+    monkeypatch.setenv(UNFIT_BEFORE, str(UNFIT_STARTS - 1))
+    runs = planned(study, 2)
+    submission = submitted(study, runs)
+    process = workers(study, "--submission", submission.submission_id, "--name", "w")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == UNFIT, errors
+    assert output.count("worker w (process ") == 2
+    assert all(run.failed.exists() is False for run in runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("always", [False, True])
+def test_a_local_worker_whose_device_fails_is_replaced_as_long_as_that_may_help(
+    copy_study: Callable[..., Study],
+    regmix: Callable[..., subprocess.Popen[str]],
+    spoil: Callable[[bool], None],
+    always: bool,
+) -> None:
+    study = copy_study("study")
+    path = study.layout.config
+    path.write_text(path.read_text().replace("{workers: 2,", "{workers: 1,"))
+    study = Study.open(study.layout.root)
+    study.propose(runs=1)
+    spoil(always)
+    command = regmix("train", study.layout.root)
+    _, errors = command.communicate(timeout=240)
+    assert (command.returncode == 0) is not always, errors
+    (log,) = study.layout.launches.glob("*/worker-0.log")
+    assert log.read_text().count(" begins") == (1 + UNFIT_STARTS if always else 2)
+    assert {r.status for r in study.runs()} == ({"started", "waiting"} if always else {"done"})
+    if always:
+        assert "worker 0: the device fails; the last: run" in errors
+    for run in study.runs():
+        assert claims.failures(claims.log(run.layout.claims)) == []
 
 
 @pytest.mark.slow
