@@ -56,11 +56,11 @@ class Ensemble:
     @classmethod
     def fit_all(cls, x: FloatArray, y: FloatArray, context: Context = NOTHING) -> Sequence[Self]:
         """Fit every candidate and weight them, metric by metric."""
-        folds = Folds.draw(len(x), _FOLDS, 1)
+        folds = Folds.draw(len(x), _FOLDS, 1, context.mixtures)
         kinds = {name: regressor(name) for name in CANDIDATES}
         tried = {name: held_out(kind, x, y, folds, context) for name, kind in kinds.items()}
         shares = [
-            weigh({name: t.metric(i) for name, t in tried.items()}, y[:, i])
+            weigh({name: t.metric(i) for name, t in tried.items()}, y[:, i], context)
             for i in range(y.shape[1])
         ]
         return cls.fit_members(shares, x, y, context)
@@ -136,11 +136,13 @@ class Ensemble:
         )
 
 
-def weigh(tried: Mapping[str, HeldOut], y: FloatArray) -> dict[str, Share]:
+def weigh(
+    tried: Mapping[str, HeldOut], y: FloatArray, context: Context = NOTHING
+) -> dict[str, Share]:
     """The regressors that held-out predictions of one metric give a weight, and how much."""
     weights = stack(list(tried.values()), y, np.ones(len(y), dtype=bool))
     return {
-        name: Share(float(weight), conformal_scale(y, found))
+        name: Share(float(weight), conformal_scale(y, found, context.mixtures))
         for (name, found), weight in zip(tried.items(), weights, strict=True)
         if weight > 0
     }
@@ -179,9 +181,11 @@ def stacked_held_out(tried: Sequence[HeldOut], y: FloatArray, folds: Folds) -> H
     its members are.
     """
     mean, std = np.empty((2, *tried[0].mean.shape))
+    context = Context(mixtures=folds.mixtures)
     for repeat, out in folds:
         weights = stack(tried, y, ~out)[:, None]
-        scales = [conformal_scale(y[~out], _rows(t, ~out)) for t in tried]
+        own = context.rows(~out).mixtures
+        scales = [conformal_scale(y[~out], _rows(t, ~out), own) for t in tried]
         found = combine(
             weights,
             [t.mean[repeat, out, 0] for t in tried],
