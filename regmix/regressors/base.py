@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from os import sched_getaffinity
 from threading import Lock
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +127,20 @@ class Regressor(Protocol):
     def from_state(cls, state: dict[str, Any]) -> Self:
         """The regressor that :meth:`state` describes; predicts the same."""
         ...
+
+
+@runtime_checkable
+class Doubting(Protocol):
+    """A regressor that also tells how well it knows the metric itself, without a run's noise."""
+
+    def doubt(self, x: FloatArray) -> FloatArray:
+        """Standard deviation of the expected value, shape ``(n,)``."""
+        ...
+
+
+def doubt(model: Regressor, x: FloatArray) -> FloatArray:
+    """What :class:`Doubting` regressors tell; of others that of a measurement, which is more."""
+    return model.doubt(x) if isinstance(model, Doubting) else model.predict(x).std
 
 
 @dataclass(frozen=True)

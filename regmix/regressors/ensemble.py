@@ -14,7 +14,7 @@ import numpy as np
 import scipy
 
 from regmix.mixture import FloatArray
-from regmix.regressors.base import NOTHING, Context, Prediction, Regressor, Shape
+from regmix.regressors.base import NOTHING, Context, Prediction, Regressor, Shape, doubt
 from regmix.regressors.held_out import Folds, HeldOut, conformal_scale, held_out
 from regmix.regressors.registry import CANDIDATES, regressor, restore
 
@@ -103,6 +103,12 @@ class Ensemble:
         found = [m.model.predict(x) for m in self.members]
         scaled = [m.scale * p.std for m, p in zip(self.members, found, strict=True)]
         return combine(self._weights, [p.mean for p in found], scaled)
+
+    def doubt(self, x: FloatArray) -> FloatArray:
+        """As :meth:`predict`, of the expected value."""
+        means = [m.model.mean(x) for m in self.members]
+        stds = [m.scale * doubt(m.model, x) for m in self.members]
+        return combine(self._weights, means, stds).std
 
     def contrast(self, x: FloatArray, reference: FloatArray) -> FloatArray:
         """As :meth:`predict`, of the differences to the reference."""

@@ -213,6 +213,10 @@ class Law(Parametric):
         found = super().predict(x)
         return Prediction(found.mean, np.minimum(found.std, FARTHEST * self._posterior.scale))
 
+    def doubt(self, x: FloatArray) -> FloatArray:
+        """Likewise."""
+        return np.minimum(super().doubt(x), FARTHEST * self._posterior.scale)
+
     def _value(self, x: FloatArray) -> FloatArray:
         return np.asarray(np.clip(self._evaluate(x)[0][0], -FARTHEST, FARTHEST))
 

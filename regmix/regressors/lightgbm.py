@@ -152,6 +152,10 @@ class _Boosted:
         spread = np.var([trees(x) for trees in self._samples], axis=0, ddof=1)
         return Prediction(self.mean(x), np.sqrt(spread + self._residual**2))
 
+    def doubt(self, x: FloatArray) -> FloatArray:
+        """Bootstrap spread."""
+        return np.asarray(np.std([trees(x) for trees in self._samples], axis=0, ddof=1))
+
     def contrast(self, x: FloatArray, reference: FloatArray) -> FloatArray:
         """Bootstrap spread of the difference to the reference."""
         apart = [trees(x) - trees(reference[None]) for trees in self._samples]

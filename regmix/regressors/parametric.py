@@ -78,6 +78,11 @@ class Parametric(ABC):
         spread = ((self._jacobian(x) @ p.root) ** 2).sum(1)
         return Prediction(self.mean(x), p.scale * np.sqrt(spread + p.noise**2))
 
+    def doubt(self, x: FloatArray) -> FloatArray:
+        """Standard deviation of the formula's value: parameters only."""
+        p = self._posterior
+        return np.asarray(p.scale * np.sqrt(((self._jacobian(x) @ p.root) ** 2).sum(1)))
+
     def contrast(self, x: FloatArray, reference: FloatArray) -> FloatArray:
         """Standard deviation of the difference to the reference: parameters only."""
         p = self._posterior

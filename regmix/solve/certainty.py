@@ -25,6 +25,9 @@ _SCATTER = 500
 
 def probability_beaten(problem: Problem, best: FloatArray, x: FloatArray) -> FloatArray:
     """Probability that ``best`` has a lower expected objective than each row of ``x``."""
+    if problem.objective.kind == "worst":
+        steps = problem.surrogate.objective_steps(x, best, problem.objective)
+        return np.asarray((steps > 0).mean(1) + 0.5 * (steps == 0).mean(1))
     gain, std = gains(problem, best, x)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(std > 1e-12, gain / std, np.sign(gain) * np.inf)
