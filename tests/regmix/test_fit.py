@@ -15,6 +15,7 @@ from scipy import stats
 
 from regmix import assess
 from regmix.config import FitConfig, ObjectiveConfig
+from regmix.diagnose import curve
 from regmix.errors import UserError
 from regmix.fit import FitResult, choose, fit, score
 from regmix.mixture import FloatArray, Mixture
@@ -323,6 +324,24 @@ def test_repeats_in_a_swarm_make_no_surface_look_known(name: str) -> None:
         covers.append(new.coverage90)
     assert 0.7 < np.mean(errors) / np.mean(truths) < 1.6
     assert np.mean(covers) > 0.85
+
+
+def test_a_learning_curve_knows_no_mixture_that_it_is_judged_on() -> None:
+    """With more seeds it is as low as with one, and it counts runs all the same."""
+    ends = []
+    for seeds in (1, 4):
+        found = [
+            curve.learn(
+                imported(20, seeds, seed), Objective(("loss",), (1.0,), (1,)), "gp", None, 2
+            )
+            for seed in range(3)
+        ]
+        ends.append(np.mean([c.points["spearman"].iloc[-1] for c in found if c is not None]))
+        assert [list(c.points.index) for c in found if c is not None] == (
+            [[seeds * 4, seeds * 8, seeds * 12, seeds * 16]] * 3
+        )
+    assert max(ends) < 0.8
+    assert curve.learn(imported(15, 4), Objective(("loss",), (1.0,), (1,)), "gp") is None
 
 
 @pytest.mark.parametrize("name", ["gp", "ensemble"])
