@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from regmix.mixture import Mixture
+from regmix.mixture import FloatArray, Mixture
 from regmix.noise import SeedNoise
 from regmix.objective import Objective
 from regmix.solve import Proposal
@@ -73,6 +73,8 @@ class Comparison:
     tokens: int
     unmeasured: tuple[str, ...] = ()
     """Metrics of the objective that some of the models lack; their ``objective`` is NaN."""
+    unknown: str = ""
+    """Why no model has an ``objective``, where it is for want of a reference of their size."""
 
     def gain(self, reference: str, predicted: tuple[float, float]) -> Gain | None:
         """Proposal against a reference, over the seeds at which both were trained."""
@@ -96,15 +98,20 @@ def gains(proposal: Proposal, comparison: Comparison) -> dict[str, Gain]:
     return found
 
 
-def measured(store: Store, objective: Objective, named: dict[str, Mixture]) -> Comparison | None:
+def measured(
+    store: Store, objective: Objective, named: dict[str, Mixture], reference: str = ""
+) -> Comparison | None:
     """The finished target runs on the named mixtures, of one size; None if there are none.
+
+    An objective of relative losses is relative to what its reference has at the target size.
 
     Args:
         named: mixtures by the name under which to show them; other target runs are left out.
+        reference: hash of the mixture that the objective is relative to, if it is.
     """
-    frame = store.targets()
+    everything = store.targets()
     names = {mixture.id: name for name, mixture in named.items()}
-    frame = frame[frame["mixture"].isin(list(names))]
+    frame = everything[everything["mixture"].isin(list(names))]
     if frame.empty:
         return None
     # The models that say most: of one size and horizon, on the most of the mixtures, then largest.
@@ -117,7 +124,10 @@ def measured(store: Store, objective: Objective, named: dict[str, Mixture]) -> C
     # A fit may be of metrics that only proxies have (an import, a benchmark): what was measured is
     # shown, and what is missing for the objective is said.
     columns = frame.reindex(columns=list(objective.metrics))
-    values = objective.value({m: columns[m].to_numpy(dtype=float) for m in columns})
+    own = objective.at(everything[everything["cohort"] == cohort], reference)
+    values: FloatArray | float = math.nan
+    if not isinstance(own, str):
+        values = own.value({m: columns[m].to_numpy(dtype=float) for m in columns})
     frame.insert(3, "objective", values)
     order = {name: i for i, name in enumerate(named)}
     frame = frame.sort_values("mixture", key=lambda s: s.map(order), kind="stable")
@@ -127,4 +137,5 @@ def measured(store: Store, objective: Objective, named: dict[str, Mixture]) -> C
         parameters,
         tokens,
         tuple(str(m) for m in columns if columns[m].isna().any()),
+        own if isinstance(own, str) else "",
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import scipy
 
@@ -26,6 +27,7 @@ from regmix.regressors.held_out import Folds, HeldOut, conformal_scale, held_out
 from regmix.surrogate import FittedMetric, Scores, Surrogate
 
 MINIMUM_RUNS = 8
+"""Of different mixtures."""
 MANY_RUNS, FEW_RUNS = 256, 96
 """From the first on one repeat of the folds says enough; below the second, two are too few."""
 TIE = 0.01
@@ -55,25 +57,32 @@ def fit(
         progress: called with (steps done, in all).
 
     Raises:
-        UserError: too few runs, an unknown regressor, or ``fit.monotone`` names what is not there.
+        UserError: too few runs or mixtures, an unknown regressor, or ``fit.monotone`` names what
+            is not there.
     """
-    runs = len(data.weights)
-    if runs < MINIMUM_RUNS:
-        raise UserError(f"{runs} runs are too few to fit; at least {MINIMUM_RUNS} are needed")
+    runs, mixtures = len(data.weights), data.numbered()
+    different = runs if mixtures is None else len(np.unique(mixtures))
+    if different < MINIMUM_RUNS:
+        what = f"{runs} runs" if mixtures is None else f"{different} mixtures, in {runs} runs,"
+        raise UserError(f"{what} are too few to fit; at least {MINIMUM_RUNS} are needed")
     order = np.argsort(data.weights.index.to_numpy(dtype=str))
     names = sorted(metrics)
     x = data.x()[order]
     y = np.column_stack([data.y(m)[order] for m in names])
     noise = relative_variances(data, names)
-    context = Context(None if noise is None else noise[order], _monotone(config, names, data))
-    folds = draw_folds(runs, config)
+    context = Context(
+        None if noise is None else noise[order],
+        _monotone(config, names, data),
+        numbered_anew(mixtures, order),
+    )
+    folds = draw_folds(runs, config, context.mixtures)
     options = try_candidates(config.regressor, x, y, context, folds, progress)
     chosen = [choose(options, i, y[:, i], config.regressor, folds) for i in range(len(names))]
     models = fit_chosen([name for name, _ in chosen], options, x, y, context)
     fitted, columns = [], {}
     for i, (metric, (name, scores)) in enumerate(zip(names, chosen, strict=True)):
         own = options[name].metric(i)
-        scale, shown = conformal_scale(y[:, i], own), own.average()
+        scale, shown = conformal_scale(y[:, i], own, context.mixtures), own.average()
         fitted.append(FittedMetric(metric, name, models[i], scale, scores[name], scores))
         columns[metric], columns[f"{metric}_std"] = shown.mean, shown.std * scale
     frame = pd.DataFrame(columns, index=data.weights.index[order])
@@ -83,10 +92,20 @@ def fit(
     return FitResult(surrogate, frame.loc[data.weights.index])
 
 
-def draw_folds(runs: int, config: FitConfig) -> Folds:
-    """The study's folds; fewer runs get more repeats."""
-    automatic = 1 if runs >= MANY_RUNS else 2 if runs >= FEW_RUNS else 3
-    return Folds.draw(runs, config.folds, config.repeats or automatic)
+def numbered_anew(
+    mixtures: npt.NDArray[np.int64] | None, order: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64] | None:
+    """Mixtures of runs in another order, numbered as they come in it."""
+    return None if mixtures is None else pd.factorize(mixtures[order])[0].astype(np.int64)
+
+
+def draw_folds(
+    runs: int, config: FitConfig, mixtures: npt.NDArray[np.int64] | None = None
+) -> Folds:
+    """The study's folds; fewer mixtures get more repeats."""
+    count = runs if mixtures is None else len(np.unique(mixtures))
+    automatic = 1 if count >= MANY_RUNS else 2 if count >= FEW_RUNS else 3
+    return Folds.draw(runs, config.folds, config.repeats or automatic, mixtures)
 
 
 def _monotone(config: FitConfig, metrics: Sequence[str], data: Observations) -> np.ndarray | None:
@@ -147,7 +166,7 @@ def choose(
     *choosing* one. What choosing is worth is scored like everything else, with each fold's choice
     made on the other folds: the least of several noisy scores is flattered by its noise.
     """
-    scores = {name: _score(y, held.metric(metric)) for name, held in options.items()}
+    scores = {name: _score(y, held.metric(metric), folds) for name, held in options.items()}
     if asked != "auto":
         return asked, scores
     squares = {
@@ -181,7 +200,7 @@ def fit_chosen(
     """Fit each metric's chosen regressor to all runs; one ensemble member serves many metrics."""
     bases = {name: held for name, held in options.items() if name != Ensemble.name}
     shares = [
-        weigh({n: held.metric(i) for n, held in bases.items()}, y[:, i])
+        weigh({n: held.metric(i) for n, held in bases.items()}, y[:, i], context)
         if name == Ensemble.name
         else {name: Share(1.0, 1.0)}
         for i, name in enumerate(chosen)
@@ -193,9 +212,9 @@ def fit_chosen(
     ]
 
 
-def _score(y: FloatArray, found: HeldOut) -> Scores:
+def _score(y: FloatArray, found: HeldOut, folds: Folds) -> Scores:
     """Scores over all repeats, after calibration; each is the mean over the repeats."""
-    scale = conformal_scale(y, found)
+    scale = conformal_scale(y, found, folds.mixtures)
     repeats = zip(found.mean[..., 0], found.std[..., 0] * scale, strict=True)
     each = [score(y, Prediction(mean, std)) for mean, std in repeats]
     return Scores(

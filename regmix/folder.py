@@ -9,6 +9,7 @@ from regmix.errors import UserError, unknown_name
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest
 from regmix.mixture import Mixture, MixtureFile
+from regmix.objective import Objective
 from regmix.space import Space
 
 
@@ -53,6 +54,13 @@ class StudyFolder:
             total = sum(tokens.values())
             found["natural"] = Mixture.of({d: tokens[d] / total for d in self.domains})
         return {**found, "uniform": Mixture.uniform(self.domains)}
+
+    def reference(self, objective: Objective) -> str:
+        """Hash of the mixture that an objective's terms are relative to; empty: there is none."""
+        try:
+            return self.mixture(objective.reference).id if objective.reference else ""
+        except UserError:  # its file is gone, and with it all that could be measured of it
+            return ""
 
     def mixture(self, name: str) -> Mixture:
         """A mixture by name: natural, uniform, or a file's in ``mixes/``.

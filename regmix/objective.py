@@ -11,11 +11,13 @@ of which lower is better, made of one term a metric:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from regmix.config import ObjectiveConfig
 from regmix.direction import sign
@@ -107,6 +109,31 @@ class Objective:
                     f"'{self.reference}'; use kind 'weighted', or leave the metric out"
                 )
         return replace(self, reference_values=tuple(values[m] for m in self.metrics))
+
+    def at(self, runs: pd.DataFrame, reference: str) -> Objective | str:
+        """The same objective for runs of another size, or why there is none for them.
+
+        Relative losses are shares of what the reference has at the *same* size: against values of
+        another one, the metrics that fall most with size would count for more than they should.
+
+        Args:
+            runs: finished ones of the size, of any seed: ``mixture`` (its hash) and metrics. The
+                reference's values are the means over its seeds.
+            reference: hash of the reference mixture.
+        """
+        if not self.reference:
+            return self
+        own = runs[runs["mixture"] == reference].reindex(columns=list(self.metrics))
+        values = {m: float(own[m].astype(float).mean()) for m in self.metrics}
+        lacking = [m for m in self.metrics if math.isnan(values[m])]
+        if own.empty:
+            return f"its reference '{self.reference}' is not measured there"
+        if lacking:
+            return f"its reference '{self.reference}' is not measured on {', '.join(lacking)} there"
+        try:
+            return self.against(values)
+        except UserError as exc:
+            return str(exc)
 
     @property
     def coefficients(self) -> FloatArray:

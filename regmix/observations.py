@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from regmix.errors import UserError, unknown_name
@@ -174,6 +175,17 @@ class Observations:
         alone = self.metrics.index.drop([*self._copied(), *repeats.index], errors="ignore")
         own = pd.Series(alone, index=alone, dtype=object)
         return own if repeats.empty else pd.concat([repeats["mixture"].astype(object), own])
+
+    def numbered(self) -> npt.NDArray[np.int64] | None:
+        """A number for the mixture of every run, by its first run's place; None: all differ.
+
+        Copies have the mixture that they copy. Shape ``(n_runs,)``, in the order of the runs.
+        """
+        if self.replicates.empty:
+            return None
+        own = self.replicates["mixture"].reindex(self.metrics.index).astype(object)
+        numbers = pd.factorize(own.where(own.notna(), self.metrics.index))[0].astype(np.int64)
+        return numbers if len(np.unique(numbers)) < len(numbers) else None
 
     def spread(self) -> pd.Series:
         """Standard deviation of every metric over the swarm's distinct mixtures, of one run each.

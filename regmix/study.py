@@ -310,6 +310,7 @@ class Study(StudyFolder):
         found = measured_transfer(
             runs[~runs["run_id"].isin(list(measured.left_out))], cohorts, measured.kept, objective,
             self.config.objective.directions, self.config.seed, held_out,
+            self.reference(objective) if objective else "",
         )  # fmt: skip
         names = tuple(f"{measured.names[r]} ({why})" for r, why in measured.left_out.items())
         return [replace(transfer, left_out=names) for transfer in found]
@@ -392,4 +393,5 @@ class Study(StudyFolder):
         """Measured target runs on the proposal, natural and uniform; None before there are any."""
         found = self.latest_fit()
         named = {"proposal": found.best, **self.references()}
-        return comparison.measured(self.store, found.objective, named)
+        reference = self.reference(found.objective)
+        return comparison.measured(self.store, found.objective, named, reference)

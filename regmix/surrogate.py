@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from regmix.files import write_whole
 from regmix.mixture import FloatArray, Mixture
 from regmix.objective import Objective
 from regmix.regressors import Prediction, Regressor, restore
+from regmix.regressors.base import doubt
 
 VERSION = 2
+_DRAWS = 1024
+"""Of what has no closed form; half of them are the others' opposites."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,10 @@ class FittedMetric:
     def contrast(self, x: FloatArray, reference: FloatArray) -> FloatArray:
         """Calibrated standard deviation of the expected difference to a reference mixture."""
         return self.model.contrast(x, reference) * self.std_scale
+
+    def doubt(self, x: FloatArray) -> FloatArray:
+        """Calibrated standard deviation of the expected value."""
+        return doubt(self.model, x) * self.std_scale
 
 
 @dataclass(frozen=True)
@@ -108,11 +116,51 @@ class Surrogate:
     def objective_contrast(
         self, x: FloatArray, reference: FloatArray, objective: Objective
     ) -> FloatArray:
-        """Standard deviation of the difference of the expected objective to a reference's."""
+        """Standard deviation of the difference of the expected objective to a reference's.
+
+        Of ``worst`` it is the root mean square of :meth:`objective_steps` around the difference
+        that the expected metrics have.
+        """
+        if objective.kind == "worst":
+            both = self.objective_mean(np.vstack([reference[None], x]), objective)
+            steps = self.objective_steps(x, reference, objective)
+            apart = steps - (both[1:] - both[0])[:, None]
+            return np.asarray(np.sqrt((apart**2).mean(1)))
         fitted = [self.metric(name) for name in objective.metrics]
         means = np.array([m.model.mean(x) for m in fitted])
         stds = np.array([m.contrast(x, reference) for m in fitted])
         return objective.join(means, stds, self.correlations(objective.metrics))[1]
+
+    def objective_steps(
+        self, x: FloatArray, reference: FloatArray, objective: Objective
+    ) -> FloatArray:
+        """Draws of a ``worst`` objective's difference to a reference, shape ``(n, draws)``.
+
+        The metric that is worst may be another at the reference, and another by chance: then the
+        difference is one between two metrics, in which no errors cancel. So what is drawn are all
+        metrics at both mixtures, from normals that have every metric's doubt at the reference and
+        contrast, and between metrics the errors' correlation. The draws are always the same ones.
+        """
+        fitted = [self.metric(name) for name in objective.metrics]
+        level, move = _normals(len(fitted)) @ _root(self.correlations(objective.metrics)).T
+        at = reference[None]
+        here = np.full((1, len(level)), -np.inf)
+        there = np.full((len(x), len(level)), -np.inf)
+        coefficients, values = objective.coefficients, objective.reference_values
+        for i, (metric, scale) in enumerate(zip(fitted, coefficients, strict=True)):
+            steps = metric.contrast(x, reference)
+            own, other = metric.doubt(at), metric.doubt(x)
+            # Var f(x) = Var f(ref) + 2 Cov(step, f(ref)) + Var step gives the covariance.
+            along = (other**2 - own**2 - steps**2) / (2 * np.maximum(own, 1e-300))
+            along = np.clip(along, -steps, steps)
+            across = np.sqrt(np.maximum(steps**2 - along**2, 0.0))
+            start = metric.model.mean(at) - values[i]
+            means = metric.model.mean(x) - values[i]
+            first = own * level[:, i]
+            here = np.maximum(here, scale * (start + first))
+            drawn = np.outer(along, level[:, i]) + np.outer(across, move[:, i])
+            there = np.maximum(there, scale * (means[:, None] + first + drawn))
+        return np.asarray(there - here)
 
     def predict_one(self, mixture: Mixture) -> dict[str, tuple[float, float]]:
         """Mean and standard deviation of every metric for one mixture."""
@@ -181,3 +229,16 @@ def _restore(raw: dict[str, Any]) -> FittedMetric:
 def stack(mixtures: Sequence[Mixture]) -> FloatArray:
     """Weights of several mixtures over the same domains, shape ``(n, n_domains)``."""
     return np.array([m.weights for m in mixtures])
+
+
+@lru_cache(maxsize=8)
+def _normals(metrics: int) -> FloatArray:
+    """Independent standard normals, shape ``(2, draws, metrics)``."""
+    half = np.random.default_rng([metrics, 13]).standard_normal((2, _DRAWS // 2, metrics))
+    return np.concatenate([half, -half], axis=1)
+
+
+def _root(correlation: FloatArray) -> FloatArray:
+    """``R`` with ``R @ R.T`` the matrix, which may be singular."""
+    values, vectors = np.linalg.eigh(correlation)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))

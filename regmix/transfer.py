@@ -46,6 +46,8 @@ class Size:
     """Metrics by the mixture's hash; NaN where a run lacks one."""
     noise: Mapping[str, SeedNoise] = field(default_factory=dict)
     """Between seeds, by metric, where it is known."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """By metric that is lacking, why it is, where more is known than that it was not measured."""
 
     @property
     def label(self) -> str:
@@ -269,6 +271,7 @@ def measured(
     directions: Mapping[str, str],
     seed: int,
     held_out: pd.DataFrame | None = None,
+    reference: str = "",
 ) -> list[Transfer]:
     """What every larger size says, of those that are measured.
 
@@ -281,11 +284,15 @@ def measured(
         seed: of the runs that are compared.
         held_out: the fit's predictions of the proxies' metrics by run id, each made without the
             run.
+        reference: hash of the mixture that the objective is relative to, if it is. At every larger
+            size the objective is relative to what the mixture has at that size.
 
     Raises:
         UserError: no larger size has a finished run, or one has too few.
     """
-    small, *larger = (_size(runs[runs["cohort"] == c], objective, seed) for c in cohorts)
+    first, *others = (runs[runs["cohort"] == c] for c in cohorts)
+    small = _size(first, objective, seed)
+    larger = [_larger(own, objective, seed, reference) for own in others]
     small = replace(small, noise=_proxy_noise(data, objective))
     shared = [len(small.values.index.intersection(size.values.index)) for size in larger]
     if not any(count >= LEAST for count in shared):
@@ -321,6 +328,14 @@ def _size(runs: pd.DataFrame, objective: Objective | None, seed: int) -> Size:
         int(first["parameters"].sum()), int(first["tokens"].sum()),
         values.dropna(axis="columns", how="all"), _noise_between(runs, objective),
     )  # fmt: skip
+
+
+def _larger(runs: pd.DataFrame, objective: Objective | None, seed: int, reference: str) -> Size:
+    """A size with the objective relative to its own reference; without one where that lacks."""
+    own = None if objective is None else objective.at(runs, reference)
+    if isinstance(own, str):
+        return replace(_size(runs, None, seed), reasons={OBJECTIVE: own})
+    return _size(runs, own, seed)
 
 
 def _with_objective(values: pd.DataFrame, objective: Objective | None) -> pd.DataFrame:
@@ -371,7 +386,8 @@ def _both(
     """A metric at both sizes by mixture, None where too few have it; and what is to be said."""
     for size in (small, large):
         if metric not in size.values:
-            return None, f"{metric} is not measured at {size.label}"
+            why = f": {size.reasons[metric]}" if metric in size.reasons else ""
+            return None, f"{metric} is not measured at {size.label}{why}"
     both = pd.DataFrame(
         {
             "small": small.values.loc[list(shared), metric],

@@ -62,7 +62,9 @@ def _show_gains(fit: Fit, comparison: Comparison) -> None:
             + f", predicted {gain.predicted:+.4f} ± {gain.predicted_std:.4f}: "
             f"[bold]{_words(gain.verdict(noise))}[/bold]"
         )
-    if comparison.unmeasured:
+    if comparison.unknown:
+        say(f"[yellow]note:[/yellow] no gain of the objective: {escape(comparison.unknown)}")
+    elif comparison.unmeasured:
         names = escape(", ".join(comparison.unmeasured))
         say(f"[yellow]note:[/yellow] no gain without measurements of {names}")
     if noise.known:

@@ -1,9 +1,10 @@
 """The learning curve: held-out rank accuracy of the objective against the number of runs.
 
 Each fold is predicted by regressors that have seen a fifth, two, three and four fifths of the runs,
-none of them in the fold; all sizes are judged on the same runs. What more runs would give is read
-off a power law ``1 - ρ = a · n^-b`` (Hestness et al., arXiv 1712.00409), its interval from
-resampling the runs that it is judged on and the rounds.
+none of them in the fold; all sizes are judged on the same runs. A mixture that was run several
+times is seen, and held out, with all of its runs. What more runs would give is read off a power law
+``1 - ρ = a · n^-b`` (Hestness et al., arXiv 1712.00409), its interval from resampling the mixtures
+that it is judged on and the rounds.
 """
 
 from __future__ import annotations
@@ -13,22 +14,23 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from regmix import assess, plain
-from regmix.fit import rank_correlation
+from regmix.fit import numbered_anew, rank_correlation
 from regmix.mixture import FloatArray
 from regmix.noise import relative_variances
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.regressors import CANDIDATES, Context, regressor
-from regmix.regressors.base import in_threads
+from regmix.regressors.base import in_threads, rows_of
 from regmix.regressors.held_out import Folds
 from regmix.surrogate import Surrogate
 
 FOLDS = 5
 LEAST_RUNS = 16
-"""Below it a fifth of the runs is too few to fit anything."""
+"""Different mixtures below which a fifth is too few to fit anything."""
 SECONDS = 25.0
 """What the curve may cost, by :func:`_cost`."""
 MOST_ROUNDS = 8
@@ -110,34 +112,37 @@ def learn(
     """
     runs = len(data.weights)
     truth = assess.values(data, objective)
-    if runs < LEAST_RUNS or np.ptp(truth) == 0:
-        return None
     order = np.argsort(data.weights.index.to_numpy(dtype=str))
+    repeated = numbered_anew(data.numbered(), order)
+    mixtures = Context(mixtures=repeated).mixtures_of(runs)
+    count = int(mixtures.max(initial=-1)) + 1
+    if count < LEAST_RUNS or np.ptp(truth) == 0:
+        return None
     x, truth = data.x()[order], truth[order]
     sizes = [round(runs * k / FOLDS) for k in range(1, FOLDS)]
     metrics = list(objective.metrics)
     per_fold = sum(_cost(size) for size in sizes)
     directly = len(metrics) * per_fold * 2 > SECONDS
     if directly:
-        y, context = truth[:, None], Context()
+        y, context = truth[:, None], Context(mixtures=repeated)
     else:
         y = np.column_stack([data.y(m)[order] for m in metrics])
         noise = relative_variances(data, metrics)
-        context = Context(None if noise is None else noise[order])
+        context = Context(None if noise is None else noise[order], mixtures=repeated)
     affordable = int(SECONDS / (per_fold * y.shape[1]))
     rounds = min(rounds or MOST_ROUNDS, max(1, affordable // FOLDS))
     used = min(FOLDS, max(2, affordable)) if rounds == 1 else FOLDS
     plan = [(repeat, fold) for repeat in range(rounds) for fold in range(used)]
-    folds = Folds.draw(runs, FOLDS, rounds)
+    folds = Folds.draw(runs, FOLDS, rounds, repeated)
     found = np.full((rounds, len(sizes), runs), np.nan)
-    kept = sizes
+    kept = [round(count * k / FOLDS) for k in range(1, FOLDS)]
 
     def evaluate(step: int) -> None:
         repeat, fold = plan[step]
         out = folds.of[repeat] == fold
-        inside = np.random.default_rng([repeat, fold, 10]).permutation(np.flatnonzero(~out))
+        inside = np.random.default_rng([repeat, fold, 10]).permutation(np.unique(mixtures[~out]))
         for number, size in enumerate(kept):
-            seen = np.sort(inside[: min(size, len(inside))])
+            seen = np.sort(rows_of(mixtures, inside[: min(size, len(inside))]))
             models = regressor(kind).fit_all(x[seen], y[seen], context.rows(seen))
             means = np.array([m.mean(x[out]) for m in models])
             found[repeat, number, out] = means[0] if directly else objective.join(means)[0]
@@ -149,7 +154,7 @@ def learn(
     else:
         for step in range(len(plan)):
             evaluate(step)
-    return _read(found, truth, sizes, kind, directly)
+    return _read(found, truth, mixtures, sizes, (kind, directly))
 
 
 def _cost(size: int) -> float:
@@ -158,16 +163,21 @@ def _cost(size: int) -> float:
 
 
 def _read(
-    found: FloatArray, truth: FloatArray, sizes: Sequence[int], kind: str, directly: bool
+    found: FloatArray,
+    truth: FloatArray,
+    mixtures: npt.NDArray[np.int64],
+    sizes: Sequence[int],
+    how: tuple[str, bool],
 ) -> Curve:
     """The curve of held-out predictions ``(rounds, sizes, runs)``; NaN: not predicted."""
-    runs = len(truth)
+    runs, count = len(truth), int(mixtures.max()) + 1
     whole = _accuracy(found, truth, np.arange(runs))
     drawn = []
     for draw in range(_DRAWS):
         rng = np.random.default_rng([draw, 11])
         picked = rng.integers(len(found), size=len(found))
-        drawn.append(_accuracy(found[picked], truth, rng.integers(runs, size=runs)))
+        rows = rows_of(mixtures, rng.integers(count, size=count))
+        drawn.append(_accuracy(found[picked], truth, rows))
     points = pd.DataFrame(
         {"spearman": whole, "std": np.std(drawn, axis=0, ddof=1)},
         index=pd.Index(list(sizes), name="runs"),
@@ -176,7 +186,7 @@ def _read(
     gain, exponent = _extrapolate(sizes, whole, runs, more)
     gains = [_extrapolate(sizes, d, runs, more)[0] for d in drawn]
     low, high = (float(q) for q in np.quantile(gains, _LEVELS))
-    return Curve(points, Forecast(runs, more, gain, low, high, exponent), kind, directly)
+    return Curve(points, Forecast(runs, more, gain, low, high, exponent), *how)
 
 
 def _accuracy(found: FloatArray, truth: FloatArray, rows: np.ndarray) -> FloatArray:

@@ -84,7 +84,8 @@ class Evidence:
         if self.fit is None:
             return None
         named = {frames.PROPOSAL: self.fit.best, **self.study.references()}
-        return comparison.measured(self.store, self.fit.objective, named)
+        reference = self.study.reference(self.fit.objective)
+        return comparison.measured(self.store, self.fit.objective, named, reference)
 
     @property
     def gains(self) -> dict[str, Gain]:

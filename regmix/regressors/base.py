@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from os import sched_getaffinity
 from threading import Lock
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -34,21 +34,34 @@ class Context:
     """Noise variance of every value relative to a typical one, shape ``(n, n_metrics)``."""
     monotone: npt.NDArray[np.int64] | None = None
     """+1 rising, -1 falling, 0 free: metric against weight, shape ``(n_metrics, n_domains)``."""
+    mixtures: npt.NDArray[np.int64] | None = None
+    """A number for the mixture of every run, shape ``(n,)``; None: no mixture was run twice."""
 
     def rows(self, keep: npt.NDArray[Any]) -> Context:
         """The context of some of the runs."""
-        return self if self.noise is None else replace(self, noise=self.noise[keep])
+        return replace(
+            self,
+            noise=None if self.noise is None else self.noise[keep],
+            mixtures=None if self.mixtures is None else self.mixtures[keep],
+        )
 
     def columns(self, keep: npt.NDArray[Any]) -> Context:
         """The context of some of the metrics."""
         return Context(
             None if self.noise is None else self.noise[:, keep],
             None if self.monotone is None else self.monotone[keep],
+            self.mixtures,
         )
 
     def noise_of(self, metric: int, runs: int) -> FloatArray:
         """Relative noise variances for one metric, shape ``(n,)``."""
         return np.ones(runs) if self.noise is None else self.noise[:, metric]
+
+    def mixtures_of(self, runs: int) -> npt.NDArray[np.int64]:
+        """The mixture of every run, numbered from 0 without a gap, shape ``(n,)``."""
+        if self.mixtures is None:
+            return np.arange(runs)
+        return np.unique(self.mixtures, return_inverse=True)[1]
 
 
 NOTHING = Context()
@@ -122,6 +135,20 @@ class Regressor(Protocol):
         ...
 
 
+@runtime_checkable
+class Doubting(Protocol):
+    """A regressor that also tells how well it knows the metric itself, without a run's noise."""
+
+    def doubt(self, x: FloatArray) -> FloatArray:
+        """Standard deviation of the expected value, shape ``(n,)``."""
+        ...
+
+
+def doubt(model: Regressor, x: FloatArray) -> FloatArray:
+    """What :class:`Doubting` regressors tell; of others that of a measurement, which is more."""
+    return model.doubt(x) if isinstance(model, Doubting) else model.predict(x).std
+
+
 @dataclass(frozen=True)
 class Scaled:
     """Metrics with mean 0 and standard deviation 1, and the way back."""
@@ -146,6 +173,59 @@ class Scaled:
         size = np.where(mean == 0, 1.0, np.abs(mean))
         scale = np.where(scale > 1e-12 * size, scale, 1e-6 * size)
         return cls(((y if values is None else values) - mean) / scale, mean, scale)
+
+
+def rows_of(
+    mixtures: npt.NDArray[np.int64], picked: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The runs of some mixtures, one mixture after the other; of one picked twice, twice.
+
+    Args:
+        mixtures: of every run, numbered from 0 without a gap.
+        picked: numbers of mixtures; where each has one run, these are its rows.
+    """
+    order, sizes = np.argsort(mixtures, kind="stable"), np.bincount(mixtures)
+    first = np.cumsum(sizes) - sizes
+    return np.concatenate([order[first[m] : first[m] + sizes[m]] for m in picked])
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """One row a mixture, for methods that leave out one row at a time to choose something.
+
+    A run that is left out is no test where another of the same mixture stays in.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    """Means over a mixture's runs, shape ``(n_mixtures, n_metrics)``."""
+    context: Context
+    """Without :attr:`Context.mixtures`."""
+    lost: FloatArray
+    """By metric, the standard deviation that one run has beside that of these means: between runs
+    of a mixture, pooled, times √(1 - mean of 1/runs)."""
+
+    @classmethod
+    def of(cls, x: FloatArray, y: FloatArray, context: Context) -> Averaged:
+        """The same rows where no mixture was run twice."""
+        if context.mixtures is None:
+            return cls(x, y, context, np.zeros(y.shape[1]))
+        own = context.mixtures_of(len(x))
+        _, first, sizes = np.unique(own, return_index=True, return_counts=True)
+        count = sizes[:, None]
+
+        def mean(values: FloatArray) -> FloatArray:
+            total = np.zeros((len(sizes), values.shape[1]))
+            np.add.at(total, own, values)
+            return total / count
+
+        means = mean(y)
+        squares = ((y - means[own]) ** 2).sum(0) / max(len(y) - len(sizes), 1)
+        lost = np.sqrt(squares * (1 - (1 / sizes).mean()))
+        noise = (np.ones((len(sizes), y.shape[1])) if context.noise is None
+                 else mean(context.noise)) / count  # fmt: skip
+        noise = noise / np.exp(np.log(noise).mean(0))
+        return cls(x[first], means, Context(noise, context.monotone), lost)
 
 
 class _OneThread:

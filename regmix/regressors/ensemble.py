@@ -14,7 +14,7 @@ import numpy as np
 import scipy
 
 from regmix.mixture import FloatArray
-from regmix.regressors.base import NOTHING, Context, Prediction, Regressor, Shape
+from regmix.regressors.base import NOTHING, Context, Prediction, Regressor, Shape, doubt
 from regmix.regressors.held_out import Folds, HeldOut, conformal_scale, held_out
 from regmix.regressors.registry import CANDIDATES, regressor, restore
 
@@ -56,11 +56,11 @@ class Ensemble:
     @classmethod
     def fit_all(cls, x: FloatArray, y: FloatArray, context: Context = NOTHING) -> Sequence[Self]:
         """Fit every candidate and weight them, metric by metric."""
-        folds = Folds.draw(len(x), _FOLDS, 1)
+        folds = Folds.draw(len(x), _FOLDS, 1, context.mixtures)
         kinds = {name: regressor(name) for name in CANDIDATES}
         tried = {name: held_out(kind, x, y, folds, context) for name, kind in kinds.items()}
         shares = [
-            weigh({name: t.metric(i) for name, t in tried.items()}, y[:, i])
+            weigh({name: t.metric(i) for name, t in tried.items()}, y[:, i], context)
             for i in range(y.shape[1])
         ]
         return cls.fit_members(shares, x, y, context)
@@ -107,6 +107,12 @@ class Ensemble:
         scaled = [m.scale * p.std for m, p in zip(self.members, found, strict=True)]
         return combine(self._weights, [p.mean for p in found], scaled)
 
+    def doubt(self, x: FloatArray) -> FloatArray:
+        """As :meth:`predict`, of the expected value."""
+        means = [m.model.mean(x) for m in self.members]
+        stds = [m.scale * doubt(m.model, x) for m in self.members]
+        return combine(self._weights, means, stds).std
+
     def contrast(self, x: FloatArray, reference: FloatArray) -> FloatArray:
         """As :meth:`predict`, of the differences to the reference."""
         at = reference[None]
@@ -139,11 +145,13 @@ class Ensemble:
         )
 
 
-def weigh(tried: Mapping[str, HeldOut], y: FloatArray) -> dict[str, Share]:
+def weigh(
+    tried: Mapping[str, HeldOut], y: FloatArray, context: Context = NOTHING
+) -> dict[str, Share]:
     """The regressors that held-out predictions of one metric give a weight, and how much."""
     weights = stack(list(tried.values()), y, np.ones(len(y), dtype=bool))
     return {
-        name: Share(float(weight), conformal_scale(y, found))
+        name: Share(float(weight), conformal_scale(y, found, context.mixtures))
         for (name, found), weight in zip(tried.items(), weights, strict=True)
         if weight > 0
     }
@@ -182,9 +190,11 @@ def stacked_held_out(tried: Sequence[HeldOut], y: FloatArray, folds: Folds) -> H
     its members are.
     """
     mean, std = np.empty((2, *tried[0].mean.shape))
+    context = Context(mixtures=folds.mixtures)
     for repeat, out in folds:
         weights = stack(tried, y, ~out)[:, None]
-        scales = [conformal_scale(y[~out], _rows(t, ~out)) for t in tried]
+        own = context.rows(~out).mixtures
+        scales = [conformal_scale(y[~out], _rows(t, ~out), own) for t in tried]
         found = combine(
             weights,
             [t.mean[repeat, out, 0] for t in tried],

@@ -134,6 +134,15 @@ class GaussianProcess:
         variance = np.maximum(signal + linear * (z**2).sum(1) - explained, 0.0) + noise
         return Prediction(np.asarray(mean), self._data.scale * np.sqrt(variance))
 
+    def doubt(self, x: FloatArray) -> FloatArray:
+        """Posterior standard deviation without noise."""
+        z = np.sqrt(x)
+        with one_thread:
+            explained = (self._whitened(_kernel(z, self._z, self._theta)) ** 2).sum(0)
+        _, signal, linear, _ = _unpack(self._theta)
+        variance = np.maximum(signal + linear * (z**2).sum(1) - explained, 0.0)
+        return np.asarray(self._data.scale * np.sqrt(variance))
+
     def leave_one_out(self) -> Prediction:
         """What each of its own runs is predicted to be from all others (R&W 2006, eq. 5.12).
 

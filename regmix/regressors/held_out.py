@@ -1,6 +1,8 @@
 """Held-out predictions by repeated k-fold, and the factor that makes their intervals cover.
 
-Folds are drawn over rows by a seed, so a fit's callers fix the order of the rows.
+Folds are drawn by a seed, so a fit's callers fix the order of the rows. They are of mixtures: were
+one run of a mixture held out and another not, a regressor that remembers would look like one that
+predicts.
 """
 
 from __future__ import annotations
@@ -26,16 +28,22 @@ class Folds:
     """Which fold every row is in, per repeat: shape ``(repeats, n)``."""
 
     of: npt.NDArray[np.int64]
+    mixtures: npt.NDArray[np.int64] | None = None
+    """As :attr:`regmix.regressors.Context.mixtures`."""
 
     @classmethod
-    def draw(cls, runs: int, count: int, repeats: int) -> Folds:
-        """Shuffled folds of equal size, a function of the numbers alone."""
-        of = np.empty((repeats, runs), dtype=np.int64)
+    def draw(
+        cls, runs: int, count: int, repeats: int, mixtures: npt.NDArray[np.int64] | None = None
+    ) -> Folds:
+        """Shuffled folds of equally many mixtures, a function of the numbers alone."""
+        own = Context(mixtures=mixtures).mixtures_of(runs)
+        number = int(own.max(initial=-1)) + 1
+        of = np.empty((repeats, number), dtype=np.int64)
         for repeat in range(repeats):
-            order = np.random.default_rng([repeat, 4]).permutation(runs)
-            for fold, part in enumerate(np.array_split(order, min(count, runs))):
+            order = np.random.default_rng([repeat, 4]).permutation(number)
+            for fold, part in enumerate(np.array_split(order, min(count, number))):
                 of[repeat, part] = fold
-        return cls(of)
+        return cls(of[:, own], mixtures)
 
     def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
         """Repeat and which rows are held out, fold after fold."""
@@ -76,13 +84,23 @@ def held_out(
     return HeldOut(mean, std)
 
 
-def conformal_scale(y: FloatArray, found: HeldOut) -> float:
+def conformal_scale(
+    y: FloatArray, found: HeldOut, mixtures: npt.NDArray[np.int64] | None = None
+) -> float:
     """What one metric's standard deviations are multiplied by so that 90 % intervals cover.
 
     The split-conformal quantile of the standardised held-out residuals (Lei et al. 2018, theorem
-    2.2), as a factor on the normal interval's width.
+    2.2), as a factor on the normal interval's width. Residuals of one mixture go together: each
+    mixture counts once, however many runs it had (Dunn, Wasserman & Ramdas 2023).
     """
-    z = np.sort(np.abs(y - found.mean[..., 0]) / np.maximum(found.std[..., 0], 1e-12), axis=None)
-    runs = len(y)
-    rank = min(1.0, math.ceil((runs + 1) * LEVEL) / runs)
-    return max(float(np.quantile(z, rank, method="inverted_cdf")) / _Z, 1e-6)
+    z = np.abs(y - found.mean[..., 0]) / np.maximum(found.std[..., 0], 1e-12)
+    own = Context(mixtures=mixtures).mixtures_of(len(y))
+    sizes = np.bincount(own)
+    rank = min(1.0, math.ceil((len(sizes) + 1) * LEVEL) / len(sizes))
+    if mixtures is None:
+        least = float(np.quantile(z, rank, method="inverted_cdf"))
+    else:
+        order = np.argsort(z, axis=None)
+        share = np.cumsum(np.broadcast_to(1 / sizes[own], z.shape).ravel()[order])
+        least = float(z.ravel()[order[np.searchsorted(share, rank * share[-1] * (1 - 1e-12))]])
+    return max(least / _Z, 1e-6)

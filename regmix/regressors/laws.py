@@ -13,6 +13,7 @@ import numpy.typing as npt
 from regmix.mixture import FloatArray
 from regmix.regressors.base import (
     NOTHING,
+    Averaged,
     Context,
     Prediction,
     Scaled,
@@ -103,9 +104,11 @@ class Law(Parametric):
     @classmethod
     def fit_all(cls, x: FloatArray, y: FloatArray, context: Context = NOTHING) -> Sequence[Self]:
         """Fit every column of ``y``, batch by batch."""
+        rows = Averaged.of(x, y, context)
+        x, y = rows.x, rows.y
         scaled = Scaled.of(tame(y), y)
         size = min(_SIDE_BY_SIDE, cls.batch(*x.shape))
-        weights = 1 / np.array([context.noise_of(i, len(x)) for i in range(y.shape[1])])
+        weights = 1 / np.array([rows.context.noise_of(i, len(x)) for i in range(y.shape[1])])
         firsts = range(0, y.shape[1], size)
 
         def fit(number: int) -> list[Self]:
@@ -118,7 +121,10 @@ class Law(Parametric):
                 kept = np.flatnonzero(scouted.loo <= _HOPELESS * least)
                 if len(kept):
                     trials.append(cls._trial(x, values, precise, sign, scouted, kept))
-            return [cls._best(i, c, trials, scaled) for i, c in enumerate(columns)]
+            return [
+                cls._best(i, c, trials, scaled).with_noise(rows.lost[c])
+                for i, c in enumerate(columns)
+            ]
 
         parts: list[list[Self]] = in_threads(fit, len(firsts))
         return [law for part in parts for law in part]
@@ -155,6 +161,11 @@ class Law(Parametric):
         ]
         _, trial, row = min(options, key=lambda option: option[0])
         return cls._of(trial, int(row), float(scaled.mean[column]), float(scaled.scale[column]))
+
+    def with_noise(self, std: float) -> Self:
+        """The same law of measurements that vary by so much more, in the metric's unit."""
+        posterior = self._posterior.with_noise(std)
+        return type(self)(posterior, self._sign, self._prior_mean, self._precision)
 
     @classmethod
     def _of(cls, trial: Trial, row: int, mean: float, scale: float) -> Self:
@@ -201,6 +212,10 @@ class Law(Parametric):
         """As every formula; what is unknown is not more than the reach either."""
         found = super().predict(x)
         return Prediction(found.mean, np.minimum(found.std, FARTHEST * self._posterior.scale))
+
+    def doubt(self, x: FloatArray) -> FloatArray:
+        """Likewise."""
+        return np.minimum(super().doubt(x), FARTHEST * self._posterior.scale)
 
     def _value(self, x: FloatArray) -> FloatArray:
         return np.asarray(np.clip(self._evaluate(x)[0][0], -FARTHEST, FARTHEST))

@@ -16,7 +16,15 @@ import lightgbm
 import numpy as np
 
 from regmix.mixture import FloatArray
-from regmix.regressors.base import NOTHING, Context, Prediction, Scaled, Shape, in_threads
+from regmix.regressors.base import (
+    NOTHING,
+    Context,
+    Prediction,
+    Scaled,
+    Shape,
+    in_threads,
+    rows_of,
+)
 
 BOOTSTRAPS = 5
 _HASTE = 3
@@ -91,10 +99,11 @@ class _Boosted:
             return cls._boost(x[rows], y[rows], weights[rows], held, (seed, haste))
 
         rng = np.random.default_rng(0)
-        everything = np.arange(len(x))
+        everything, mixtures = np.arange(len(x)), context.mixtures_of(len(x))
+        count = int(mixtures.max()) + 1
         samples, squared = [], []
         for seed in range(1, BOOTSTRAPS + 1):
-            rows = rng.integers(len(x), size=len(x))
+            rows = rows_of(mixtures, rng.integers(count, size=count))
             samples.append(boost(rows, seed, _HASTE))
             left_out = np.setdiff1d(everything, rows)
             if len(left_out):
@@ -142,6 +151,10 @@ class _Boosted:
         """Out-of-bag error and bootstrap spread in quadrature."""
         spread = np.var([trees(x) for trees in self._samples], axis=0, ddof=1)
         return Prediction(self.mean(x), np.sqrt(spread + self._residual**2))
+
+    def doubt(self, x: FloatArray) -> FloatArray:
+        """Bootstrap spread."""
+        return np.asarray(np.std([trees(x) for trees in self._samples], axis=0, ddof=1))
 
     def contrast(self, x: FloatArray, reference: FloatArray) -> FloatArray:
         """Bootstrap spread of the difference to the reference."""

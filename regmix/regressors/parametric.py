@@ -8,8 +8,9 @@ and Λ the prior's precision. Prediction errors follow by the delta method (Bish
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -34,6 +35,10 @@ class Posterior:
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {**asdict(self), "theta": self.theta.tolist(), "root": self.root.tolist()}
+
+    def with_noise(self, std: float) -> Posterior:
+        """The same of measurements that vary by so much more, in the metric's unit."""
+        return replace(self, noise=math.hypot(self.noise, std / self.scale)) if std else self
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> Posterior:
@@ -72,6 +77,11 @@ class Parametric(ABC):
         p = self._posterior
         spread = ((self._jacobian(x) @ p.root) ** 2).sum(1)
         return Prediction(self.mean(x), p.scale * np.sqrt(spread + p.noise**2))
+
+    def doubt(self, x: FloatArray) -> FloatArray:
+        """Standard deviation of the formula's value: parameters only."""
+        p = self._posterior
+        return np.asarray(p.scale * np.sqrt(((self._jacobian(x) @ p.root) ** 2).sum(1)))
 
     def contrast(self, x: FloatArray, reference: FloatArray) -> FloatArray:
         """Standard deviation of the difference to the reference: parameters only."""

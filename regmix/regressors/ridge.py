@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from regmix.mixture import FloatArray
-from regmix.regressors.base import NOTHING, Context, Scaled, Shape, in_threads
+from regmix.regressors.base import NOTHING, Averaged, Context, Scaled, Shape, in_threads
 from regmix.regressors.parametric import Parametric, Posterior
 
 PENALTIES = np.logspace(-7, 1, 33)
@@ -32,10 +32,13 @@ class Ridge(Parametric):
     @classmethod
     def fit_all(cls, x: FloatArray, y: FloatArray, context: Context = NOTHING) -> Sequence[Self]:
         """Fit every column of ``y``."""
-        scaled, phi = Scaled.of(y), cls.features(x)
+        rows = Averaged.of(x, y, context)
+        scaled, phi = Scaled.of(rows.y), cls.features(rows.x)
 
-        weights = [1 / context.noise_of(i, len(x)) for i in range(y.shape[1])]
-        return in_threads(lambda i: cls(_solve(phi, scaled, i, weights[i])), y.shape[1])
+        weights = [1 / rows.context.noise_of(i, len(phi)) for i in range(y.shape[1])]
+        return in_threads(
+            lambda i: cls(_solve(phi, scaled, i, weights[i]).with_noise(rows.lost[i])), y.shape[1]
+        )
 
     def refit(self, x: FloatArray, y: FloatArray) -> Self:
         """A fit of its own: it costs next to nothing."""

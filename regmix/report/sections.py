@@ -138,7 +138,7 @@ def comparison(plots: Plots) -> dict[str, Any] | None:
         f"{amount(found.tokens)} tokens",
         "measured": tables.measured(found.values, frames.target_metrics(found)),
         "gains": tables.gains(e.gains, e.noise),
-        "unmeasured": text.unmeasured(found) if found.unmeasured else None,
+        "unmeasured": text.unmeasured(found) if found.unmeasured or found.unknown else None,
         "noise": quantities.number(e.known_noise, 2),
         "freedom": e.noise.freedom,
         "noise_known": e.noise.known,

@@ -88,7 +88,7 @@ def measured(
         return (
             "Nothing has been measured at the target size: this rests on the small proxies alone."
         )
-    if not gains and comparison.unmeasured:
+    if not gains and (comparison.unmeasured or comparison.unknown):
         return f"{unmeasured(comparison)}, so the prediction is not yet checked."
     if not gains:
         return (
@@ -108,7 +108,9 @@ def measured(
 
 
 def unmeasured(comparison: Comparison) -> str:
-    """Which metrics of the objective the larger models lack."""
+    """Which metrics of the objective the larger models lack, or that they lack its reference."""
+    if comparison.unknown and not comparison.unmeasured:
+        return f"The objective of the models at the target size is not known: {comparison.unknown}"
     names = ", ".join(comparison.unmeasured)
     return (
         f"The models at the target size were not all measured on {names}, which the objective needs"

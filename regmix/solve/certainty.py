@@ -9,7 +9,7 @@ import scipy
 
 from regmix.mixture import FloatArray, Mixture
 from regmix.observations import Observations
-from regmix.regressors.base import in_threads
+from regmix.regressors.base import Context, in_threads, rows_of
 from regmix.solve.problem import Problem
 from regmix.solve.proposal import Interval, Pulled, Relaxed, Stability
 from regmix.solve.search import resume
@@ -25,6 +25,9 @@ _SCATTER = 500
 
 def probability_beaten(problem: Problem, best: FloatArray, x: FloatArray) -> FloatArray:
     """Probability that ``best`` has a lower expected objective than each row of ``x``."""
+    if problem.objective.kind == "worst":
+        steps = problem.surrogate.objective_steps(x, best, problem.objective)
+        return np.asarray((steps > 0).mean(1) + 0.5 * (steps == 0).mean(1))
     gain, std = gains(problem, best, x)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(std > 1e-12, gain / std, np.sign(gain) * np.inf)
@@ -69,7 +72,7 @@ def ties(problem: Problem, best: FloatArray, rng: np.random.Generator) -> dict[s
 def stability(
     problem: Problem, best: FloatArray, data: Observations, refits: int, seed: int
 ) -> Stability | None:
-    """Optima of surrogates refitted to runs drawn with replacement.
+    """Optima of surrogates refitted to mixtures drawn with replacement, each with all its runs.
 
     The search's caution keeps the standard deviations of the fit on all runs: what is resampled
     is the surface.
@@ -77,8 +80,10 @@ def stability(
     if refits < 2:
         return None
     data = _sorted(data)
+    mixtures = Context(mixtures=data.numbered()).mixtures_of(len(data.weights))
+    count = int(mixtures.max()) + 1
     rows = [
-        np.random.default_rng([seed, 6, i]).integers(len(data.weights), size=len(data.weights))
+        rows_of(mixtures, np.random.default_rng([seed, 6, i]).integers(count, size=count))
         for i in range(refits)
     ]
     optima = np.array(in_threads(lambda i: _refitted(problem, best, data, rows[i], seed), refits))

@@ -26,11 +26,13 @@ REPEATS = 5
 FIT = "fit: {regressor: gp, samples: 500, bootstraps: 0, repeats: 1}\n"
 
 
-def planted(runs: int = 64, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def planted(
+    runs: int = 64, seed: int = 0, repeats: int = REPEATS
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Bits per byte that fall with the own share, and a mixture that was repeated with seeds."""
     rng = np.random.default_rng(seed)
     w = rng.dirichlet(np.ones(len(DOMAINS)), runs)
-    w[-REPEATS:] = w[-REPEATS]
+    w[-repeats:] = w[-repeats]
     index = pd.Index([f"r{i:03d}" for i in range(runs)])
     weights = pd.DataFrame(w, index, DOMAINS)
     values = {
@@ -199,7 +201,7 @@ def test_metrics_that_nothing_predicts_and_metrics_that_say_nothing_new(look: Lo
 
 
 def test_few_runs_for_many_domains(look: Look) -> None:
-    weights, values = planted(10)
+    weights, values = planted(10, repeats=3)
     found = look(weights, values)
     assert "runs.few" in topics(found)
     assert found.curve is None

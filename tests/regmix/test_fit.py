@@ -15,9 +15,10 @@ from scipy import stats
 
 from regmix import assess
 from regmix.config import FitConfig, ObjectiveConfig
+from regmix.diagnose import curve
 from regmix.errors import UserError
 from regmix.fit import FitResult, choose, fit, score
-from regmix.mixture import Mixture
+from regmix.mixture import FloatArray, Mixture
 from regmix.noise import relative_variances
 from regmix.objective import Objective
 from regmix.observations import Observations
@@ -287,6 +288,89 @@ def test_fewer_runs_than_domains_are_fitted_and_warned_of(
 def test_enough_runs_are_not_warned_of() -> None:
     data = wide(60, 5)
     assert not any("runs for" in w for w in cautions(data, fitted(data)))
+
+
+def imported(mixtures: int, seeds: int, seed: int = 0) -> Observations:
+    """An import: as many runs of every mixture, all of them among the runs; seeds say little."""
+    rng = np.random.default_rng(seed)
+    own = np.repeat(np.arange(mixtures), seeds)
+    ids = pd.Index([f"run{i:03d}" for i in range(len(own))], name="run_id")
+    x = rng.dirichlet(np.ones(5), mixtures)[own]
+    weights = pd.DataFrame(x, ids, list("abcde"))
+    metrics = pd.DataFrame({"loss": wiggly(x) + 0.01 * rng.standard_normal(len(own))}, ids)
+    info = pd.DataFrame({"name": ids, "role": "import", "seed": pd.NA, "tokens": pd.NA}, ids)
+    hashes = np.array([f"mixture{m % 10}{m}" for m in own])
+    places = weights.set_axis(hashes, axis=0)[::seeds]
+    return Observations(weights, metrics, info, metrics.assign(mixture=hashes), places)
+
+
+def wiggly(x: FloatArray) -> FloatArray:
+    """Of more bends than a few mixtures show."""
+    return 2 + 0.5 * np.sin(9 * x[:, 0]) + 0.4 * np.cos(11 * x[:, 1]) + 0.3 * np.sin(16 * x[:, 2])
+
+
+@pytest.mark.parametrize("name", ["gp", "linear", "lightgbm", "ensemble"])
+def test_repeats_in_a_swarm_make_no_surface_look_known(name: str) -> None:
+    """Held-out error as on new mixtures, and intervals that cover these."""
+    errors, truths, covers = [], [], []
+    for seed in range(3):
+        config = FitConfig(regressor=name, repeats=1)
+        (metric,) = fitted(imported(16, 4, seed), config).surrogate.metrics
+        rng = np.random.default_rng(seed + 50)
+        x = rng.dirichlet(np.ones(5), 300)
+        new = score(wiggly(x) + 0.01 * rng.standard_normal(300), metric.predict(x))
+        errors.append(metric.scores.rmse)
+        truths.append(new.rmse)
+        covers.append(new.coverage90)
+    assert 0.7 < np.mean(errors) / np.mean(truths) < 1.6
+    assert np.mean(covers) > 0.85
+
+
+def test_a_learning_curve_knows_no_mixture_that_it_is_judged_on() -> None:
+    """With more seeds it is as low as with one, and it counts runs all the same."""
+    ends = []
+    for seeds in (1, 4):
+        found = [
+            curve.learn(
+                imported(20, seeds, seed), Objective(("loss",), (1.0,), (1,)), "gp", None, 2
+            )
+            for seed in range(3)
+        ]
+        ends.append(np.mean([c.points["spearman"].iloc[-1] for c in found if c is not None]))
+        assert [list(c.points.index) for c in found if c is not None] == (
+            [[seeds * 4, seeds * 8, seeds * 12, seeds * 16]] * 3
+        )
+    assert max(ends) < 0.8
+    assert curve.learn(imported(15, 4), Objective(("loss",), (1.0,), (1,)), "gp") is None
+
+
+@pytest.mark.parametrize("name", ["gp", "ensemble"])
+def test_shuffled_repeats_give_the_same_fit(name: str) -> None:
+    data, config = imported(10, 2), FitConfig(regressor=name, repeats=1)
+    order = np.random.default_rng(1).permutation(20)
+    other = replace(
+        data, weights=data.weights.iloc[order], metrics=data.metrics.iloc[order],
+        info=data.info.iloc[order],
+    )  # fmt: skip
+    one, same = fitted(data, config), fitted(other, config)
+    pd.testing.assert_frame_equal(
+        one.held_out, same.held_out.loc[one.held_out.index], check_exact=True
+    )
+
+
+def test_repeats_do_not_count_as_mixtures() -> None:
+    with pytest.raises(UserError, match="7 mixtures, in 28 runs, are too few to fit; at least 8"):
+        fitted(imported(7, 4))
+    data = imported(8, 2)
+    numbers = data.numbered()
+    assert numbers is not None
+    assert numbers.tolist() == np.repeat(np.arange(8), 2).tolist()
+    # Copies, too, are runs of their mixture.
+    data.metrics.iloc[1], data.replicates.iloc[1] = data.metrics.iloc[0], data.replicates.iloc[0]
+    again = data.numbered()
+    assert again is not None
+    assert again.tolist() == numbers.tolist()
+    assert observations(replicates=3).numbered() is None
 
 
 def test_an_unknown_regressor_is_refused_with_the_choices() -> None:

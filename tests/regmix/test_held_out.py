@@ -14,7 +14,7 @@ from scipy import stats
 
 from regmix.mixture import FloatArray
 from regmix.regressors import CANDIDATES, Context, Prediction, Shape, regressor
-from regmix.regressors.base import NOTHING
+from regmix.regressors.base import NOTHING, Averaged, rows_of
 from regmix.regressors.ensemble import Ensemble, Share, combine, stack, stacked_held_out, weigh
 from regmix.regressors.held_out import Folds, HeldOut, conformal_scale, held_out
 from regmix.testing.regressors import draw, surface
@@ -110,6 +110,84 @@ def test_conformal_scale_by_hand() -> None:
     assert conformal_scale(residual, found) == pytest.approx(18 / 2 / stats.norm.ppf(0.95))
     few = HeldOut(np.zeros((1, 8, 1)), np.ones((1, 8, 1)))
     assert conformal_scale(np.arange(8.0), few) == pytest.approx(7 / stats.norm.ppf(0.95))
+
+
+@given(st.lists(st.integers(0, 8), min_size=3, max_size=40).filter(lambda m: len(set(m)) > 2))
+def test_runs_of_one_mixture_are_held_out_together(numbers: list[int]) -> None:
+    mixtures = np.array(numbers)
+    folds = Folds.draw(len(mixtures), 3, 2, mixtures)
+    seen = np.zeros((2, len(mixtures)), dtype=int)
+    for repeat, out in folds:
+        seen[repeat] += out
+        assert not set(mixtures[out]) & set(mixtures[~out])
+        assert len(set(mixtures[~out])) > 0 < out.sum()
+    assert (seen == 1).all()
+
+
+@given(st.integers(2, 40), st.integers(0, 99))
+def test_mixtures_that_all_differ_change_nothing(runs: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    alone = np.arange(runs)
+    assert (Folds.draw(runs, 5, 2, alone).of == Folds.draw(runs, 5, 2).of).all()
+    assert (rows_of(alone, rng.permutation(runs)) == np.random.default_rng(seed).permutation(runs)
+            ).all()  # fmt: skip
+    found = HeldOut(np.zeros((2, runs, 1)), rng.random((2, runs, 1)) + 0.1)
+    y = rng.standard_normal(runs)
+    assert conformal_scale(y, found, alone) == conformal_scale(y, found)
+
+
+def test_a_mixture_counts_once_in_the_scale_however_often_it_was_run() -> None:
+    """Of 9 mixtures the largest residual counts; of 19 the 18th. The mixture that was run 50 times
+    has the least."""
+    residual = np.concatenate([np.full(50, 1.0), np.arange(2.0, 20.0)])
+    mixtures = np.concatenate([np.zeros(50, dtype=int), np.arange(1, 19)])
+    found = HeldOut(np.zeros((1, 68, 1)), np.ones((1, 68, 1)))
+    z = stats.norm.ppf(0.95)
+    assert conformal_scale(residual, found, mixtures) == pytest.approx(18 / z)
+    assert conformal_scale(residual, found) == pytest.approx(14 / z)
+    few = HeldOut(np.zeros((1, 58, 1)), np.ones((1, 58, 1)))
+    assert conformal_scale(residual[:58], few, mixtures[:58]) == pytest.approx(9 / z)
+
+
+def test_rows_of_a_mixture_that_is_picked_twice_are_there_twice() -> None:
+    mixtures = np.array([0, 1, 0, 2, 1])
+    assert rows_of(mixtures, np.array([1, 2, 1])).tolist() == [1, 4, 3, 1, 4]
+
+
+def test_averages_are_of_mixtures_with_the_noise_that_is_left() -> None:
+    x = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    y = np.array([[1.0], [5.0], [3.0]])
+    found = Averaged.of(x, y, Context(mixtures=np.array([4, 7, 4])))
+    assert found.x.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    assert found.y.tolist() == [[2.0], [5.0]]
+    assert found.context.noise is not None
+    assert found.context.noise[1] / found.context.noise[0] == pytest.approx(2.0)
+    # Between runs 2, of one degree of freedom; of the means' variance half is lost in one of two.
+    assert found.lost == pytest.approx([np.sqrt(2 * (1 - 0.75))])
+
+
+@pytest.mark.parametrize("name", ["linear", "sqrt-ridge", "loglinear"])
+def test_a_penalty_is_not_chosen_by_repeats_of_what_is_left_out(name: str) -> None:
+    """As of the mixtures' means: four equal runs of each must not look like four that agree."""
+    rng = np.random.default_rng(0)
+    x = rng.dirichlet(np.ones(6), 12)
+    y = 2 + rng.standard_normal((12, 1))
+    own = np.repeat(np.arange(12), 4)
+    alone = regressor(name).fit_all(x, y)[0]
+    repeated = regressor(name).fit_all(x[own], y[own], Context(mixtures=own))[0]
+    assert repeated.mean(x) == pytest.approx(alone.mean(x))
+    assert repeated.predict(x).std == pytest.approx(alone.predict(x).std)
+
+
+def test_trees_are_judged_by_mixtures_that_they_have_not_seen() -> None:
+    """Of values that mixtures do not explain at all, the error is that of guessing."""
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.dirichlet(np.ones(4), 40), 4, axis=0)
+    y = np.repeat(rng.standard_normal((40, 1)), 4, axis=0)
+    own = np.repeat(np.arange(40), 4)
+    kind = regressor("lightgbm")
+    assert kind.fit_all(x, y)[0].state()["residual"] < 0.7
+    assert kind.fit_all(x, y, Context(mixtures=own))[0].state()["residual"] > 0.9
 
 
 def test_repeats_are_averaged() -> None:

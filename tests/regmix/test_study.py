@@ -30,7 +30,7 @@ from regmix.errors import UserError
 from regmix.intake import create_for_import
 from regmix.mixture import Mixture, MixtureFile
 from regmix.noise import SeedNoise
-from regmix.objective import Objective
+from regmix.objective import Kind, Objective
 from regmix.report import render
 from regmix.study import Study
 from regmix.template import write_template
@@ -419,6 +419,33 @@ def test_an_objective_that_larger_models_lack_is_said_and_not_a_crash(
     assert elsewhere.unmeasured == never.metrics
     page = render(trained)
     assert "were not all measured on arc/acc, which the objective needs" in page
+
+
+@pytest.mark.parametrize("kind", ["relative", "worst"])
+def test_target_models_are_judged_by_the_reference_of_their_size(
+    trained: Study, worker: Any, kind: Kind
+) -> None:
+    """Twice the reference's losses are a relative loss of 1, whatever proxies of it have."""
+    names = tuple(f"bpb/{d}" for d in trained.domains)
+    share = (1 / len(names),) * len(names)
+    objective = Objective(names, share, (1,) * len(names), kind, "natural")
+    objective = objective.against(dict.fromkeys(names, 5.0))
+    references = trained.references()
+    natural = references["natural"].id
+    for name, value in (("uniform", 4.0), ("natural", 2.0)):
+        spec = trained.target_run(name, references[name])
+        trained.add_run(spec)
+        _finish_target(trained, worker, spec.run_id, value)
+        found = measured(trained.store, objective, references, natural)
+        assert found is not None
+        own = found.values.set_index("mixture")["objective"]
+        if name == "uniform":
+            assert own.isna().all()
+            assert found.unknown == "its reference 'natural' is not measured there"
+            assert not found.unmeasured
+        else:
+            assert own.to_dict() == pytest.approx({"natural": 0.0, "uniform": 1.0})
+            assert not found.unknown
 
 
 def _finish_target(study: Study, worker: Any, run_id: str, value: float) -> None:

@@ -19,9 +19,11 @@ from regmix.config import SwarmConfig
 from regmix.errors import UserError
 from regmix.mixture import Mixture
 from regmix.noise import SeedNoise
+from regmix.objective import Kind, Objective
+from regmix.observations import Observations
 from regmix.rescaling import Rescaling
 from regmix.space import Space
-from regmix.transfer import Size, Transfer, Verdict, compare
+from regmix.transfer import Size, Transfer, Verdict, compare, measured
 
 VALUES = st.lists(st.integers(-3, 3), min_size=2, max_size=8)
 
@@ -252,3 +254,65 @@ def test_a_ladder_takes_mixtures_that_lie_far_apart() -> None:
     drawn = [p for p in own if p.role in ("baseline", "swarm")][:10]
     assert nearest(chosen) > nearest(drawn)
     assert design.spread(own, 1000) != []
+
+
+def two_sizes() -> tuple[pd.DataFrame, Observations]:
+    """Twelve mixtures, the first the reference; a larger model has 0.7 of ``a`` and 0.9 of ``b``.
+
+    Every loss relative to the reference's own is then the same at both sizes.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.dirichlet(np.full(3, 2.0), 12)
+    x[0] = 1 / 3
+    values = pd.DataFrame({"a": 3 - np.sqrt(x[:, 0]), "b": 2.5 - np.sqrt(x[:, 1])})
+    sizes = []
+    for cohort, parameters, factors in (("small", 1000, (1, 1)), ("large", 9000, (0.7, 0.9))):
+        own = (values * np.array(factors)).assign(
+            run_id=[f"{cohort}{i}" for i in range(12)], name=[f"m{i}" for i in range(12)],
+            role="swarm", mixture=[f"hash{i}" for i in range(12)], seed=0, cohort=cohort,
+            parameters=parameters, tokens=10,
+        )  # fmt: skip
+        sizes.append(own)
+    ids = pd.Index(sizes[0]["run_id"], name="run_id")
+    info = sizes[0].set_index("run_id")[["name", "role", "seed", "tokens"]]
+    data = Observations(
+        pd.DataFrame(x, ids, list("xyz")), values.set_index(ids), info, pd.DataFrame()
+    )
+    return pd.concat(sizes, ignore_index=True), data
+
+
+def relative(kind: Kind, data: Observations) -> Objective:
+    own = Objective(("a", "b"), (0.5, 0.5), (1, 1), kind, "natural")
+    return own.against({m: float(data.metrics[m].iloc[0]) for m in ("a", "b")})
+
+
+@pytest.mark.parametrize("kind", ["relative", "worst"])
+def test_relative_losses_are_relative_to_the_reference_of_their_size(kind: Kind) -> None:
+    runs, data = two_sizes()
+    objective = relative(kind, data)
+    (found,) = measured(runs, ["small", "large"], data, objective, {}, 0, reference="hash0")
+    own = found.table.set_index("metric").loc["objective"]
+    assert own["accuracy"] == own["spearman"] == 1
+    large = found.large.values["objective"]
+    assert large.to_numpy() == pytest.approx(found.small.values["objective"].to_numpy())
+    assert large["hash0"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("kind", ["relative", "worst"])
+def test_without_the_reference_at_a_size_nothing_is_said_of_the_objective(kind: Kind) -> None:
+    runs, data = two_sizes()
+    objective = relative(kind, data)
+    gone = runs[(runs["cohort"] == "small") | (runs["mixture"] != "hash0")]
+    (found,) = measured(gone, ["small", "large"], data, objective, {}, 0, reference="hash0")
+    assert set(found.table["metric"]) == {"a", "b"}
+    said = "objective is not measured at 9k: its reference 'natural' is not measured there"
+    assert found.notes == (said,)
+    assert found.verdict() == f"1k → 9k: nothing can be said of the objective: {said}"
+    assert found.carried().accuracy is None
+    lacking = runs.copy()
+    lacking.loc[(runs["cohort"] == "large") & (runs["mixture"] == "hash0"), "b"] = np.nan
+    (found,) = measured(lacking, ["small", "large"], data, objective, {}, 0, reference="hash0")
+    assert found.notes[0].endswith("its reference 'natural' is not measured on b there")
+    weighted = Objective(("a", "b"), (0.5, 0.5), (1, 1))
+    (found,) = measured(gone, ["small", "large"], data, weighted, {}, 0)
+    assert "objective" in set(found.table["metric"])

@@ -106,4 +106,8 @@ def test_missing_measurements_are_named() -> None:
     said = text.measured(comparison("proposal", "natural", "uniform"), gains, KNOWN, "")
     lacking = replace(comparison("proposal", "natural"), unmeasured=("mmlu/acc",))
     assert "not all measured on mmlu/acc, which" in text.measured(lacking, {}, KNOWN, "")
+    alone = replace(comparison("proposal", "uniform"), unknown="its reference is gone")
+    assert text.measured(alone, {}, KNOWN, "").endswith(
+        "not known: its reference is gone, so the prediction is not yet checked."
+    )
     assert "not measured against uniform with the same seed" in said
