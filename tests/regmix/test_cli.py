@@ -212,6 +212,10 @@ def test_a_persons_mistakes_with_a_fit(regmix: Commands, trained: Study, tmp_pat
         "predict", root, "--mixtures", faulty, "-o", tmp_path / "x", "--fit", "nope"
     )
     assert "no fit 'nope'" in message
+    before = faulty.read_bytes()
+    message = regmix.refused("predict", root, "--mixtures", faulty, "-o", faulty)
+    assert f"{faulty}: is read for this; write to another file (-o)" in message
+    assert faulty.read_bytes() == before
     assert "cannot be read" in regmix.refused(
         "predict", root, "--mixtures", tmp_path, "-o", "x.csv"
     )
