@@ -7,7 +7,7 @@ from pathlib import Path
 from regmix import yaml_io
 from regmix.config import name_from
 from regmix.errors import UserError
-from regmix.files import write_text
+from regmix.files import expanded, write_text
 from regmix.layout import StudyLayout
 
 TEMPLATE = """\
@@ -79,7 +79,7 @@ def write_template(folder: Path) -> Path:
     """
     from regmix.sizes import SIZES
 
-    layout = StudyLayout(folder.expanduser().resolve())
+    layout = StudyLayout(expanded(folder).resolve())
     if layout.config.exists():
         raise UserError(f"{layout.config}: is there already")
     name = yaml_io.dump({"name": name_from(layout.root)}).strip()  # quoted where it must be

@@ -19,6 +19,7 @@ import pandas as pd
 from regmix.direction import Direction
 from regmix.errors import UserError
 from regmix.files import read_json
+from regmix.floats import as_float
 from regmix.imports.base import common_start, named
 
 PATTERN = "results_*.json"
@@ -139,9 +140,9 @@ def _add_task(run: _Run, task: str, entries: dict[str, Any], path: Path) -> None
         name += "" if chosen == "none" else f"/{chosen}"
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_error:
-            run.errors[name] = float(value) if number else math.nan  # "N/A" where there is none
+            run.errors[name] = as_float(value) if number else math.nan  # "N/A" where there is none
         elif number:
-            run.values[name] = float(value)
+            run.values[name] = as_float(value)
         else:
             raise UserError(f"{path}: results.{task}.{key}: {_shown(value)} is not a number")
 
