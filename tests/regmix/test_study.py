@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -565,6 +566,24 @@ def test_the_template_opens_in_any_folder(tmp_path: Path, folder: str) -> None:
     assert study.domains == ("web", "code")
     with pytest.raises(UserError, match="is there already"):
         write_template(path.parent)
+
+
+def test_the_template_tells_true_defaults(tmp_path: Path) -> None:
+    """Every line that says "default" is put in force, and changes nothing."""
+    path = write_template(tmp_path / "s")
+    text, before = path.read_text("utf-8"), Study.open(path.parent).config
+    lines = text.replace("# data:\n", "data:\n").splitlines()
+    given = [n for n, own in enumerate(lines) if re.search(r"# default($|;)", own)]
+    given.append(next(n for n, own in enumerate(lines) if "default of this size" in own) - 1)
+    for n in given:
+        lines[n] = lines[n].replace("# ", "", 1)
+    path.write_text("\n".join(lines), encoding="utf-8")
+    after = Study.open(path.parent).config
+    assert len(given) == 8
+    assert after.proxy.train.lr is not None
+    model = sizes.shape(after.proxy.model)
+    assert sizes.plan(after.proxy.train, model) == sizes.plan(before.proxy.train, model)
+    assert after.model_copy(update={"proxy": before.proxy}) == before
 
 
 def test_an_unknown_regressor_is_found_when_the_study_is_opened(make_study: Make) -> None:
