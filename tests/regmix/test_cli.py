@@ -229,6 +229,13 @@ def test_a_home_folder_that_is_not_known(
     files = ("--mixtures", swarm_files.mixtures, "--metrics", swarm_files.metrics)
     for arguments in (("status", away), ("init", away), ("demo", away), ("import", away, *files)):
         assert f"{away}: {message}" in regmix.refused(*arguments)
+    config = trained.layout.config
+    config.write_text(config.read_text("utf-8").replace("text/web.jsonl", str(away)), "utf-8")
+    assert f"{away}: {message}" in regmix.refused("data", "build", trained.layout.root)
+    recipe = trained.layout.root / "recipe.yaml"
+    stages = "stages: [{name: base, kind: pretrain, mixture: m.yaml}]"
+    recipe.write_text(f"name: r\nstudy: {away}\n{stages}\n", encoding="utf-8")
+    assert f"{away}: {message}" in regmix.refused("run", recipe, "--check")
 
 
 def test_no_folder_can_be_made(regmix: Commands) -> None:
