@@ -8,15 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from regmix import __version__, decision, fit, noise, pareto, results, solve
 from regmix.config import FitConfig
 from regmix.errors import UserError
+from regmix.files import disk_errors
 from regmix.fit import FitResult
 from regmix.folder import StudyFolder
+from regmix.layout import StudyLayout
 from regmix.link import Link
-from regmix.mixture import Mixture
+from regmix.mixture import Mixture, MixtureFile
 from regmix.objective import Objective
 from regmix.observations import Observations
 from regmix.pareto import Pareto
@@ -27,6 +30,8 @@ from regmix.surrogate import Surrogate
 from regmix.transfer import OBJECTIVE, Transfer
 
 Progress = Callable[[int, int], None]
+_REFERENCES = ("natural", "uniform")
+"""Mixtures that every study has by these names, whatever files there are."""
 Larger = Callable[[Objective, pd.DataFrame], list[Transfer]]
 """What larger sizes say of an objective, and of held-out predictions by run id.
 
@@ -100,14 +105,13 @@ class Choosing:
         """See :meth:`regmix.study.Study.fit`."""
         study, data = self.study, self.data
         settings = settings or study.config.fit
-        if name is not None and (Path(name).name != name or name.startswith(".")):
-            raise UserError(f"name '{name}': a mixture file's name holds no folder")
+        _check_varied(data, study.layout)
+        mixture_name = self._mixture_name(target, name)
         posed = self._pose(target, settings, progress)
         surrogate, result, single = posed.surrogate, posed.result, posed.single
         objective, problem = posed.objective, posed.problem
         larger, missing = self._larger(objective, result)
         links = self.links()
-        mixture_name = name or ("best" if single is None else "best-" + single.replace("/", "-"))
         identity = results.fit_id(
             surrogate,
             objective,
@@ -173,10 +177,40 @@ class Choosing:
         choice = self._decision(self.study.config.fit)
         return decision.problem_for(choice, self.data, found.surrogate, found.objective)
 
+    def _mixture_name(self, target: str | None, name: str | None) -> str:
+        """What the mixture file will be called, checked before anything is fitted.
+
+        Raises:
+            UserError: it is no name of a file, stands for another mixture, or a file of that name
+                is there that no fit wrote.
+        """
+        if name is None:
+            single = None if target is None else self._to_fit(target)[0]
+            name = "best" if single is None else "best-" + single.replace("/", "-")
+        if Path(name).name != name or name.startswith("."):
+            raise UserError(f"name '{name}': a mixture file's name holds no folder")
+        if name in _REFERENCES:
+            raise UserError(
+                f"name '{name}': always stands for the {name} mixture; choose another (--name)"
+            )
+        path = self.study.layout.mixture(name)
+        with disk_errors(path):
+            there = path.exists()
+        if there and "fit" not in MixtureFile.load(path).provenance:
+            raise UserError(
+                f"{path}: was not written by a fit (its provenance has no 'fit') and is not "
+                "replaced; choose another name (--name), or rename that file"
+            )
+        return name
+
+    def _to_fit(self, target: str | None) -> list[str]:
+        objective = self.study.config.objective
+        return decision.to_fit(objective, self.data, self._refused, target)
+
     def _pose(self, target: str | None, settings: FitConfig, progress: Progress | None) -> _Posed:
         """Everything up to the solver."""
         data, refused = self.data, self._refused
-        metrics = decision.to_fit(self.study.config.objective, data, refused, target)
+        metrics = self._to_fit(target)
         single = None if target is None else metrics[0]
         surrogate, result = self._surrogate(metrics, settings, progress)
         choice = self._decision(settings)
@@ -283,6 +317,24 @@ class Choosing:
             "data": self.study.manifest.fingerprint if self.study.manifest else None,
             "regmix": __version__,
         }
+
+
+def _check_varied(data: Observations, layout: StudyLayout) -> None:
+    """Refuse what no mixture can be found from.
+
+    Raises:
+        UserError: there is one domain alone, or all runs have one mixture.
+    """
+    if len(data.domains) < 2:
+        raise UserError(
+            f"{layout.config}: domains: '{data.domains[0]}' alone has one mixture; at least two "
+            "domains are needed to fit"
+        )
+    if len(data.weights) > 1 and not np.ptp(data.x(), axis=0).any():
+        raise UserError(
+            f"{layout.root}: all {len(data.weights)} runs have the same mixture; runs of different "
+            "mixtures are needed to fit"
+        )
 
 
 def _told(found: Link | str) -> str:

@@ -18,7 +18,7 @@ from regmix.choosing import Progress
 from regmix.comparison import Comparison
 from regmix.config import TrainConfig, check_name, name_from
 from regmix.errors import UserError
-from regmix.files import TEXT_SUFFIXES, read_json, write_json, write_text
+from regmix.files import TEXT_SUFFIXES, expanded, read_json, write_json, write_text
 from regmix.layout import StudyLayout
 from regmix.mixture import Mixture
 from regmix.results import Fit
@@ -157,7 +157,7 @@ def run(
         UserError: the folder holds a demo with other settings, or the corpus is not as described.
         RegmixError: a run could not go on.
     """
-    layout = StudyLayout(folder.expanduser().resolve())
+    layout = StudyLayout(expanded(folder).resolve())
     clock = _Clock(
         layout.root / "demo.json", {"size": size, "corpus": _shown(corpus), "seed": seed}
     )
@@ -166,7 +166,7 @@ def run(
         if corpus is None:
             steps.default_corpus(layout.root / "corpus", preset.corpus_scale, progress)
     if not layout.config.exists():
-        source = corpus.expanduser().resolve() if corpus else layout.root / "corpus"
+        source = expanded(corpus).resolve() if corpus else layout.root / "corpus"
         write_text(layout.config, study_yaml(source, layout.root, preset, size, seed))
     with clock.stage("tokens"), display.stage("Tokens") as progress:
         steps.build_data(Study.open(layout.root), progress)
@@ -215,7 +215,7 @@ def stage_costs(
 
 
 def _shown(corpus: Path | None) -> str | None:
-    return None if corpus is None else str(corpus.expanduser().resolve())
+    return None if corpus is None else str(expanded(corpus).resolve())
 
 
 def _check_alone(busy: Sequence[str], root: Path) -> None:

@@ -35,6 +35,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def _make_folder(path: Path) -> None:
+    """The folder that a file is written to."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as exc:  # where nothing can be made, as in /proc
+        raise UserError(f"{path}: no folder can be made for it ({exc.strerror})") from exc
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Create ``path`` through ``write(temporary_path)`` so that no reader ever sees half of it.
 
@@ -43,7 +51,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         UserError: the folder is not writable.
     """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
         os.close(handle)
         temporary = Path(name)
@@ -71,7 +79,7 @@ def write_new(path: Path, text: str, *, durable: bool = True) -> bool:
         UserError: the folder is not writable.
     """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
         temporary = Path(name)
         try:
@@ -136,10 +144,44 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing or is not JSON; the message names file and line.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as exc:
         raise UserError(f"{path}: no such file") from exc
-    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
+    except UnicodeDecodeError as exc:
         raise UserError(f"{path}: not valid JSON ({exc})") from exc
     except OSError as exc:
         raise UserError(f"{path}: cannot be read ({exc.strerror})") from exc
+    return from_json(text, path)
+
+
+def from_json(text: str, where: object) -> Any:
+    """What JSON text says.
+
+    Args:
+        where: the file that the text is from; messages begin with it.
+
+    Raises:
+        UserError: it is not JSON, nested too deep, or has a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as exc:  # not JSONDecodeError alone: Python reads no number of 5,000 digits
+        raise UserError(f"{where}: not valid JSON ({exc})") from exc
+    except RecursionError as exc:
+        raise UserError(f"{where}: its lists or mappings are nested too deep to be read") from exc
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with ``~`` and ``~user`` as the folder that they stand for.
+
+    Raises:
+        UserError: there is no such user, or no home folder is known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as exc:
+        user = Path(path).parts[0]
+        raise UserError(
+            f"{path}: the home folder of '{user}' is not known; write the whole path, or "
+            f"'./{user}' for what is called so"
+        ) from exc

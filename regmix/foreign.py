@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -47,11 +48,43 @@ def _read(path: Path, study: StudyLayout) -> Foreign:
         raise UserError(f"{path}: not what `regmix eval MODEL -o FILE.json` writes")
     items: Items = {}
     rows = []
-    for result in raw["results"]:
+    for index, result in enumerate(raw["results"]):
+        _check(result, f"{path}: results.{index}")
         rows += [m for m in result["metrics"] if m["split"] != "subject"]
         items |= paired.of_task(result, paired.beside(path, result["fingerprint"]), study)
     table = pd.DataFrame(rows, columns=["name", "value", "std_error"]).set_index("name")
     return Foreign(table.astype(float), items)
+
+
+def _check(result: Any, where: str) -> None:
+    """Refuse what is not one task's results.
+
+    Raises:
+        UserError: with the key.
+    """
+    if not isinstance(result, dict):
+        raise UserError(f"{where}: {result!r:.80} is not a task's results")
+    for key in ("task", "fingerprint"):
+        value = result.get(key)
+        if not isinstance(value, str) or (key == "fingerprint" and "/" in value):
+            raise UserError(f"{where}.{key}: {value!r:.80} is not the {key} of a task")
+    metrics = result.get("metrics")
+    if not isinstance(metrics, list):
+        raise UserError(f"{where}.metrics: {metrics!r:.80} is not a list")
+    for index, metric in enumerate(metrics):
+        _check_metric(metric, f"{where}.metrics.{index}")
+
+
+def _check_metric(metric: Any, where: str) -> None:
+    if not isinstance(metric, dict):
+        raise UserError(f"{where}: {metric!r:.80} is not a metric")
+    for key in ("name", "split"):
+        if not isinstance(metric.get(key), str):
+            raise UserError(f"{where}.{key}: {metric.get(key)!r:.80} is not text")
+    for key in ("value", "std_error"):
+        value = metric.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise UserError(f"{where}.{key}: {value!r:.80} is not a number")
 
 
 def beside(

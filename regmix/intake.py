@@ -9,7 +9,7 @@ from typing import Any
 from regmix import config, imports, yaml_io
 from regmix.direction import sign
 from regmix.errors import UserError
-from regmix.files import write_text
+from regmix.files import expanded, write_text
 from regmix.layout import StudyLayout
 from regmix.pages import page
 from regmix.study import Study
@@ -22,7 +22,7 @@ def create_for_import(root: Path, runs: imports.ImportedRuns, sources: list[Path
         UserError: the study has other domains, holds a run of the same id already, or would count a
             metric as better low that is better high (or the other way round).
     """
-    layout = StudyLayout(root.expanduser().resolve())
+    layout = StudyLayout(expanded(root).resolve())
     if not layout.config.exists():
         for name in runs.weights.columns:
             config.check_name(name, str(sources[0]))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from regmix import markup, quantities
 from regmix.errors import UserError, unknown_name
 from regmix.files import write_text
+from regmix.floats import as_float, exact_sum
 from regmix.hashing import fingerprint
 from regmix.yaml_io import dump, load
 
@@ -58,13 +59,13 @@ class Mixture:
         """
         names = tuple(weights) if order is None else tuple(order)
         check_names(weights, names, where)
-        values = [float(weights[name]) for name in names]
+        values = [as_float(weights[name]) for name in names]
         for name, value in zip(names, values, strict=True):
             if not math.isfinite(value) or value < 0:
                 raise UserError(
                     f"{where}: weight of '{name}' is {value}; it must be finite and >= 0"
                 )
-        total = math.fsum(values)
+        total = exact_sum(values)
         if abs(total - 1) > tolerance:
             raise UserError(
                 f"{where}: weights sum to {total:.6g}, not 1 (tolerance {tolerance:g}); "

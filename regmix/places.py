@@ -19,9 +19,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from regmix.config import check_name
-from regmix.config.base import Positive, Strict
+from regmix.config.base import Strict
 from regmix.errors import UserError
-from regmix.files import write_text
+from regmix.files import expanded, write_text
 from regmix.strict import load, place
 from regmix.yaml_io import dump
 
@@ -96,6 +96,7 @@ def _listed(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+_Count = Annotated[int, Field(gt=0, le=10**18)]
 _Path = Annotated[str, Field(min_length=1)]
 _Paths = Annotated[tuple[_Path, ...], BeforeValidator(_listed)]
 
@@ -103,8 +104,8 @@ _Paths = Annotated[tuple[_Path, ...], BeforeValidator(_listed)]
 class _PlaceConfig(Strict):
     paths: Annotated[_Paths, Field(min_length=1)]
     valid: _Paths = ()
-    tokens: Positive | None = None
-    documents: Positive | None = None
+    tokens: _Count | None = None
+    documents: _Count | None = None
     text_field: _Path = "text"
 
 
@@ -146,7 +147,7 @@ def located(path: str, root: Path) -> str:
     """An absolute path or URL; a relative path starts at ``root``."""
     if "://" in path:
         return path
-    full = Path(path).expanduser()
+    full = expanded(path)
     return str(full if full.is_absolute() else root / full)
 
 

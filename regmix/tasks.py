@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator,
 from regmix.config import EvaluateConfig
 from regmix.config.base import AsTuple, Name, Names, Positive, Strict
 from regmix.errors import UserError
-from regmix.files import read_json
+from regmix.files import expanded, read_json
 from regmix.layout import StudyLayout
 
 WORD = re.compile(r"\{(\w+)\}")
@@ -256,4 +256,4 @@ def settings(config: EvaluateConfig) -> dict[str, Any]:
 
 def relative_to(folder: Path, name: str) -> Path:
     """A path as a file in a folder means it."""
-    return folder / Path(name).expanduser()
+    return folder / expanded(name)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +71,12 @@ def load(path: Path) -> dict[str, Any]:
         UserError: missing, not UTF-8, not YAML, a key twice, or not a mapping; file and line.
     """
     try:
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8") as stream, _faults(path):
             value = yaml.load(stream, Loader=_LOADER)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError as exc:
         raise UserError(f"{path}: no such file") from exc
     except UnicodeDecodeError as exc:
         raise UserError(f"{path}: not UTF-8 text ({exc.reason} at byte {exc.start})") from exc
-    except yaml.MarkedYAMLError as exc:
-        line = f":{exc.problem_mark.line + 1}" if exc.problem_mark else ""
-        raise UserError(f"{path}{line}: not valid YAML ({exc.problem})") from exc
-    except (yaml.YAMLError, ValueError) as exc:  # a control character; a date that is none
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(exc).split())})") from exc
     except OSError as exc:
         raise UserError(f"{path}: cannot be read ({exc.strerror})") from exc
     if not isinstance(value, dict):
@@ -86,22 +84,47 @@ def load(path: Path) -> dict[str, Any]:
     return value
 
 
-def parse(text: str) -> Any:
+class _Named(io.StringIO):
+    """Text with the name that messages begin with, as an open file has one."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+def parse(text: str, where: object = "text") -> Any:
     """Strict YAML from text.
 
+    Args:
+        where: the file that the text is from; messages begin with it.
+
     Raises:
-        ValueError: it is not valid.
+        UserError: it is not valid; with the line.
     """
+    with _faults(where):
+        return yaml.load(_Named(text, str(where)), Loader=_LOADER)  # noqa: S506 (a SafeLoader)
+
+
+@contextmanager
+def _faults(where: object) -> Iterator[None]:
+    """Errors of the parser as messages with file and line."""
     try:
-        return yaml.load(text, Loader=_LOADER)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as exc:
-        raise ValueError(str(exc)) from exc
+        yield
+    except UnicodeDecodeError:  # of the file, not of its YAML
+        raise
+    except yaml.MarkedYAMLError as exc:
+        line = f":{exc.problem_mark.line + 1}" if exc.problem_mark else ""
+        raise UserError(f"{where}{line}: not valid YAML ({exc.problem})") from exc
+    except (yaml.YAMLError, ValueError) as exc:  # a control character; a date that is none
+        raise UserError(f"{where}: not valid YAML ({' '.join(str(exc).split())})") from exc
+    except RecursionError as exc:
+        raise UserError(f"{where}: its lists or mappings are nested too deep to be read") from exc
 
 
 def line_of(path: Path, key_path: KeyPath) -> int | None:
     """The line (from 1) in which a key stands; of its nearest parent if it is not there."""
     with path.open(encoding="utf-8") as stream:
-        node = yaml.compose(stream, Loader=yaml.SafeLoader)
+        node = yaml.compose(stream, Loader=_LOADER)
     line = None
     for part in key_path:
         child = _child(node, part)

@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "regmix",
         "regmix.claims",
         "regmix.errors",
+        "regmix.floats",
         "regmix.hashing",
         "regmix.layout",
         "regmix.markup",

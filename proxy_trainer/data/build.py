@@ -19,7 +19,7 @@ from proxy_trainer.data.workers import carry_out
 from proxy_trainer.launch.claims import Claim
 from regmix.config import Benchmark, DecontaminateConfig, Domain, Source, StudyConfig
 from regmix.errors import UserError
-from regmix.files import read_json, write_json, write_whole
+from regmix.files import expanded, read_json, write_json, write_whole
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
 from regmix.manifest import DataManifest, DomainManifest, Shard, SplitManifest, split_from_dict
@@ -185,7 +185,7 @@ def _inputs(domain: Domain, root: Path) -> list[tuple[str, Input]]:
 
 def _given_tokenizer(layout: StudyLayout, config: StudyConfig) -> Path | None:
     given = config.data.tokenizer.path
-    return None if given is None else layout.root / Path(given).expanduser()
+    return None if given is None else layout.root / expanded(given)
 
 
 def _ensure_tokenizer(

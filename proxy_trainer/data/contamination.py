@@ -19,7 +19,7 @@ from regmix import strict
 from regmix.chat import ChatSource
 from regmix.config import Benchmark, name_from
 from regmix.errors import UserError
-from regmix.files import PARQUET
+from regmix.files import PARQUET, expanded
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout
 from regmix.recipe import RecipeConfig
@@ -66,7 +66,7 @@ def read_items(benchmark: Benchmark, root: Path, where: str) -> Items:
     """
     texts, places = [], []
     for pattern in benchmark.files:
-        full = root / Path(pattern).expanduser()
+        full = root / expanded(pattern)
         found = [full] if full.is_file() else sorted(map(Path, glob.glob(str(full))))
         if not found:
             raise UserError(f"{where}.files: no file at '{full}'")

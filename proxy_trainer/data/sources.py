@@ -17,7 +17,7 @@ import zstandard
 
 from regmix.config import Source
 from regmix.errors import RegmixError, UserError
-from regmix.files import PARQUET, PLAIN_TEXT, TEXT_SUFFIXES
+from regmix.files import PARQUET, PLAIN_TEXT, TEXT_SUFFIXES, expanded
 
 
 @dataclass
@@ -114,7 +114,7 @@ def expand(source: Source, root: Path, where: str) -> list[Input]:
     if source.hub is not None:
         return [Input(source, None)]
     assert source.path is not None  # Source allows exactly one of hub and path
-    pattern = Path(source.path).expanduser()
+    pattern = expanded(source.path)
     full = pattern if pattern.is_absolute() else root / pattern
     if full.is_dir():
         found = [p for p in full.rglob("*") if p.is_file() and p.name.endswith(TEXT_SUFFIXES)]

@@ -16,6 +16,7 @@ from proxy_trainer.stages.written import Written
 from regmix import sizes
 from regmix.errors import UserError
 from regmix.families import Shape, TransformersShape
+from regmix.files import expanded
 from regmix.recipe import StageConfig, StartRun
 from regmix.runs import Start
 
@@ -96,7 +97,7 @@ class Origins:
         """The model of all stages: the recipe's, or that of the folder that they start from."""
         found: Shape | None = None
         if self.written.config.transformers is not None:
-            path = self.written.folder / Path(self.written.config.transformers).expanduser()
+            path = self.written.folder / expanded(self.written.config.transformers)
             found = TransformersShape.load(path, self.written.config.context)
         elif self.written.config.model is not None:
             found = sizes.shape(self.written.config.model)
@@ -114,7 +115,7 @@ class Origins:
 
     def _taken_in(self, index: int, start: str, wanted: Shape | None) -> Shape:
         """The shape of a model from elsewhere, taken into the study."""
-        folder = self.written.folder / Path(start).expanduser()
+        folder = self.written.folder / expanded(start)
         if not folder.is_dir():
             raise self.written.wrong(
                 index, "start",

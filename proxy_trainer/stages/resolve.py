@@ -26,6 +26,7 @@ from regmix import sizes
 from regmix.chat import Conversations
 from regmix.config import TrainConfig
 from regmix.errors import UserError, unknown_name
+from regmix.files import expanded
 from regmix.mixture import Mixture, MixtureFile
 from regmix.recipe import StageConfig
 from regmix.runs import RunSpec
@@ -183,7 +184,7 @@ class _Resolver:
     ) -> tuple[RunSpec, tuple[Use, ...]]:
         """A run on the study's domains, and what it reads of them."""
         assert config.mixture is not None
-        path = self.written.folder / Path(config.mixture).expanduser()
+        path = self.written.folder / expanded(config.mixture)
         mixture = MixtureFile.load(path, self.written.study.domains).mixture
         if config.microanneal is not None:
             source, share = config.microanneal.source, config.microanneal.share

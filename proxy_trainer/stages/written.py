@@ -7,6 +7,7 @@ from pathlib import Path
 
 from regmix import strict
 from regmix.errors import UserError
+from regmix.files import expanded
 from regmix.manifest import DataManifest
 from regmix.recipe import RecipeConfig
 from regmix.study import Study
@@ -32,8 +33,8 @@ class Written:
             UserError: the recipe is malformed, or the study is not there or its data not built.
         """
         config = strict.load(path, RecipeConfig)
-        folder = path.expanduser().resolve().parent
-        study = Study.open(folder / Path(config.study).expanduser())
+        folder = expanded(path).resolve().parent
+        study = Study.open(folder / expanded(config.study))
         return cls(path, config, folder, study, study.as_configured())
 
     def place(self, index: int, key: str) -> str:

@@ -78,11 +78,13 @@ def predict(
 ) -> None:
     """Predict metrics for mixtures: <metric> and <metric>_std beside the id."""
     from regmix import console
+    from regmix.export.inputs import check_outputs
     from regmix.files import write_text
     from regmix.imports import read_mixtures
     from regmix.study import Study
 
     opened = Study.open(study)
+    check_outputs((output,), (mixtures,), None)
     table = read_mixtures(mixtures, opened.domains)
     found = opened.predict(table.weights, fit_id).rename_axis(table.id_column)
     write_text(output, found.to_csv())

@@ -9,6 +9,7 @@ from typing import Any
 from regmix.config.base import PATTERN, valid_name
 from regmix.config.study import StudyConfig
 from regmix.errors import UserError, unknown_name
+from regmix.files import expanded
 from regmix.layout import StudyLayout
 from regmix.strict import load, place
 from regmix.yaml_io import KeyPath
@@ -23,7 +24,7 @@ def find_study(path: str | Path) -> StudyLayout:
     Raises:
         UserError: there is no ``study.yaml``.
     """
-    layout = StudyLayout(Path(path).expanduser().resolve())
+    layout = StudyLayout(expanded(path).resolve())
     if not layout.config.is_file():
         raise UserError(f"{path}: no study.yaml in it; `regmix init {path}` writes one")
     return layout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from regmix.errors import UserError
+from regmix.files import from_json
+from regmix.floats import as_float
 from regmix.places import Place
 from regmix.yaml_io import dump, parse
 
@@ -144,10 +145,7 @@ def parse_yaml(text: str, where: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not YAML, or not a mapping.
     """
-    try:
-        return mapping(parse(text), str(where))
-    except ValueError as exc:
-        raise UserError(f"{where}: not valid YAML ({' '.join(str(exc).split())})") from exc
+    return mapping(parse(text, where), str(where))
 
 
 def parse_json(text: str, where: Path) -> dict[str, Any]:
@@ -156,10 +154,7 @@ def parse_json(text: str, where: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not JSON, or not a mapping.
     """
-    try:
-        return mapping(json.loads(text), str(where))
-    except json.JSONDecodeError as exc:
-        raise UserError(f"{where}: not valid JSON ({exc})") from exc
+    return mapping(from_json(text, where), str(where))
 
 
 def one_stage(request: Request) -> Stage:
@@ -212,7 +207,7 @@ def number(value: Any, where: str) -> float:
     try:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise ValueError(value)
-        found = float(value)
+        found = as_float(value)
     except ValueError:
         raise UserError(f"{where}: {_shown(value)} is not a number") from None
     if not math.isfinite(found) or found < 0:

@@ -14,7 +14,8 @@ from regmix.export.base import Exporter, Part, Parts, Read, Request, Stage, Unit
 from regmix.export.inputs import check_outputs
 from regmix.export.registry import exporter
 from regmix.export.shares import in_tokens, in_unit
-from regmix.files import TEXT_SUFFIXES, write_text
+from regmix.files import TEXT_SUFFIXES, expanded, write_text
+from regmix.floats import exact_sum
 from regmix.mixture import TOLERANCE, Mixture, MixtureFile, check_names
 from regmix.places import Place, Places
 
@@ -144,7 +145,7 @@ def import_mixture(
     start, parts = _one_stage(form.read(_content(path), path), path, at)
     weights = _by_domain(parts, places, path)
     notes = []
-    total = math.fsum(weights.values())
+    total = exact_sum(weights.values())
     if abs(total - 1) > 1e-9 and total > 0:
         notes.append(f"its weights sum to {total:.6g}; each was divided by that")
     try:
@@ -395,7 +396,7 @@ def _spellings(place: Place) -> set[str]:
 def _comparable(path: str, file: Path | None) -> str:
     if "://" in path:
         return path
-    full = Path(path).expanduser()
+    full = expanded(path)
     if file is not None and not full.is_absolute():
         full = file.parent / full
     return str(full.resolve())

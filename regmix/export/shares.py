@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from regmix.errors import UserError
 from regmix.export.base import Unit
+from regmix.floats import exact_sum
 from regmix.mixture import EXACT
 from regmix.pages import page
 from regmix.places import Places
@@ -55,7 +56,9 @@ def _mean(name: str, places: Places) -> float:
 
 
 def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
-    total = math.fsum(weights.values())
+    total = exact_sum(weights.values())
+    if not math.isfinite(total):
+        raise UserError("its weights sum to more than a number can be")
     if total <= 0:
         raise UserError("all weights are zero")
     if abs(total - 1) <= EXACT:  # dividing again would change digits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 
 from regmix.direction import Direction
 from regmix.errors import UserError
+from regmix.floats import exact_sum
 from regmix.hashing import fingerprint
 
 ID_COLUMNS = ("run_id", "run", "id", "index", "name")
@@ -116,7 +116,7 @@ def check_weights(weights: pd.DataFrame, place: object) -> tuple[pd.DataFrame, l
                 f"{place}: run {weights.index[row]}: weight of '{weights.columns[column]}' {what} "
                 f"({values[row, column]})"
             )
-    sums = np.array([math.fsum(row) for row in values])  # exact, so that column order is nothing
+    sums = np.array([exact_sum(row) for row in values])  # exact, so that column order is nothing
     off = np.abs(sums - 1)
     if (off > ROUNDING).any():
         worst = int(np.argmax(off))

@@ -19,6 +19,7 @@ import pandas as pd
 from regmix.direction import Direction
 from regmix.errors import UserError
 from regmix.files import read_json
+from regmix.floats import as_float
 from regmix.imports.base import common_start, named
 
 PATTERN = "results_*.json"
@@ -51,7 +52,8 @@ def read_results(folder: Path) -> Results:
     """Read every run's results; of a task that was evaluated twice, the latest.
 
     Raises:
-        UserError: there are none, a file is not such a result, or two folders have one name.
+        UserError: there are none, a file is not such a result, a run has no metric, or two folders
+            have one name.
     """
     folders: dict[str, Path] = {}
     for path in sorted(folder.rglob(PATTERN)):
@@ -71,8 +73,14 @@ def read_results(folder: Path) -> Results:
     notes: list[str] = []
     for name, place in sorted(folders.items()):
         runs[name] = _Run()
-        for path in sorted(place.glob(PATTERN), reverse=True):  # ISO times: the latest first
+        files = sorted(place.glob(PATTERN), reverse=True)  # ISO times: the latest first
+        for path in files:
             notes += _add(runs[name], name, path, directions)
+        if not runs[name].values:
+            raise UserError(
+                f"{files[0]}: no metric in it (such as 'acc,none' of a task); results of the "
+                "lm-evaluation-harness 0.4 or later are read: evaluate again with such a version"
+            )
     return Results(
         pd.DataFrame.from_dict({n: r.values for n, r in runs.items()}, orient="index"),
         pd.DataFrame.from_dict({n: r.errors for n, r in runs.items()}, orient="index"),
@@ -87,17 +95,20 @@ def _add(run: _Run, name: str, path: Path, directions: dict[str, Direction]) -> 
     results = content.get("results") if isinstance(content, dict) else None
     if not isinstance(results, dict) or not all(isinstance(v, dict) for v in results.values()):
         raise UserError(f"{path}: no 'results' by task in it; not a result of lm_eval 0.4 or later")
-    limit = content.get("config", {}).get("limit")
+    limit = _section(content, "config", path).get("limit")
+    groups, better = (_section(content, key, path) for key in ("groups", "higher_is_better"))
     if limit is not None:
         yield f"run {name}: {path.name} was evaluated on a part of each task only (limit {limit})"
     replaced = []
-    for task, entries in {**content.get("groups", {}), **results}.items():
+    for task, entries in {**groups, **results}.items():
         if task in run.tasks:
             replaced.append(task)
             continue
+        if not isinstance(entries, dict):
+            raise UserError(f"{path}: groups.{task}: {_shown(entries)} is not a mapping of metrics")
         run.tasks[task] = path
         _add_task(run, task, entries, path)
-        stated = content.get("higher_is_better", {}).get(task)
+        stated = better.get(task)
         for metric, higher in (stated if isinstance(stated, dict) else {}).items():
             if isinstance(higher, bool):
                 directions.setdefault(f"{task}/{metric}", "higher" if higher else "lower")
@@ -105,6 +116,16 @@ def _add(run: _Run, name: str, path: Path, directions: dict[str, Direction]) -> 
         yield f"run {name}: {path.name} is older and was not read for {named(replaced)}"
     elif len({*run.tasks.values()}) > 1:
         yield f"run {name}: tasks of several files were put together, {path.name} among them"
+
+
+def _section(content: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    """A mapping of the file; empty where it is absent or null."""
+    found = content.get(key)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: {key}: {_shown(found)} is not a mapping")
+    return found
 
 
 def _add_task(run: _Run, task: str, entries: dict[str, Any], path: Path) -> None:
@@ -119,11 +140,16 @@ def _add_task(run: _Run, task: str, entries: dict[str, Any], path: Path) -> None
         name += "" if chosen == "none" else f"/{chosen}"
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_error:
-            run.errors[name] = float(value) if number else math.nan  # "N/A" where there is none
+            run.errors[name] = as_float(value) if number else math.nan  # "N/A" where there is none
         elif number:
-            run.values[name] = float(value)
+            run.values[name] = as_float(value)
         else:
-            raise UserError(f"{path}: results.{task}.{key}: {json.dumps(value)} is not a number")
+            raise UserError(f"{path}: results.{task}.{key}: {_shown(value)} is not a number")
+
+
+def _shown(value: Any) -> str:
+    shown = json.dumps(value)
+    return shown if len(shown) <= 80 else f"{shown[:79]}…"
 
 
 def direction(metric: str, stated: dict[str, Direction]) -> Direction | None:

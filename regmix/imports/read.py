@@ -266,5 +266,7 @@ def _joined(
     allow_missing: bool,
     errors: pd.DataFrame | None = None,
 ) -> ImportedRuns:
+    if not len(values.values.columns):
+        raise UserError(f"{places[1]}: no metric in it; nothing could be fitted")
     kept, measured, said = join(weights, values.values, places, allow_missing=allow_missing)
     return ImportedRuns.of(kept, measured, (*notes, *said), values.directions, errors)

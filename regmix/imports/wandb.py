@@ -7,7 +7,6 @@ column ``State``; only runs that finished are read.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from regmix.errors import UserError
+from regmix.floats import exact_sum
 from regmix.imports.base import METRIC_PREFIXES, ROUNDING
 from regmix.imports.tables import Table, with_ids
 
@@ -129,7 +129,7 @@ def _sums(table: Table, columns: Sequence[str]) -> np.ndarray | None:
     constant = len(values) > 1 and (values == values[0]).all()
     if constant or not (np.isfinite(values).all() and (values >= 0).all()):
         return None
-    return np.array([math.fsum(row) for row in values])
+    return np.array([exact_sum(row) for row in values])
 
 
 def _content(table: Table, prefix: str, columns: Sequence[str]) -> tuple[object, ...]:

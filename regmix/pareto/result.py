@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from regmix import plain
-from regmix.files import read_json, write_json, write_text
+from regmix.files import expanded, read_json, write_json, write_text
 from regmix.pareto.sides import Side
 
 FOLDER, LATEST = "pareto", "latest.json"
@@ -87,7 +87,7 @@ class Pareto:
             "notes": self.notes,
             **{name: _columns(frame) for name, frame in frames.items()},
         }
-        places = [folder] if also is None else [folder, also.expanduser().resolve()]
+        places = [folder] if also is None else [folder, expanded(also).resolve()]
         for place in places:
             write_text(place / f"{self.stem}.csv", self.table().to_csv(index=False))
         write_json(folder / f"{self.stem}.json", value)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from regmix.errors import UserError
-from regmix.files import write_whole
+from regmix.files import expanded, write_whole
 from regmix.plot.paper import VARIABLES, WHITE, Draw, inline_svg, png_file, svg_file
 
 _WRITERS = {".svg": svg_file, ".png": png_file}
@@ -43,7 +43,7 @@ class Figure:
         Raises:
             UserError: the name ends in neither ``.svg`` nor ``.png``, or nothing can be written.
         """
-        target = Path(path).expanduser()
+        target = expanded(path)
         writer = _WRITERS.get(target.suffix.lower())
         if writer is None:
             raise UserError(

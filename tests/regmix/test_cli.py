@@ -212,9 +212,62 @@ def test_a_persons_mistakes_with_a_fit(regmix: Commands, trained: Study, tmp_pat
         "predict", root, "--mixtures", faulty, "-o", tmp_path / "x", "--fit", "nope"
     )
     assert "no fit 'nope'" in message
+    before = faulty.read_bytes()
+    message = regmix.refused("predict", root, "--mixtures", faulty, "-o", faulty)
+    assert f"{faulty}: is read for this; write to another file (-o)" in message
+    assert faulty.read_bytes() == before
     assert "cannot be read" in regmix.refused(
         "predict", root, "--mixtures", tmp_path, "-o", "x.csv"
     )
+
+
+def test_a_home_folder_that_is_not_known(
+    regmix: Commands, trained: Study, swarm_files: Any
+) -> None:
+    message = "the home folder of '~nosuchuser' is not known"
+    away = Path("~nosuchuser/x")
+    files = ("--mixtures", swarm_files.mixtures, "--metrics", swarm_files.metrics)
+    for arguments in (("status", away), ("init", away), ("demo", away), ("import", away, *files)):
+        assert f"{away}: {message}" in regmix.refused(*arguments)
+    config = trained.layout.config
+    config.write_text(config.read_text("utf-8").replace("text/web.jsonl", str(away)), "utf-8")
+    assert f"{away}: {message}" in regmix.refused("data", "build", trained.layout.root)
+    recipe = trained.layout.root / "recipe.yaml"
+    stages = "stages: [{name: base, kind: pretrain, mixture: m.yaml}]"
+    recipe.write_text(f"name: r\nstudy: {away}\n{stages}\n", encoding="utf-8")
+    assert f"{away}: {message}" in regmix.refused("run", recipe, "--check")
+
+
+def test_no_folder_can_be_made(regmix: Commands) -> None:
+    message = regmix.refused("init", "/proc/nothing")
+    assert "/proc/nothing/study.yaml: no folder can be made for it (No such file" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"results": [{}]}', "results.0.task: None is not the task of a task"),
+        ('{"results": [5]}', "results.0: 5 is not a task's results"),
+        ('{"results": [{"task": "t", "fingerprint": "a/b"}]}', "results.0.fingerprint: 'a/b'"),
+        ('{"results": [{"task": "t", "fingerprint": "f"}]}', "results.0.metrics: None is not a"),
+        ('{"results": [{"task": "t", "fingerprint": "f", "metrics": [1]}]}', "metrics.0: 1 is"),
+        ('{"results": [{"task": "t", "fingerprint": "f", "metrics": [{"name": "t/acc", '
+         '"split": "test", "value": "x", "std_error": null}]}]}',
+         "results.0.metrics.0.value: 'x' is not a number"),
+        ('{"results": [{"task": "t", "fingerprint": "f", "metrics": [{"name": "t/acc"}]}]}',
+         "results.0.metrics.0.split: None is not text"),
+        (f'{{"results": {"9" * 5000}}}', "not valid JSON"),
+        ("[" * 100_000, "nested too deep to be read"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_models_results(
+    regmix: Commands, trained: Study, tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text, encoding="utf-8")
+    told = regmix.refused("compare", trained.layout.root, "uniform", path)
+    assert f"{path}: " in told
+    assert message in told
 
 
 def test_sql_is_for_reading(regmix: Commands, trained: Study) -> None:

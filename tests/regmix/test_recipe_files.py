@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from regmix import sizes, strict
+from regmix.errors import UserError
 from regmix.recipe import RecipeConfig, StageConfig
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,23 @@ ROW = re.compile(
 def test_a_recipe_is_one(path: Path) -> None:
     found = strict.load(path, RecipeConfig)
     assert [s.kind for s in found.stages] == ["pretrain", "midtrain", "sft"]
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("{step: 3}", r"stages\.0\.start\.run: Field required"),
+        ("{run: a, step: x}", r"stages\.0\.start\.step: .*valid integer \(found 'x'\)"),
+        ("{run: a, stp: 3}", r"stages\.0\.start\.stp: unknown key 'stp'; did you mean 'step'\?"),
+        ("3", r"stages\.0\.start: Input should be a valid string or a mapping \(found 3\)"),
+    ],
+)
+def test_a_faulty_start_is_named_by_its_key(tmp_path: Path, start: str, message: str) -> None:
+    path = tmp_path / "r.yaml"
+    stages = f"stages:\n  - {{name: a, kind: pretrain, start: {start}}}\n"
+    path.write_text(f"name: r\nstudy: .\n{stages}", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"r\.yaml:4: {message}"):
+        strict.load(path, RecipeConfig)
 
 
 def test_hours_are_tokens_times_flops_over_what_devices_do() -> None:

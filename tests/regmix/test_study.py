@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -467,6 +468,45 @@ def test_a_mixture_file_with_too_long_a_name_is_refused(trained: Study) -> None:
         trained.fit(settings=QUICK, name="数" * 200)
 
 
+@pytest.mark.parametrize("name", ["natural", "uniform"])
+def test_a_mixture_file_has_no_name_that_stands_for_another(trained: Study, name: str) -> None:
+    with pytest.raises(UserError, match=f"name '{name}': always stands for the {name} mixture"):
+        trained.fit(settings=QUICK, name=name)
+    assert not trained.layout.fits.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "file"),
+    [(None, "mine", "mine"), (None, None, "best"), ("bpb/web", None, "best-bpb-web")],
+)
+def test_a_mixture_that_a_person_wrote_is_never_replaced(
+    trained: Study, target: str | None, name: str | None, file: str
+) -> None:
+    path = trained.layout.mixture(file)
+    MixtureFile(file, Mixture.uniform(trained.domains)).save(path)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=rf"{file}\.yaml: was not written by a fit .*--name"):
+        trained.fit(target, settings=QUICK, name=name)
+    assert path.read_bytes() == before
+    assert not trained.layout.fits.exists()
+    path.unlink()
+    for _ in range(2):  # a fit's own file is replaced
+        assert trained.fit(target, settings=QUICK, name=name).mixture_name == file
+
+
+def test_one_domain_or_one_mixture_is_refused_at_the_fit(
+    import_study: Callable[..., Study],
+) -> None:
+    index = [f"r{i:02d}" for i in range(12)]
+    values = pd.DataFrame({"loss": np.linspace(2, 3, 12)}, index)
+    one = import_study(pd.DataFrame({"web": np.ones(12)}, index), values, name="one")
+    with pytest.raises(UserError, match=r"study\.yaml: domains: 'web' alone .* at least two"):
+        one.fit()
+    same = pd.DataFrame({"web": np.full(12, 0.75), "code": np.full(12, 0.25)}, index)
+    with pytest.raises(UserError, match="all 12 runs have the same mixture"):
+        import_study(same, values, name="same").fit()
+
+
 def test_a_noisy_swarm_is_called_a_coin_toss(make_study: Make, worker: Any) -> None:
     study = make_study()
     study.propose()
@@ -553,6 +593,24 @@ def test_the_template_opens_in_any_folder(tmp_path: Path, folder: str) -> None:
     assert study.domains == ("web", "code")
     with pytest.raises(UserError, match="is there already"):
         write_template(path.parent)
+
+
+def test_the_template_tells_true_defaults(tmp_path: Path) -> None:
+    """Every line that says "default" is put in force, and changes nothing."""
+    path = write_template(tmp_path / "s")
+    text, before = path.read_text("utf-8"), Study.open(path.parent).config
+    lines = text.replace("# data:\n", "data:\n").splitlines()
+    given = [n for n, own in enumerate(lines) if re.search(r"# default($|;)", own)]
+    given.append(next(n for n, own in enumerate(lines) if "default of this size" in own) - 1)
+    for n in given:
+        lines[n] = lines[n].replace("# ", "", 1)
+    path.write_text("\n".join(lines), encoding="utf-8")
+    after = Study.open(path.parent).config
+    assert len(given) == 8
+    assert after.proxy.train.lr is not None
+    model = sizes.shape(after.proxy.model)
+    assert sizes.plan(after.proxy.train, model) == sizes.plan(before.proxy.train, model)
+    assert after.model_copy(update={"proxy": before.proxy}) == before
 
 
 def test_an_unknown_regressor_is_found_when_the_study_is_opened(make_study: Make) -> None:

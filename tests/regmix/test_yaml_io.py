@@ -78,6 +78,8 @@ def test_numbers_are_read_as_people_write_them(folder: Path, text: str, value: f
         ("? [a, b]\n: 1\n", r"x\.yaml:1: not valid YAML \(a key must be a single value\)"),
         ("a: \x07\n", r"x\.yaml: not valid YAML .*#x0007"),
         ("a: 2024-13-01\n", r"x\.yaml: not valid YAML \(month must be in 1\.\.12"),
+        (f"a: {'[' * 5000}{']' * 5000}\n", r"x\.yaml: .* nested too deep to be read"),
+        (f"a: {'9' * 5000}\n", r"x\.yaml: not valid YAML .*4300 digits"),
         ("a: !!python/object/apply:os.getcwd []\n", r"x\.yaml:1: not valid YAML"),
     ],
 )
@@ -86,6 +88,22 @@ def test_what_is_wrong_is_named_with_its_line(folder: Path, text: str, message: 
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         yaml_io.load(path)
+    if "expected a mapping" not in message:
+        with pytest.raises(UserError, match=message):
+            yaml_io.parse(text, path)
+
+
+def test_a_line_is_found_wherever_the_file_can_be_read(folder: Path) -> None:
+    """libyaml reads deeper than Python's own parser does."""
+    path = folder / "deep.yaml"
+    for depth in (50, 100, 200, 300, 400, 900):
+        path.write_text(f"a: {'[' * depth}{']' * depth}\nb: 1\n", encoding="utf-8")
+        try:
+            yaml_io.load(path)
+        except UserError:
+            assert depth > 100
+        else:
+            assert yaml_io.line_of(path, ("b",)) == 2
 
 
 def test_what_cannot_be_read_is_said(folder: Path) -> None:

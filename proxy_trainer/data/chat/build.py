@@ -30,7 +30,7 @@ from proxy_trainer.data.workers import carry_out
 from regmix.chat import ChatFiles, ChatFormat, Conversations, TooLong
 from regmix.config import Source
 from regmix.errors import UserError
-from regmix.files import disk_errors, read_json, write_json
+from regmix.files import disk_errors, expanded, read_json, write_json
 from regmix.hashing import fingerprint
 from regmix.layout import StudyLayout, folder_name
 
@@ -96,7 +96,7 @@ def build(
             Nothing half-written is left that a later stage would read.
         RegmixError: a worker process was killed; running again goes on.
     """
-    given = None if data.template is None else folder / Path(data.template).expanduser()
+    given = None if data.template is None else folder / expanded(data.template)
     template = templates.find(given, tokenizer, base=base)
     # Refuses a pair that does not go together, before any work.
     turn_ends = ChatEncoder(tokenizer, template).turn_ends()

@@ -403,3 +403,34 @@ def test_json_exports_hold_every_digit(tmp_path: Path) -> None:
     mix = save(tmp_path, {"web": 1 / 3, "code": 1 / 3, "math": 1 / 3})
     export(mix, "megatron-splits", tmp_path / "f", THREE, Asked())
     assert json.loads((tmp_path / "f").read_text())["train"][0] == repr(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data:\n  train_weights:\n    a: 1\n    a: 2\n", r"x\.yaml:4: 'a' is named twice"),
+        ("data: [\n", r"x\.yaml:2: not valid YAML"),
+        ("data: {train_weights: {a: 1.0e+308, b: 1.0e+308}}", r"x\.yaml: its weights sum to more"),
+        (f"data: {{train_weights: {{a: {'9' * 401}}}}}", r"x\.yaml: .*a weight of inf"),
+        (f"data: {'[' * 5000}{']' * 5000}", r"x\.yaml: .*nested too deep"),
+    ],
+)
+def test_a_trainers_file_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as told:
+        import_mixture(path, "levanter", tmp_path / "out.yaml", None)
+    assert "unicode string" not in str(told.value)
+    assert not (tmp_path / "out.yaml").exists()
+
+
+@pytest.mark.parametrize("key", ["tokens", "documents"])
+def test_a_mapping_file_with_a_number_of_too_many_digits(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "paths.yaml"
+    text = f"kind: paths\ndomains:\n  web: {{paths: [a], {key}: {'9' * 401}}}\n"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"paths\.yaml:3: domains\.web\.{key}: .*less than"):
+        load_places(path)
+    path.write_text(text.replace("[a]", "[~nosuchuser/a]").replace("9" * 401, "9"), "utf-8")
+    with pytest.raises(UserError, match="~nosuchuser/a: the home folder of '~nosuchuser'"):
+        load_places(path)

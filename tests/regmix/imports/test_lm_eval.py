@@ -177,6 +177,41 @@ def test_faulty_results(
         read(results)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("config", [1], r"config: \[1\] is not a mapping"),
+        ("groups", 3, r"groups: 3 is not a mapping"),
+        ("groups", {"all": 0.5}, r"groups\.all: 0\.5 is not a mapping of metrics"),
+        ("higher_is_better", ["acc"], r"higher_is_better: \[\"acc\"\] is not a mapping"),
+    ],
+)
+def test_a_section_of_another_type(results: Path, key: str, value: Any, message: str) -> None:
+    path = change(results, 3, lambda c: c.update({key: value}))
+    with pytest.raises(UserError, match=rf"{path.name}: {message}"):
+        read(results)
+
+
+def test_a_section_that_is_null_is_absent(results: Path) -> None:
+    for key in ("config", "groups", "higher_is_better"):
+        change(results, 3, lambda c, key=key: c.update({key: None}))  # type: ignore[misc]
+    assert len(read(results).metrics) == 12
+
+
+@pytest.mark.parametrize("runs", [range(12), [3]])
+@pytest.mark.parametrize("entries", [{"acc": 0.3, "acc_stderr": 0.01}, {"alias": "mmlu"}, {}])
+def test_results_without_a_metric_are_refused(
+    results: Path, runs: list[int], entries: dict[str, Any]
+) -> None:
+    """Before 0.4, keys had no filter after a comma: they would be read as nothing."""
+    names = [change(results, run, lambda c: c.update(results={"mmlu": entries})) for run in runs]
+    next(results.glob(f"*/{OLDER}")).unlink()
+    message = rf"{names[0].name}: no metric in it .*lm-evaluation-harness 0\.4 or later"
+    for more in ({}, {"allow_missing": True}):
+        with pytest.raises(UserError, match=message):
+            read(results, **more)
+
+
 def test_a_file_that_is_no_json(results: Path) -> None:
     path = next(results.glob("*mix-005*/results_*.json"))
     path.write_text("{", encoding="utf-8")
