@@ -352,8 +352,9 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(study: Study, start: S
     spec = planned(study)
     run = study.layout.run(spec.run_id)
     run.checkpoints.mkdir(parents=True)
-    (run.checkpoints / ".step-000000001.part").write_text("in the way")
     processes = start(study, spec, 2, "--checkpoint-seconds", ALWAYS)
+    wait_for_step(run, 1)
+    (run.checkpoints / f".step-{STEPS - 5:09d}.part").write_text("in the way")
     said = [p.communicate(timeout=SECONDS)[1] for p in processes]
     assert [p.returncode for p in processes] == [2, 2]
     assert f"{run.checkpoints}: no file can be written there" in said[0]
