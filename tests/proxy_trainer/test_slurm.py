@@ -144,8 +144,9 @@ def test_a_job_cancelled_while_it_starts_ends(slurm: Callable[..., Slurm], study
 def test_before_the_time_limit_workers_checkpoint_and_the_job_goes_on(
     slurm: Callable[..., Slurm], study: Path, skip_the_delay: Callable[[str], None]
 ) -> None:
-    # Limits are in minutes, and Slurm looks at them twice a minute: there may be a third turn.
-    launcher = slurm(tasks=1, seconds=40, hours=1 / 60, signal_seconds=55)
+    # Limits are in minutes, and Slurm looks at them twice a minute and is early rather than late:
+    # it tells after 10 to 40 seconds, when the job has long begun; there may be a third turn.
+    launcher = slurm(tasks=1, seconds=50, hours=1 / 60, signal_seconds=20)
     (job_id,) = launcher.submit(Order(study, workers=1))
     skip_the_delay(job_id)
     assert launcher.poll(study, [job_id])[0].state in ("waiting", "running")
