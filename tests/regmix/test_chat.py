@@ -83,7 +83,7 @@ max_length: truncate
             "sources: [{name: a, files: [x], epochs: 1}]\nmax_length: cut",
             r":2: max_length: unknown value 'cut'.* Valid: drop, truncate",
         ),
-        ("sources: [{name: a, files: x, epochs: 1}]", r"sources\.0\.files: .*tuple"),
+        ("sources: [{name: a, files: x, epochs: 1}]", r"sources\.0\.files: .*list"),
         ("sources: [{name: ../a, files: [x], epochs: 1}]", "starts with neither"),
     ],
 )
