@@ -54,7 +54,7 @@ def main() -> None:
         row = measure(StudyLayout(folder), args.runs, args.workers)
     finally:
         if args.folder is None:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # it must not hide what failed
     for key, value in row.items():
         print(f"{key:<32}{value:>12}")
     results = Path(__file__).parent / "results" / f"fleet-{platform.machine()}.csv"
