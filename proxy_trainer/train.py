@@ -66,7 +66,7 @@ def train(
         found = checkpoint.resume(run.checkpoints)
         by_step.setdefault(found.progress.step if found else 0, []).append((run, spec, found))
     outcome = Outcome()
-    found = None
+    found = None  # from here on nothing but its group holds a checkpoint's files open
     for step in list(by_step):  # members of an array are at one step
         group = by_step.pop(step)
         give_back(choose_device())
